@@ -1,0 +1,375 @@
+/* Owns the vocabulary of computation: a backend and its const table of operations on device memory. Everything above
+ * kernels/ calls `backend->ops->OP(backend, &args)` and never knows which backend it is. kernels/cpu/ implements the
+ * table for the host; a CUDA object would fill the same table through backend_open.
+ *
+ * Exactness (DESIGN section 3). Each output row is computed in an order that depends on that row and fixed constants
+ * only:
+ *  - gemm: each output is a chain of fmaf over ascending k inside K blocks of GEMM_K_BLOCK, each block from zero,
+ * blocks added ascending (first block assigned), then bias, then (accumulate) y + that.
+ *  - row reductions (norms, log-sum-exp): 16 virtual lanes, lane j takes elements j, j + 16, ...; then a fixed tree.
+ *  - gradients of parameters: ONE chain over rows ascending that starts from the value already there, so a batch may be
+ * cut into micro-batches anywhere without changing a bit.
+ *  - exp, log, sigmoid: the functions of kernels/cpu/simd/ only (cpu.md 5.15), never libm, in any forward path.
+ * The CPU's instruction sets (avx512, avx2, portable) give the same bits, so they share one numerics id.
+ *
+ * Matrices are row-major, strides are in elements. Letters: T rows (tokens), d width, H heads, rk = kv_lora_rank,
+ * dr = qk_rope_head_dim, E experts, K experts per token, F expert width, V vocabulary. */
+#ifndef HONE_KERNELS_BACKEND_H
+#define HONE_KERNELS_BACKEND_H
+
+#include "base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define GEMM_K_BLOCK ((size_t)256)
+#define PANEL_COLUMNS ((size_t)32)
+#define KV_BLOCK_TOKENS ((size_t)16) /* tokens in a page of the latent cache */
+
+struct backend;
+
+/* Floats of a matrix packed for gemm: panels of 32 output columns, k-major inside: w[n / 32][k][n % 32], zero-padded.
+ */
+size_t packed_floats(size_t n_in, size_t n_out);
+
+/* Copies an (n_out, n_in) weight into panels. transposed: src is (n_in, n_out) instead. panel_stride: floats from one
+ * panel of dst to the next, 0 = adjacent (32 * n_in); twice that interleaves two matrices (gate and up of an expert).
+ */
+struct pack_args {
+    const float *src;
+    size_t src_stride;
+    size_t n_in, n_out;
+    bool transposed;
+    float *dst;
+    size_t panel_stride;
+};
+
+/* y[b] (n_rows, n_out) = x[b] (n_rows, n_in) . w[b]^T (+ bias), for b < n_batch (heads); accumulate: added to y
+ * instead. */
+struct gemm_args {
+    const float *x;
+    size_t x_stride;
+    const float *w;    /* packed, adjacent panels */
+    const float *bias; /* (n_out) or NULL */
+    float *y;
+    size_t y_stride;
+    size_t n_rows, n_in, n_out;
+    size_t n_batch;                   /* 0 counts as 1 */
+    size_t x_batch, w_batch, y_batch; /* elements from one batch to the next */
+    bool accumulate;
+};
+
+/* dw[b] (n_out, n_in) += sum over rows ascending of dy[row]^T x[row]. */
+struct gemm_dw_args {
+    const float *dy;
+    size_t dy_stride;
+    const float *x;
+    size_t x_stride;
+    float *dw;
+    size_t dw_stride;
+    size_t n_rows, n_in, n_out;
+    size_t n_batch;
+    size_t dy_batch, x_batch, dw_batch;
+};
+
+/* db (n) += sum over rows ascending of dy (n_rows, n). */
+struct column_sums_args {
+    const float *dy;
+    size_t dy_stride;
+    float *db;
+    size_t n_rows, n;
+};
+
+/* out[row] = table[ids[row]]; ids are in range (the caller checks). */
+struct embedding_args {
+    const float *table; /* (V, d) */
+    const int32_t *ids;
+    float *out;
+    size_t out_stride;
+    size_t n_rows, d;
+};
+/* d_table[ids[row]] += d_out[row], rows ascending. */
+struct embedding_backward_args {
+    const int32_t *ids;
+    const float *d_out;
+    size_t d_out_stride;
+    float *d_table;
+    size_t n_rows, d;
+};
+
+/* y = w * x * rstd, rstd = (mean(x^2) + eps)^(-1/2) (model.md 4.1). In place is legal. */
+struct rms_norm_args {
+    const float *x;
+    size_t x_stride;
+    const float *w;
+    float *y;
+    size_t y_stride;
+    float *rstd; /* (n_rows), or NULL */
+    size_t n_rows, d;
+    float eps;
+};
+/* dx = (or +=, accumulate) the gradient, dw += ... */
+struct rms_norm_backward_args {
+    const float *x;
+    size_t x_stride;
+    const float *w;
+    const float *rstd;
+    const float *dy;
+    size_t dy_stride;
+    float *dx;
+    size_t dx_stride;
+    float *dw; /* NULL: not wanted */
+    size_t n_rows, d;
+    bool accumulate;
+};
+
+/* Rotates x[row][head][0..dr) in place by the angles of positions[row] (model.md 5.3); the pair layout is kept. cos and
+ * sin are (max_position, dr / 2), already times attention_factor. inverse: the transpose, for the backward pass. */
+struct rope_args {
+    float *x;
+    size_t row_stride, head_stride;
+    const int32_t *positions;
+    const float *cos_table, *sin_table;
+    size_t n_rows, n_heads, dr;
+    bool interleaved; /* pairs (2i, 2i+1); else (i, dr/2 + i) */
+    bool inverse;
+};
+
+/* A paged cache of one layer: page p holds KV_BLOCK_TOKENS entries of entry_stride floats, each [latent rk][rotary key
+ * dr]. */
+struct kv_pages {
+    float *data;
+    size_t entry_stride;
+    size_t page_stride; /* floats from page to page */
+};
+/* New rows of one sequence: rows first_row .. first_row + n_rows - 1 of the batch are its tokens n_cached, n_cached +
+ * 1, ... Entry of token t lies in page blocks[t / KV_BLOCK_TOKENS]. Row i attends to tokens 0 .. n_cached + i. */
+struct kv_span {
+    size_t first_row, n_rows, n_cached;
+    const int32_t *blocks;
+};
+/* Stores the entries of all rows (to_pages), or reads them back (gradients of pages). */
+struct kv_copy_args {
+    float *latent; /* (T, rk) */
+    size_t latent_stride;
+    float *rope_key; /* (T, dr) */
+    size_t rope_key_stride;
+    const struct kv_span *spans;
+    size_t n_spans;
+    struct kv_pages pages;
+    size_t rk, dr;
+    bool to_pages;
+};
+/* Absorbed MLA (model.md 6.2): S = scale (q_latent . latent + q_rope . rope_key), out = softmax(S) . latent. Training,
+ * prefill and decode are this one op. */
+struct mla_attention_args {
+    const float *q_latent;  /* (T, H, rk) */
+    size_t q_latent_stride; /* from row to row; heads adjacent */
+    const float *q_rope;    /* (T, H, dr) */
+    size_t q_rope_stride, q_rope_head_stride;
+    struct kv_pages pages;
+    const struct kv_span *spans;
+    size_t n_spans;
+    float *out; /* (T, H, rk) */
+    size_t out_stride;
+    float *lse; /* (T, H), or NULL */
+    size_t n_heads, rk, dr;
+    float scale;
+};
+/* Needs n_cached == 0 in every span. d_pages (same layout as pages) is added to. dq_latent and dq_rope are assigned. */
+struct mla_attention_backward_args {
+    struct mla_attention_args forward; /* as it was called, out and lse filled */
+    const float *d_out;                /* (T, H, rk), out_stride */
+    float *dq_latent;                  /* q_latent_stride */
+    float *dq_rope;                    /* strides of q_rope */
+    struct kv_pages d_pages;
+};
+
+/* V3 noaux_tc router (model.md 7.1) on logits (T, E); dropped groups are -inf; ties: lower index. */
+struct router_args {
+    const float *logits;
+    size_t logits_stride;
+    const float *bias;     /* (E) e_score_correction_bias, or NULL */
+    const int32_t *replay; /* (T, K) experts to use instead of selecting, or NULL */
+    float *scores;         /* (T, E) out: sigmoid(logits) */
+    int32_t *indices;      /* (T, K) out, by descending biased score */
+    float *weights;        /* (T, K) out, normalised and scaled */
+    size_t n_rows, n_experts, top_k, n_groups, top_groups;
+    bool normalise;
+    float scaling;
+};
+struct router_backward_args {
+    const float *scores;
+    const int32_t *indices;
+    const float *d_weights; /* (T, K) */
+    float *d_logits;        /* (T, E) out */
+    size_t d_logits_stride;
+    size_t n_rows, n_experts, top_k;
+    bool normalise;
+    float scaling;
+};
+
+/* Routed experts: y[t] += sum over slots k ascending of weights[t][k] * Expert_{indices[t][k]}(x[t]), the sum formed
+ * from zero first. Packed weights: expert e's gate and up panels interleaved at w_gate_up + e * 2 * packed_floats(d,
+ * F); down at w_down + e * packed_floats(F, d). */
+struct moe_ffn_args {
+    const float *x;
+    size_t x_stride;
+    const int32_t *indices;
+    const float *weights;
+    const float *w_gate_up, *w_down;
+    float *y;
+    size_t y_stride;
+    float *saved_gate_up; /* (T * K, 2 F): gate then up of row t slot k, for the backward pass; or NULL */
+    size_t n_rows, d, f, n_experts, top_k;
+};
+/* w_gate_t, w_up_t: packed for n_in = F, n_out = d (transposed copies); w_down_t: for n_in = d, n_out = F; expert e at
+ * e * packed size. Parameter gradients are (F, d), (F, d), (d, F), expert e at e * grad_stride, added to. */
+struct moe_ffn_backward_args {
+    const float *dy;
+    size_t dy_stride;
+    const float *x;
+    size_t x_stride;
+    const int32_t *indices;
+    const float *weights;
+    const float *saved_gate_up;
+    const float *w_gate_t, *w_up_t, *w_down_t;
+    float *dx; /* added to, slots ascending */
+    size_t dx_stride;
+    float *d_weights; /* (T, K) out */
+    float *d_gate, *d_up, *d_down;
+    size_t grad_stride;
+    size_t n_rows, d, f, n_experts, top_k;
+};
+
+/* h = silu(gate) * up. */
+struct swiglu_args {
+    const float *gate, *up;
+    size_t in_stride; /* of both */
+    float *h;
+    size_t h_stride;
+    size_t n_rows, f;
+};
+struct swiglu_backward_args {
+    const float *gate, *up;
+    size_t in_stride;
+    const float *dh;
+    size_t dh_stride;
+    float *d_gate, *d_up;
+    size_t d_stride;
+    size_t n_rows, f;
+};
+
+/* The sampling distribution (grpo.md 2.1): softmax(logits / temperature), then top_k, top_p, min_p in this order; 0, 1,
+ * 0 = off. temperature 0: the arg max (lower id on a tie), log-probability 0, entropy 0. */
+struct sampling_params {
+    float temperature;
+    int32_t top_k;
+    float top_p, min_p;
+};
+
+/* logp[t] = log-probability of targets[t] under the sampling distribution, entropy of softmax(z / temperature) over the
+ * whole vocabulary; logits are formed a chunk of rows at a time. The target is always kept. */
+struct lm_head_args {
+    const float *x; /* (T, d) after the final norm */
+    size_t x_stride;
+    const float *w; /* packed head */
+    const int32_t *targets;
+    float *logp, *entropy, *lse; /* (T); lse over the kept set, of z / temperature; entropy may be NULL */
+    size_t n_rows, d, vocab;
+    struct sampling_params sampling;
+};
+/* dz = (g ([v = y] - p_v) - h p_v (log p_v + H)) / temperature (grpo.md 2.5), logits recomputed by chunks. Rows with g
+ * = h = 0 are skipped. With a truncated distribution the kept set is that of these logits. */
+struct lm_head_backward_args {
+    struct lm_head_args forward; /* as it was called; lse, entropy filled (entropy may be NULL if h is) */
+    const float *w_t;            /* packed for n_in = V, n_out = d */
+    const float *g, *h;          /* (T); h may be NULL */
+    float *dx;                   /* (T, d) assigned */
+    size_t dx_stride;
+    float *dw; /* (V, d) added to, or NULL */
+};
+
+/* Draws one token a row by the exponential race argmax p_v / -log u_v (cpu.md 5.14), u keyed by (seed; group, sample,
+ * position, v): the same draw in any batch. logp is what lm_head_logprob gives for that token, bit for bit. */
+struct sample_row {
+    uint64_t seed, group;
+    uint32_t sample, position;
+    struct sampling_params sampling;
+};
+struct sample_args {
+    const float *logits; /* (T, V) */
+    size_t logits_stride;
+    const struct sample_row *rows;
+    int32_t *tokens;
+    float *logp;
+    size_t n_rows, vocab;
+};
+
+/* dst[i] = src[rows[i]], or (scatter_add) dst[rows[i]] += src[i], i ascending. */
+struct rows_args {
+    const float *src;
+    size_t src_stride;
+    const int32_t *rows;
+    float *dst;
+    size_t dst_stride;
+    size_t n_rows, d;
+};
+
+/* AdamW on n elements (grpo.md 14); gradients are multiplied by grad_scale first. correction1 = 1 - beta1^t etc. */
+struct adamw_args {
+    float *w, *m, *v;
+    const float *g;
+    size_t n;
+    float lr, beta1, beta2, eps, weight_decay, grad_scale, correction1, correction2;
+};
+
+struct backend_ops {
+    enum status (*pack)(struct backend *, const struct pack_args *);
+    enum status (*gemm)(struct backend *, const struct gemm_args *);
+    enum status (*gemm_dw)(struct backend *, const struct gemm_dw_args *);
+    enum status (*column_sums)(struct backend *, const struct column_sums_args *);
+    enum status (*embedding)(struct backend *, const struct embedding_args *);
+    enum status (*embedding_backward)(struct backend *, const struct embedding_backward_args *);
+    enum status (*rms_norm)(struct backend *, const struct rms_norm_args *);
+    enum status (*rms_norm_backward)(struct backend *, const struct rms_norm_backward_args *);
+    enum status (*rope)(struct backend *, const struct rope_args *);
+    enum status (*kv_copy)(struct backend *, const struct kv_copy_args *);
+    enum status (*mla_attention)(struct backend *, const struct mla_attention_args *);
+    enum status (*mla_attention_backward)(struct backend *, const struct mla_attention_backward_args *);
+    enum status (*router)(struct backend *, const struct router_args *);
+    enum status (*router_backward)(struct backend *, const struct router_backward_args *);
+    enum status (*moe_ffn)(struct backend *, const struct moe_ffn_args *);
+    enum status (*moe_ffn_backward)(struct backend *, const struct moe_ffn_backward_args *);
+    enum status (*swiglu)(struct backend *, const struct swiglu_args *);
+    enum status (*swiglu_backward)(struct backend *, const struct swiglu_backward_args *);
+    enum status (*lm_head_logprob)(struct backend *, const struct lm_head_args *);
+    enum status (*lm_head_backward)(struct backend *, const struct lm_head_backward_args *);
+    enum status (*sample)(struct backend *, const struct sample_args *);
+    enum status (*gather_rows)(struct backend *, const struct rows_args *);
+    enum status (*scatter_add_rows)(struct backend *, const struct rows_args *);
+    enum status (*adamw)(struct backend *, const struct adamw_args *);
+    /* *out = sum of x[i]^2 in double: blocks of 4096 elements, block sums added ascending. */
+    enum status (*sum_squares)(struct backend *, const float *x, size_t n, double *out);
+    enum status (*fill)(struct backend *, float *x, size_t n, float value);
+    /* Device memory. alloc: zeroed, 64-byte aligned. upload/download: host <-> device, n bytes. */
+    enum status (*alloc)(struct backend *, size_t n, size_t size, void *out_pointer);
+    void (*release)(struct backend *, void *block);
+    enum status (*upload)(struct backend *, void *device, const void *host, size_t n);
+    enum status (*download)(struct backend *, void *host, const void *device, size_t n);
+};
+
+struct backend {
+    const struct backend_ops *ops;
+    const char *name;        /* "cpu-avx512" */
+    const char *numerics_id; /* equal ids give equal bits: "cpu-f32-1" */
+    size_t n_threads;
+};
+
+/* device: "cpu", or "cpu-avx512", "cpu-avx2", "cpu-portable" to force an instruction set; "auto" is the best there is.
+ * n_threads 0: all online cores. Errors: UNSUPPORTED (no such device here, names what there is), NO_MEMORY. */
+MUST_CHECK enum status backend_open(const char *device, size_t n_threads, struct backend **out);
+void backend_close(struct backend *backend); /* NULL is legal */
+
+#endif

@@ -1,0 +1,65 @@
+/* Owns sampling without sockets: groups in, completions out. Continuous batching over a paged latent cache; the prompt
+ * of a group is prefilled once and its full pages are shared. A worker is an engine plus messages; `hone eval` and
+ * `hone generate` are an engine plus a loop. */
+#ifndef HONE_ROLLOUT_ENGINE_H
+#define HONE_ROLLOUT_ENGINE_H
+
+#include "base/status.h"
+#include "kernels/backend.h"
+#include "model/policy.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct engine;
+
+struct engine_options {
+    size_t max_num_seqs;     /* sequences that run at once */
+    size_t max_batch_tokens; /* rows of one forward: prefill chunk budget */
+    size_t max_sequence;     /* prompt + completion tokens of one sequence at most */
+    size_t kv_cache_bytes;   /* 0: enough for max_num_seqs full sequences */
+};
+
+enum finish { FINISH_STOP, FINISH_LENGTH, FINISH_ABORT };
+const char *finish_name(enum finish finish); /* "stop" ... */
+
+/* What one tick of the engine finished; arrays borrowed until the next tick. */
+struct completion {
+    uint64_t group;
+    uint32_t sample;       /* idx in the group */
+    void *tag;             /* of the request */
+    const int32_t *tokens; /* end token included */
+    const float *logprobs;
+    size_t n_tokens;
+    enum finish finish;
+    int64_t gen_us;
+};
+struct engine_request {
+    uint64_t seed, group;
+    const int32_t *prompt;
+    size_t n_prompt;
+    const int32_t *samples; /* idx of each wanted sample */
+    size_t n_samples;
+    size_t max_tokens;
+    struct sampling_params sampling;
+    void *tag;
+};
+
+/* policy: borrowed, from policy_create with max_rows >= max_batch_tokens and max_draws >= max_num_seqs. The end tokens
+ * are the model's. */
+MUST_CHECK enum status engine_create(struct policy *policy, const struct engine_options *options, struct engine **out);
+void engine_destroy(struct engine *engine);
+/* Queues a group (copied). Errors: BAD_ARGUMENT when it can never fit. */
+MUST_CHECK enum status engine_submit(struct engine *engine, const struct engine_request *request);
+/* One forward over what is scheduled; *completions (count *n) are those that finished. No work: *n = 0 and nothing
+ * happens. */
+MUST_CHECK enum status engine_tick(struct engine *engine, const struct completion **completions, size_t *n);
+bool engine_is_idle(const struct engine *engine);
+/* Drops every group with this id, running or waiting. */
+void engine_cancel(struct engine *engine, uint64_t group);
+size_t engine_queued(const struct engine *engine); /* sequences running and waiting */
+uint64_t engine_tokens_drawn(const struct engine *engine);
+size_t engine_cache_bytes(const struct engine *engine);
+
+#endif
