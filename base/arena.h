@@ -1,5 +1,5 @@
-/* Owns bump allocation for things that end together (a step, a parse). Blocks come from memory.h and
- * are kept over a reset, so a steady step allocates nothing from the heap. */
+/* Owns bump allocation for things that end together (a step, a parse). Blocks come from memory.h
+ * and are kept over a reset, so a steady step allocates nothing from the heap. */
 #ifndef HONE_BASE_ARENA_H
 #define HONE_BASE_ARENA_H
 

@@ -1,5 +1,5 @@
-/* Owns time. Deadlines use the monotonic clock; wall time is for display and rows. Pure cores get `now`
- * as an argument and never call this. */
+/* Owns time. Deadlines use the monotonic clock; wall time is for display and rows. Pure cores get
+ * `now` as an argument and never call this. */
 #ifndef HONE_BASE_CLOCK_H
 #define HONE_BASE_CLOCK_H
 

@@ -1,4 +1,5 @@
-/* Owns digests: XXH3 for transfers and manifests (libxxhash), SHA-256 for identities (configs, tokenizers, rows). */
+/* Owns digests: XXH3 for transfers and manifests (libxxhash), SHA-256 for identities (configs,
+ * tokenizers, rows). */
 #ifndef HONE_BASE_HASH_H
 #define HONE_BASE_HASH_H
 

@@ -1,5 +1,6 @@
-/* Owns logging: "level module key=value ..." lines on stderr and, if asked for, JSON lines in a file.
- * Text that a model or peer wrote must go through log_escape first. Nothing here is called per token. */
+/* Owns logging: "level module key=value ..." lines on stderr and, if asked for, JSON lines in a
+ * file. Text that a model or peer wrote must go through log_escape first. Nothing here is called
+ * per token. */
 #ifndef HONE_BASE_LOG_H
 #define HONE_BASE_LOG_H
 
@@ -9,8 +10,8 @@
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
-/* Sets the process's name in front of each line ("trainer", "rollout-0", ...; copied, cut at 31) and
- * the most verbose level printed. Default "" and LOG_INFO. */
+/* Sets the process's name in front of each line ("trainer", "rollout-0", ...; copied, cut at 31)
+ * and the most verbose level printed. Default "" and LOG_INFO. */
 void log_setup(const char *process_name, enum log_level level);
 /* error | warn | info | debug. Errors: BAD_ARGUMENT. */
 MUST_CHECK enum status log_level_parse(const char *text, enum log_level *out);

@@ -1,10 +1,12 @@
-/* Owns the wire format between hone's processes (reliability.md 5.2): frame 0 a JSON object, then raw little-endian
- * arrays that it describes, then 8 bytes of XXH3-64 over the lengths and bytes of all frames before.
+/* Owns the wire format between hone's processes (reliability.md 5.2): frame 0 a JSON object, then
+ * raw little-endian arrays that it describes, then 8 bytes of XXH3-64 over the lengths and bytes of
+ * all frames before.
  *
- *   [ {"t":"COMPLETION","v":[1,0],"a":[{"k":"tokens","d":"i32","n":512}, ...], ...fields } ] [tokens] [logprobs] ...
- * [sum]
+ *   [ {"t":"COMPLETION","v":[1,0],"a":[{"k":"tokens","d":"i32","n":512}, ...], ...fields } ]
+ * [tokens] [logprobs] ... [sum]
  *
- * One table (message_table.c) names every type, field, range and array; encoder, decoder and validator obey it. */
+ * One table (message_table.c) names every type, field, range and array; encoder, decoder and
+ * validator obey it. */
 #ifndef HONE_BASE_MESSAGE_H
 #define HONE_BASE_MESSAGE_H
 
@@ -23,19 +25,21 @@
 #define MESSAGE_DEPTH_MAX 8u
 
 enum message_type {
-    MESSAGE_HELLO,       /* first on every connection: role, name, pid, run, build, numerics, config */
-    MESSAGE_HELLO_OK,    /* welcome: incarnation, current weight version and digest */
-    MESSAGE_REFUSE,      /* no: reason */
-    MESSAGE_READY,       /* worker -> trainer: how many more groups it will take */
-    MESSAGE_WORK,        /* trainer -> worker: one prompt, which samples of its group, under which weights */
-    MESSAGE_COMPLETION,  /* worker -> reward: one finished sample */
-    MESSAGE_ACK,         /* reward -> worker: committed */
-    MESSAGE_NACK,        /* reward -> worker: refused for ever */
-    MESSAGE_GROUP,       /* trainer -> reward: a group is about to be sampled; its dataset row */
-    MESSAGE_GROUP_OK,    /* reward -> trainer: the group's row is committed */
-    MESSAGE_SCORED,      /* reward -> trainer: a stored and scored sample */
-    MESSAGE_TAKEN,       /* trainer -> reward: what became of it */
-    MESSAGE_MANIFEST,    /* trainer -> reward: the step's samples in order; also reward -> trainer in answer to FETCH */
+    MESSAGE_HELLO,    /* first on every connection: role, name, pid, run, build, numerics, config */
+    MESSAGE_HELLO_OK, /* welcome: incarnation, current weight version and digest */
+    MESSAGE_REFUSE,   /* no: reason */
+    MESSAGE_READY,    /* worker -> trainer: how many more groups it will take */
+    MESSAGE_WORK, /* trainer -> worker: one prompt, which samples of its group, under which weights
+                   */
+    MESSAGE_COMPLETION, /* worker -> reward: one finished sample */
+    MESSAGE_ACK,        /* reward -> worker: committed */
+    MESSAGE_NACK,       /* reward -> worker: refused for ever */
+    MESSAGE_GROUP,      /* trainer -> reward: a group is about to be sampled; its dataset row */
+    MESSAGE_GROUP_OK,   /* reward -> trainer: the group's row is committed */
+    MESSAGE_SCORED,     /* reward -> trainer: a stored and scored sample */
+    MESSAGE_TAKEN,      /* trainer -> reward: what became of it */
+    MESSAGE_MANIFEST,   /* trainer -> reward: the step's samples in order; also reward -> trainer in
+                           answer to FETCH */
     MESSAGE_MANIFEST_OK, /* reward -> trainer: committed */
     MESSAGE_STEP,        /* trainer -> reward: the step is trained */
     MESSAGE_STEP_OK,     /* reward -> trainer: committed */
@@ -54,8 +58,9 @@ enum message_dtype { DTYPE_I32, DTYPE_U32, DTYPE_U64, DTYPE_U16, DTYPE_U8, DTYPE
 
 enum field_kind { FIELD_INT, FIELD_NUMBER, FIELD_TEXT, FIELD_BOOL, FIELD_OBJECT, FIELD_ARRAY };
 
-/* One row of the table. For FIELD_INT min..max is the range; for FIELD_TEXT max is the byte length; for FIELD_ARRAY
- * the item count, and dtype counts. FIELD_NUMBER must be finite. An optional field may be absent or null. */
+/* One row of the table. For FIELD_INT min..max is the range; for FIELD_TEXT max is the byte length;
+ * for FIELD_ARRAY the item count, and dtype counts. FIELD_NUMBER must be finite. An optional field
+ * may be absent or null. */
 struct message_field {
     enum message_type type;
     const char *key;
@@ -75,18 +80,20 @@ MUST_CHECK enum status message_create(enum message_type type, struct message **o
 void message_destroy(struct message *message); /* NULL is legal */
 enum message_type message_type_of(const struct message *message);
 
-/* Setters remember the first failure; message_encode reports it. Arrays are copied. put_json takes the reference. */
+/* Setters remember the first failure; message_encode reports it. Arrays are copied. put_json takes
+ * the reference. */
 void message_put_int(struct message *message, const char *key, int64_t value);
 void message_put_number(struct message *message, const char *key, double value);
 void message_put_bool(struct message *message, const char *key, bool value);
 void message_put_text(struct message *message, const char *key, const char *text);
-void message_put_hex64(struct message *message, const char *key, uint64_t value); /* "0x..." text, for seeds */
+void message_put_hex64(struct message *message, const char *key,
+                       uint64_t value); /* "0x..." text, for seeds */
 void message_put_json(struct message *message, const char *key, struct json *value);
-void message_put_array(struct message *message, const char *key, enum message_dtype dtype, const void *items,
-                       size_t n_items);
+void message_put_array(struct message *message, const char *key, enum message_dtype dtype,
+                       const void *items, size_t n_items);
 
-/* Getters for a message that passed the table: absent optional fields give the fallback (arrays: NULL and 0).
- * Borrowed from the message. */
+/* Getters for a message that passed the table: absent optional fields give the fallback (arrays:
+ * NULL and 0). Borrowed from the message. */
 int64_t message_int(const struct message *message, const char *key, int64_t fallback);
 double message_number(const struct message *message, const char *key, double fallback);
 bool message_bool(const struct message *message, const char *key, bool fallback);
@@ -105,10 +112,11 @@ struct frames {
     size_t count;
 };
 void frames_dispose(struct frames *frames);
-/* Checks the message against the table and lays it out; the caller disposes *out. Errors: BAD_ARGUMENT, NO_MEMORY. */
+/* Checks the message against the table and lays it out; the caller disposes *out. Errors:
+ * BAD_ARGUMENT, NO_MEMORY. */
 MUST_CHECK enum status message_encode(const struct message *message, struct frames *out);
-/* Reads hostile frames. Errors: BAD_FORMAT (what, which key), NO_MEMORY. An unknown type or a key that the table does
- * not have is refused. */
+/* Reads hostile frames. Errors: BAD_FORMAT (what, which key), NO_MEMORY. An unknown type or a key
+ * that the table does not have is refused. */
 MUST_CHECK enum status message_decode(const struct frames *frames, struct message **out);
 
 #endif

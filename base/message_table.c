@@ -1,29 +1,30 @@
-/* Owns the table of every message and field. Keys are the contract between folders that do not know each other. */
+/* Owns the table of every message and field. Keys are the contract between folders that do not know
+ * each other. */
 #include "base/message.h"
 
-#define INT(type, key, required, min, max)                                                                             \
-    {                                                                                                                  \
-        type, key, FIELD_INT, required, min, max, DTYPE_U8                                                             \
+#define INT(type, key, required, min, max)                                                         \
+    {                                                                                              \
+        type, key, FIELD_INT, required, min, max, DTYPE_U8                                         \
     }
-#define NUMBER(type, key, required)                                                                                    \
-    {                                                                                                                  \
-        type, key, FIELD_NUMBER, required, 0, 0, DTYPE_U8                                                              \
+#define NUMBER(type, key, required)                                                                \
+    {                                                                                              \
+        type, key, FIELD_NUMBER, required, 0, 0, DTYPE_U8                                          \
     }
-#define TEXT(type, key, required, max)                                                                                 \
-    {                                                                                                                  \
-        type, key, FIELD_TEXT, required, 0, max, DTYPE_U8                                                              \
+#define TEXT(type, key, required, max)                                                             \
+    {                                                                                              \
+        type, key, FIELD_TEXT, required, 0, max, DTYPE_U8                                          \
     }
-#define BOOL(type, key, required)                                                                                      \
-    {                                                                                                                  \
-        type, key, FIELD_BOOL, required, 0, 0, DTYPE_U8                                                                \
+#define BOOL(type, key, required)                                                                  \
+    {                                                                                              \
+        type, key, FIELD_BOOL, required, 0, 0, DTYPE_U8                                            \
     }
-#define OBJECT(type, key, required)                                                                                    \
-    {                                                                                                                  \
-        type, key, FIELD_OBJECT, required, 0, 0, DTYPE_U8                                                              \
+#define OBJECT(type, key, required)                                                                \
+    {                                                                                              \
+        type, key, FIELD_OBJECT, required, 0, 0, DTYPE_U8                                          \
     }
-#define ARRAY(type, key, required, dtype, max)                                                                         \
-    {                                                                                                                  \
-        type, key, FIELD_ARRAY, required, 0, max, dtype                                                                \
+#define ARRAY(type, key, required, dtype, max)                                                     \
+    {                                                                                              \
+        type, key, FIELD_ARRAY, required, 0, max, dtype                                            \
     }
 
 #define ID_MAX INT64_C(0x7fffffffffffffff)
@@ -70,11 +71,14 @@ const struct message_field message_fields[] = {
     INT(MESSAGE_COMPLETION, "version_first", true, 0, STEP_MAX),
     INT(MESSAGE_COMPLETION, "version_last", true, 0, STEP_MAX),
     TEXT(MESSAGE_COMPLETION, "weight_digest", true, 32),
-    TEXT(MESSAGE_COMPLETION, "finish", true, 16), /* stop | length | stop_string | abort | timeout */
+    TEXT(MESSAGE_COMPLETION, "finish", true,
+         16), /* stop | length | stop_string | abort | timeout */
     INT(MESSAGE_COMPLETION, "gen_us", true, 0, ID_MAX),
-    ARRAY(MESSAGE_COMPLETION, "tokens", true, DTYPE_I32, TOKENS_MAX), /* the completion's, end token included */
+    ARRAY(MESSAGE_COMPLETION, "tokens", true, DTYPE_I32,
+          TOKENS_MAX), /* the completion's, end token included */
     ARRAY(MESSAGE_COMPLETION, "logprobs", true, DTYPE_F32, TOKENS_MAX),
-    ARRAY(MESSAGE_COMPLETION, "text", true, DTYPE_U8, BYTES_MAX), /* without the end token; may be broken UTF-8 */
+    ARRAY(MESSAGE_COMPLETION, "text", true, DTYPE_U8,
+          BYTES_MAX), /* without the end token; may be broken UTF-8 */
 
     INT(MESSAGE_ACK, "group_id", true, 0, ID_MAX),
     INT(MESSAGE_ACK, "idx", true, 0, 65535),
@@ -90,9 +94,9 @@ const struct message_field message_fields[] = {
     INT(MESSAGE_GROUP, "n", true, 1, 65536),
     TEXT(MESSAGE_GROUP, "row_sha", true, 64),
     TEXT(MESSAGE_GROUP, "data_source", false, 256),
-    ARRAY(MESSAGE_GROUP, "row", true, DTYPE_U8, BYTES_MAX),         /* canonical JSON of the dataset row */
+    ARRAY(MESSAGE_GROUP, "row", true, DTYPE_U8, BYTES_MAX), /* canonical JSON of the dataset row */
     ARRAY(MESSAGE_GROUP, "prompt_text", true, DTYPE_U8, BYTES_MAX), /* rendered */
-    ARRAY(MESSAGE_GROUP, "answer", false, DTYPE_U8, BYTES_MAX),     /* raw JSON of the answer column */
+    ARRAY(MESSAGE_GROUP, "answer", false, DTYPE_U8, BYTES_MAX), /* raw JSON of the answer column */
     ARRAY(MESSAGE_GROUP, "prompt", true, DTYPE_I32, TOKENS_MAX),
     INT(MESSAGE_GROUP_OK, "group_id", true, 0, ID_MAX),
 
@@ -100,14 +104,16 @@ const struct message_field message_fields[] = {
     INT(MESSAGE_SCORED, "group_id", true, 0, ID_MAX),
     INT(MESSAGE_SCORED, "idx", true, 0, 65535),
     INT(MESSAGE_SCORED, "attempt", true, 0, 1000000),
-    TEXT(MESSAGE_SCORED, "status", true, 16), /* ok | masked | na: every weighted component was n/a */
-    NUMBER(MESSAGE_SCORED, "reward", false),  /* absent unless status is ok */
+    TEXT(MESSAGE_SCORED, "status", true,
+         16), /* ok | masked | na: every weighted component was n/a */
+    NUMBER(MESSAGE_SCORED, "reward", false), /* absent unless status is ok */
     TEXT(MESSAGE_SCORED, "finish", true, 16),
     TEXT(MESSAGE_SCORED, "seed", true, 18),
     INT(MESSAGE_SCORED, "version_first", true, 0, STEP_MAX),
     TEXT(MESSAGE_SCORED, "weight_digest", false, 32),
     INT(MESSAGE_SCORED, "gen_us", true, 0, ID_MAX),
-    OBJECT(MESSAGE_SCORED, "scores", true), /* {"name": {"status": "ok", "value": 1.0, "us": 3}, ...} */
+    OBJECT(MESSAGE_SCORED, "scores",
+           true), /* {"name": {"status": "ok", "value": 1.0, "us": 3}, ...} */
     ARRAY(MESSAGE_SCORED, "tokens", true, DTYPE_I32, TOKENS_MAX),
     ARRAY(MESSAGE_SCORED, "logprobs", true, DTYPE_F32, TOKENS_MAX),
     INT(MESSAGE_TAKEN, "sample_id", true, 0, ID_MAX),
@@ -116,7 +122,8 @@ const struct message_field message_fields[] = {
     INT(MESSAGE_MANIFEST, "step", true, 0, STEP_MAX),
     INT(MESSAGE_MANIFEST, "inc", true, 0, ID_MAX),
     INT(MESSAGE_MANIFEST, "version_in", true, 0, STEP_MAX),
-    TEXT(MESSAGE_MANIFEST, "digest", true, 32), /* over sample tokens, log-probabilities and advantages in order */
+    TEXT(MESSAGE_MANIFEST, "digest", true,
+         32), /* over sample tokens, log-probabilities and advantages in order */
     ARRAY(MESSAGE_MANIFEST, "sample_ids", true, DTYPE_U64, 2000000),
     ARRAY(MESSAGE_MANIFEST, "advantages", true, DTYPE_F32, 2000000),
     INT(MESSAGE_MANIFEST_OK, "step", true, 0, STEP_MAX),
@@ -130,7 +137,8 @@ const struct message_field message_fields[] = {
     ARRAY(MESSAGE_STEP, "sample_ids", true, DTYPE_U64, 2000000),
     ARRAY(MESSAGE_STEP, "sample_stats", true, DTYPE_F32,
           10000000), /* (n, 5): kl entropy clip_frac mismatch_kl ratio_max */
-    ARRAY(MESSAGE_STEP, "expert_load", false, DTYPE_U32, 1000000), /* (n_moe_layers, n_experts) tokens */
+    ARRAY(MESSAGE_STEP, "expert_load", false, DTYPE_U32,
+          1000000), /* (n_moe_layers, n_experts) tokens */
     ARRAY(MESSAGE_STEP, "expert_bias", false, DTYPE_F32, 1000000),
     ARRAY(MESSAGE_STEP, "moe_layers", false, DTYPE_I32, 1024), /* layer index of each row above */
     INT(MESSAGE_STEP_OK, "step", true, 0, STEP_MAX),
@@ -139,12 +147,13 @@ const struct message_field message_fields[] = {
     INT(MESSAGE_FETCHED, "n_samples", true, 0, ID_MAX),
 
     INT(MESSAGE_W_GET, "version", true, 0, STEP_MAX),
-    INT(MESSAGE_W_GET, "first", true, -1, ID_MAX), /* -1: send W_INFO; else the first chunk wanted */
+    INT(MESSAGE_W_GET, "first", true, -1,
+        ID_MAX), /* -1: send W_INFO; else the first chunk wanted */
     INT(MESSAGE_W_GET, "count", true, 0, 16),
     INT(MESSAGE_W_INFO, "version", true, 0, STEP_MAX),
     INT(MESSAGE_W_INFO, "bytes", true, 0, ID_MAX),
     INT(MESSAGE_W_INFO, "chunk_bytes", true, 1, BYTES_MAX),
-    TEXT(MESSAGE_W_INFO, "root", true, 32),                      /* weight digest: XXH3-128 over the chunk digests */
+    TEXT(MESSAGE_W_INFO, "root", true, 32), /* weight digest: XXH3-128 over the chunk digests */
     ARRAY(MESSAGE_W_INFO, "digests", true, DTYPE_U8, BYTES_MAX), /* 16 bytes a chunk */
     INT(MESSAGE_W_CHUNK, "version", true, 0, STEP_MAX),
     INT(MESSAGE_W_CHUNK, "index", true, 0, ID_MAX),

@@ -1,5 +1,6 @@
-/* Owns worker threads: one fork-join at a time, a bounded spin (about 1 ms) before anyone sleeps, so that a busy
- * machine is not burned and a quiet one answers in under a microsecond (cpu.md 5.16). The caller is thread 0. */
+/* Owns worker threads: one fork-join at a time, a bounded spin (about 1 ms) before anyone sleeps,
+ * so that a busy machine is not burned and a quiet one answers in under a microsecond
+ * (cpu.md 5.16). The caller is thread 0. */
 #ifndef HONE_BASE_POOL_H
 #define HONE_BASE_POOL_H
 

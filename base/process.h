@@ -1,4 +1,5 @@
-/* Owns child processes: started in a group of their own, dying with their parent, killed as a group. */
+/* Owns child processes: started in a group of their own, dying with their parent, killed as a
+ * group. */
 #ifndef HONE_BASE_PROCESS_H
 #define HONE_BASE_PROCESS_H
 
@@ -11,15 +12,16 @@ struct process_options {
     const char *const *argv; /* argv[0] is looked up in PATH */
     const char *const *env;  /* NULL: inherit */
     const char *cwd;         /* NULL: inherit */
-    bool wants_pipes;        /* stdin, stdout and stderr as pipes to us (non-blocking on our side) */
-    int oom_score_adj;       /* 0: leave */
+    bool wants_pipes;  /* stdin, stdout and stderr as pipes to us (non-blocking on our side) */
+    int oom_score_adj; /* 0: leave */
 };
 struct process {
     pid_t pid;                          /* also its process group */
     int stdin_fd, stdout_fd, stderr_fd; /* -1 without pipes */
 };
-/* Starts a child in its own process group with PR_SET_PDEATHSIG SIGKILL, default signal mask and dispositions, no core
- * file, and no inherited descriptor but 0, 1, 2. Errors: IO when it cannot be started (message: argv[0] and why). */
+/* Starts a child in its own process group with PR_SET_PDEATHSIG SIGKILL, default signal mask and
+ * dispositions, no core file, and no inherited descriptor but 0, 1, 2. Errors: IO when it cannot be
+ * started (message: argv[0] and why). */
 MUST_CHECK enum status process_start(const struct process_options *options, struct process *out);
 /* SIGTERM or SIGKILL to the whole group. */
 void process_signal(const struct process *process, int signal_number);
@@ -28,8 +30,8 @@ bool process_has_ended(struct process *process, int *exit_code);
 /* SIGTERM, up to grace_ms, then SIGKILL to the group; reaps; closes the pipes. */
 void process_stop(struct process *process, int grace_ms);
 
-/* Turns SIGTERM, SIGINT, SIGUSR1 into a flag for the main loop (and a second SIGTERM/SIGINT into immediate exit 128+n);
- * SIGPIPE is ignored. */
+/* Turns SIGTERM, SIGINT, SIGUSR1 into a flag for the main loop (and a second SIGTERM/SIGINT into
+ * immediate exit 128+n); SIGPIPE is ignored. */
 void process_catch_signals(void);
 /* 0, or the first signal caught. */
 int process_signal_caught(void);

@@ -1,5 +1,5 @@
-/* Owns randomness: Philox4x32-10 (Salmon et al., SC 2011), a pure function of key and counter. Nothing in
- * hone has hidden random state; a draw is named by what it is for. */
+/* Owns randomness: Philox4x32-10 (Salmon et al., SC 2011), a pure function of key and counter.
+ * Nothing in hone has hidden random state; a draw is named by what it is for. */
 #ifndef HONE_BASE_RANDOM_H
 #define HONE_BASE_RANDOM_H
 
@@ -26,8 +26,8 @@ float random_uniform(uint64_t seed, enum random_stream stream, uint64_t a, uint6
 float random_normal(uint64_t seed, enum random_stream stream, uint64_t a, uint64_t b);
 /* Index in [0, n), without bias worth naming (multiply-shift on 64 bits). */
 uint64_t random_below(uint64_t seed, enum random_stream stream, uint64_t a, uint64_t b, uint64_t n);
-/* Counter-based permutation: where index i of [0, n) goes in epoch `epoch`. A bijection, so a resume
- * needs only the cursor (Feistel network with cycle walking). */
+/* Counter-based permutation: where index i of [0, n) goes in epoch `epoch`. A bijection, so a
+ * resume needs only the cursor (Feistel network with cycle walking). */
 uint64_t random_permute(uint64_t seed, uint64_t epoch, uint64_t i, uint64_t n);
 
 #endif

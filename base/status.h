@@ -1,10 +1,12 @@
 /* Owns the result type of everything that can fail, and the one-line message that travels with it.
- * A code and its message cannot part: status_set keeps the message per thread and returns the code. */
+ * A code and its message cannot part: status_set keeps the message per thread and returns the code.
+ */
 #ifndef HONE_BASE_STATUS_H
 #define HONE_BASE_STATUS_H
 
 #define MUST_CHECK __attribute__((warn_unused_result))
-#define PRINTF_LIKE(format_index, first_argument) __attribute__((format(printf, format_index, first_argument)))
+#define PRINTF_LIKE(format_index, first_argument)                                                  \
+    __attribute__((format(printf, format_index, first_argument)))
 
 enum status {
     STATUS_OK = 0,
@@ -37,12 +39,12 @@ const char *status_name(enum status code);
 int status_exit_code(enum status code);
 
 /* Returns the status of an expression upward if it is not OK. */
-#define TRY(expression)                                                                                                \
-    do {                                                                                                               \
-        const enum status try_status_ = (expression);                                                                  \
-        if (try_status_ != STATUS_OK) {                                                                                \
-            return try_status_;                                                                                        \
-        }                                                                                                              \
+#define TRY(expression)                                                                            \
+    do {                                                                                           \
+        const enum status try_status_ = (expression);                                              \
+        if (try_status_ != STATUS_OK) {                                                            \
+            return try_status_;                                                                    \
+        }                                                                                          \
     } while (0)
 
 #endif

@@ -1,6 +1,6 @@
-/* Owns the run configuration: one table of every setting, bound to this struct (config_table.c). Loader, --set, range
- * errors, `hone config`, the stored dump and the README's table all come from it. Keys are TRL's names (data-and-ui.md
- * 5). */
+/* Owns the run configuration: one table of every setting, bound to this struct (config_table.c).
+ * Loader, --set, range errors, `hone config`, the stored dump and the README's table all come from
+ * it. Keys are TRL's names (data-and-ui.md 5). */
 #ifndef HONE_CONFIGS_CONFIG_H
 #define HONE_CONFIGS_CONFIG_H
 
@@ -18,8 +18,12 @@ struct text_list {
 
 enum resume_mode { RESUME_AUTO, RESUME_NEVER, RESUME_MUST };
 enum kl_estimator { KL_K3, KL_K3U };
-enum loss_type { LOSS_GRPO, LOSS_DAPO, LOSS_DR_GRPO }; /* aggregation: seq_mean, token_mean, const */
-enum scale_rewards { SCALE_GROUP, SCALE_NONE };        /* advantages "grpo" and "mean" of grpo.md 3 */
+enum loss_type {
+    LOSS_GRPO,
+    LOSS_DAPO,
+    LOSS_DR_GRPO
+};                                              /* aggregation: seq_mean, token_mean, const */
+enum scale_rewards { SCALE_GROUP, SCALE_NONE }; /* advantages "grpo" and "mean" of grpo.md 3 */
 enum lr_schedule { LR_CONSTANT, LR_CONSTANT_WITH_WARMUP, LR_LINEAR, LR_COSINE, LR_WSD };
 enum on_error { ON_ERROR_MASK, ON_ERROR_ZERO, ON_ERROR_FAIL };
 
@@ -76,7 +80,8 @@ struct run_config {
         double temperature, top_p;
         size_t top_k;
         double min_p;
-        size_t max_num_seqs, max_batch_tokens, kv_cache_bytes; /* kv_cache_bytes 0: what max_num_seqs need */
+        size_t max_num_seqs, max_batch_tokens,
+            kv_cache_bytes;      /* kv_cache_bytes 0: what max_num_seqs need */
         size_t workers, threads; /* threads of each worker; 0 = cores / workers, at least 1 */
     } rollout;
     struct {
@@ -90,8 +95,9 @@ struct run_config {
     } optim;
     struct {
         size_t batch_size, max_steps;
-        double stop_loss, stop_mtp_loss; /* end early when both running losses are below; 0 = never */
-        char *output;                    /* folder for the trained model */
+        double stop_loss,
+            stop_mtp_loss; /* end early when both running losses are below; 0 = never */
+        char *output;      /* folder for the trained model */
     } sft;
     struct {
         enum on_error on_error;
@@ -112,28 +118,33 @@ struct run_config {
     } log;
 };
 
-/* Which command reads the configuration: decides what is required (model.path, data.train, one reward ...). */
+/* Which command reads the configuration: decides what is required (model.path, data.train, one
+ * reward ...). */
 enum config_use { CONFIG_RUN, CONFIG_SFT, CONFIG_EVAL, CONFIG_ANY };
 
 struct config_source {
-    const char *path;        /* YAML file, or NULL: defaults only */
-    const char *const *sets; /* "key=value", later wins; applied after HONE_SET_* of the environment */
+    const char *path; /* YAML file, or NULL: defaults only */
+    const char *const
+        *sets; /* "key=value", later wins; applied after HONE_SET_* of the environment */
     size_t n_sets;
     enum config_use use;
 };
-/* Loads, checks and resolves (paths become relative to the working directory, from being relative to the file). Up to
- * 20 errors are printed to *report, one a line with file:line:column, caller frees with memory_free (NULL when none);
- * then the status is BAD_CONFIG and the message is the first of them. Caller disposes *out with config_destroy. */
-MUST_CHECK enum status config_load(const struct config_source *source, struct run_config **out, char **report);
+/* Loads, checks and resolves (paths become relative to the working directory, from being relative
+ * to the file). Up to 20 errors are printed to *report, one a line with file:line:column, caller
+ * frees with memory_free (NULL when none); then the status is BAD_CONFIG and the message is the
+ * first of them. Caller disposes *out with config_destroy. */
+MUST_CHECK enum status config_load(const struct config_source *source, struct run_config **out,
+                                   char **report);
 void config_destroy(struct run_config *config);
 /* Resolved values as a nested JSON object; secrets redacted. For runs.config_json and digests. */
 MUST_CHECK enum status config_to_json(const struct run_config *config, struct json **out);
-/* SHA-256 hex (65 bytes) over the settings that must agree between processes and over a resume: everything except
- * run.max_steps, run.resume, threads, workers, log, eval, checkpoint and micro-batching, which do not change a bit of
- * the result. */
+/* SHA-256 hex (65 bytes) over the settings that must agree between processes and over a resume:
+ * everything except run.max_steps, run.resume, threads, workers, log, eval, checkpoint and
+ * micro-batching, which do not change a bit of the result. */
 MUST_CHECK enum status config_digest(const struct run_config *config, char out[65]);
 
-/* For `hone config`: each setting with its value as YAML text and where it came from ("default", "run.yaml:12", "env",
+/* For `hone config`: each setting with its value as YAML text and where it came from ("default",
+ * "run.yaml:12", "env",
  * "--set"). */
 struct config_line {
     const char *key; /* "grpo.epsilon" */
@@ -141,11 +152,13 @@ struct config_line {
     const char *origin;
     const char *help, *range, *peers; /* peers: names elsewhere, "" if none */
 };
-MUST_CHECK enum status config_lines(const struct run_config *config, struct config_line **out, size_t *n_out);
+MUST_CHECK enum status config_lines(const struct run_config *config, struct config_line **out,
+                                    size_t *n_out);
 void config_lines_free(struct config_line *lines, size_t n);
 /* Row of the table for a key; NULL with the nearest key in *nearest. */
 const struct config_line *config_explain(const char *key, const char **nearest);
-/* Markdown rows "| key | default | range | meaning |" of every setting, for the README (caller frees). */
+/* Markdown rows "| key | default | range | meaning |" of every setting, for the README (caller
+ * frees). */
 MUST_CHECK enum status config_table_markdown(char **out);
 /* The YAML of every default, commented (caller frees). */
 MUST_CHECK enum status config_defaults_yaml(char **out);

@@ -1,19 +1,24 @@
-/* Owns the vocabulary of computation: a backend and its const table of operations on device memory. Everything above
- * kernels/ calls `backend->ops->OP(backend, &args)` and never knows which backend it is. kernels/cpu/ implements the
- * table for the host; a CUDA object would fill the same table through backend_open.
+/* Owns the vocabulary of computation: a backend and its const table of operations on device memory.
+ * Everything above kernels/ calls `backend->ops->OP(backend, &args)` and never knows which backend
+ * it is. kernels/cpu/ implements the table for the host; a CUDA object would fill the same table
+ * through backend_open.
  *
- * Exactness (DESIGN section 3). Each output row is computed in an order that depends on that row and fixed constants
- * only:
- *  - gemm: each output is a chain of fmaf over ascending k inside K blocks of GEMM_K_BLOCK, each block from zero,
- * blocks added ascending (first block assigned), then bias, then (accumulate) y + that.
- *  - row reductions (norms, log-sum-exp): 16 virtual lanes, lane j takes elements j, j + 16, ...; then a fixed tree.
- *  - gradients of parameters: ONE chain over rows ascending that starts from the value already there, so a batch may be
- * cut into micro-batches anywhere without changing a bit.
- *  - exp, log, sigmoid: the functions of kernels/cpu/simd/ only (cpu.md 5.15), never libm, in any forward path.
- * The CPU's instruction sets (avx512, avx2, portable) give the same bits, so they share one numerics id.
+ * Exactness (DESIGN section 3). Each output row is computed in an order that depends on that row
+ * and fixed constants only:
+ *  - gemm: each output is a chain of fmaf over ascending k inside K blocks of GEMM_K_BLOCK, each
+ * block from zero, blocks added ascending (first block assigned), then bias, then (accumulate) y +
+ * that.
+ *  - row reductions (norms, log-sum-exp): 16 virtual lanes, lane j takes elements j, j + 16, ...;
+ * then a fixed tree.
+ *  - gradients of parameters: ONE chain over rows ascending that starts from the value already
+ * there, so a batch may be cut into micro-batches anywhere without changing a bit.
+ *  - exp, log, sigmoid: the functions of kernels/cpu/simd/ only (cpu.md 5.15), never libm, in any
+ * forward path. The CPU's instruction sets (avx512, avx2, portable) give the same bits, so they
+ * share one numerics id.
  *
- * Matrices are row-major, strides are in elements. Letters: T rows (tokens), d width, H heads, rk = kv_lora_rank,
- * dr = qk_rope_head_dim, E experts, K experts per token, F expert width, V vocabulary. */
+ * Matrices are row-major, strides are in elements. Letters: T rows (tokens), d width, H heads, rk =
+ * kv_lora_rank, dr = qk_rope_head_dim, E experts, K experts per token, F expert width, V
+ * vocabulary. */
 #ifndef HONE_KERNELS_BACKEND_H
 #define HONE_KERNELS_BACKEND_H
 
@@ -29,12 +34,14 @@
 
 struct backend;
 
-/* Floats of a matrix packed for gemm: panels of 32 output columns, k-major inside: w[n / 32][k][n % 32], zero-padded.
+/* Floats of a matrix packed for gemm: panels of 32 output columns, k-major inside: w[n / 32][k][n %
+ * 32], zero-padded.
  */
 size_t packed_floats(size_t n_in, size_t n_out);
 
-/* Copies an (n_out, n_in) weight into panels. transposed: src is (n_in, n_out) instead. panel_stride: floats from one
- * panel of dst to the next, 0 = adjacent (32 * n_in); twice that interleaves two matrices (gate and up of an expert).
+/* Copies an (n_out, n_in) weight into panels. transposed: src is (n_in, n_out) instead.
+ * panel_stride: floats from one panel of dst to the next, 0 = adjacent (32 * n_in); twice that
+ * interleaves two matrices (gate and up of an expert).
  */
 struct pack_args {
     const float *src;
@@ -45,8 +52,8 @@ struct pack_args {
     size_t panel_stride;
 };
 
-/* y[b] (n_rows, n_out) = x[b] (n_rows, n_in) . w[b]^T (+ bias), for b < n_batch (heads); accumulate: added to y
- * instead. */
+/* y[b] (n_rows, n_out) = x[b] (n_rows, n_in) . w[b]^T (+ bias), for b < n_batch (heads);
+ * accumulate: added to y instead. */
 struct gemm_args {
     const float *x;
     size_t x_stride;
@@ -124,8 +131,9 @@ struct rms_norm_backward_args {
     bool accumulate;
 };
 
-/* Rotates x[row][head][0..dr) in place by the angles of positions[row] (model.md 5.3); the pair layout is kept. cos and
- * sin are (max_position, dr / 2), already times attention_factor. inverse: the transpose, for the backward pass. */
+/* Rotates x[row][head][0..dr) in place by the angles of positions[row] (model.md 5.3); the pair
+ * layout is kept. cos and sin are (max_position, dr / 2), already times attention_factor. inverse:
+ * the transpose, for the backward pass. */
 struct rope_args {
     float *x;
     size_t row_stride, head_stride;
@@ -136,15 +144,16 @@ struct rope_args {
     bool inverse;
 };
 
-/* A paged cache of one layer: page p holds KV_BLOCK_TOKENS entries of entry_stride floats, each [latent rk][rotary key
- * dr]. */
+/* A paged cache of one layer: page p holds KV_BLOCK_TOKENS entries of entry_stride floats, each
+ * [latent rk][rotary key dr]. */
 struct kv_pages {
     float *data;
     size_t entry_stride;
     size_t page_stride; /* floats from page to page */
 };
-/* New rows of one sequence: rows first_row .. first_row + n_rows - 1 of the batch are its tokens n_cached, n_cached +
- * 1, ... Entry of token t lies in page blocks[t / KV_BLOCK_TOKENS]. Row i attends to tokens 0 .. n_cached + i. */
+/* New rows of one sequence: rows first_row .. first_row + n_rows - 1 of the batch are its tokens
+ * n_cached, n_cached + 1, ... Entry of token t lies in page blocks[t / KV_BLOCK_TOKENS]. Row i
+ * attends to tokens 0 .. n_cached + i. */
 struct kv_span {
     size_t first_row, n_rows, n_cached;
     const int32_t *blocks;
@@ -161,8 +170,8 @@ struct kv_copy_args {
     size_t rk, dr;
     bool to_pages;
 };
-/* Absorbed MLA (model.md 6.2): S = scale (q_latent . latent + q_rope . rope_key), out = softmax(S) . latent. Training,
- * prefill and decode are this one op. */
+/* Absorbed MLA (model.md 6.2): S = scale (q_latent . latent + q_rope . rope_key), out = softmax(S)
+ * . latent. Training, prefill and decode are this one op. */
 struct mla_attention_args {
     const float *q_latent;  /* (T, H, rk) */
     size_t q_latent_stride; /* from row to row; heads adjacent */
@@ -177,7 +186,8 @@ struct mla_attention_args {
     size_t n_heads, rk, dr;
     float scale;
 };
-/* Needs n_cached == 0 in every span. d_pages (same layout as pages) is added to. dq_latent and dq_rope are assigned. */
+/* Needs n_cached == 0 in every span. d_pages (same layout as pages) is added to. dq_latent and
+ * dq_rope are assigned. */
 struct mla_attention_backward_args {
     struct mla_attention_args forward; /* as it was called, out and lse filled */
     const float *d_out;                /* (T, H, rk), out_stride */
@@ -186,7 +196,8 @@ struct mla_attention_backward_args {
     struct kv_pages d_pages;
 };
 
-/* V3 noaux_tc router (model.md 7.1) on logits (T, E); dropped groups are -inf; ties: lower index. */
+/* V3 noaux_tc router (model.md 7.1) on logits (T, E); dropped groups are -inf; ties: lower index.
+ */
 struct router_args {
     const float *logits;
     size_t logits_stride;
@@ -210,9 +221,10 @@ struct router_backward_args {
     float scaling;
 };
 
-/* Routed experts: y[t] += sum over slots k ascending of weights[t][k] * Expert_{indices[t][k]}(x[t]), the sum formed
- * from zero first. Packed weights: expert e's gate and up panels interleaved at w_gate_up + e * 2 * packed_floats(d,
- * F); down at w_down + e * packed_floats(F, d). */
+/* Routed experts: y[t] += sum over slots k ascending of weights[t][k] *
+ * Expert_{indices[t][k]}(x[t]), the sum formed from zero first. Packed weights: expert e's gate and
+ * up panels interleaved at w_gate_up + e * 2 * packed_floats(d, F); down at w_down + e *
+ * packed_floats(F, d). */
 struct moe_ffn_args {
     const float *x;
     size_t x_stride;
@@ -221,11 +233,13 @@ struct moe_ffn_args {
     const float *w_gate_up, *w_down;
     float *y;
     size_t y_stride;
-    float *saved_gate_up; /* (T * K, 2 F): gate then up of row t slot k, for the backward pass; or NULL */
+    float *saved_gate_up; /* (T * K, 2 F): gate then up of row t slot k, for the backward pass; or
+                             NULL */
     size_t n_rows, d, f, n_experts, top_k;
 };
-/* w_gate_t, w_up_t: packed for n_in = F, n_out = d (transposed copies); w_down_t: for n_in = d, n_out = F; expert e at
- * e * packed size. Parameter gradients are (F, d), (F, d), (d, F), expert e at e * grad_stride, added to. */
+/* w_gate_t, w_up_t: packed for n_in = F, n_out = d (transposed copies); w_down_t: for n_in = d,
+ * n_out = F; expert e at e * packed size. Parameter gradients are (F, d), (F, d), (d, F), expert e
+ * at e * grad_stride, added to. */
 struct moe_ffn_backward_args {
     const float *dy;
     size_t dy_stride;
@@ -261,38 +275,44 @@ struct swiglu_backward_args {
     size_t n_rows, f;
 };
 
-/* The sampling distribution (grpo.md 2.1): softmax(logits / temperature), then top_k, top_p, min_p in this order; 0, 1,
- * 0 = off. temperature 0: the arg max (lower id on a tie), log-probability 0, entropy 0. */
+/* The sampling distribution (grpo.md 2.1): softmax(logits / temperature), then top_k, top_p, min_p
+ * in this order; 0, 1, 0 = off. temperature 0: the arg max (lower id on a tie), log-probability 0,
+ * entropy 0. */
 struct sampling_params {
     float temperature;
     int32_t top_k;
     float top_p, min_p;
 };
 
-/* logp[t] = log-probability of targets[t] under the sampling distribution, entropy of softmax(z / temperature) over the
- * whole vocabulary; logits are formed a chunk of rows at a time. The target is always kept. */
+/* logp[t] = log-probability of targets[t] under the sampling distribution, entropy of softmax(z /
+ * temperature) over the whole vocabulary; logits are formed a chunk of rows at a time. The target
+ * is always kept. */
 struct lm_head_args {
     const float *x; /* (T, d) after the final norm */
     size_t x_stride;
     const float *w; /* packed head */
     const int32_t *targets;
-    float *logp, *entropy, *lse; /* (T); lse over the kept set, of z / temperature; entropy may be NULL */
+    float *logp, *entropy,
+        *lse; /* (T); lse over the kept set, of z / temperature; entropy may be NULL */
     size_t n_rows, d, vocab;
     struct sampling_params sampling;
 };
-/* dz = (g ([v = y] - p_v) - h p_v (log p_v + H)) / temperature (grpo.md 2.5), logits recomputed by chunks. Rows with g
- * = h = 0 are skipped. With a truncated distribution the kept set is that of these logits. */
+/* dz = (g ([v = y] - p_v) - h p_v (log p_v + H)) / temperature (grpo.md 2.5), logits recomputed by
+ * chunks. Rows with g = h = 0 are skipped. With a truncated distribution the kept set is that of
+ * these logits. */
 struct lm_head_backward_args {
-    struct lm_head_args forward; /* as it was called; lse, entropy filled (entropy may be NULL if h is) */
-    const float *w_t;            /* packed for n_in = V, n_out = d */
-    const float *g, *h;          /* (T); h may be NULL */
-    float *dx;                   /* (T, d) assigned */
+    struct lm_head_args
+        forward;        /* as it was called; lse, entropy filled (entropy may be NULL if h is) */
+    const float *w_t;   /* packed for n_in = V, n_out = d */
+    const float *g, *h; /* (T); h may be NULL */
+    float *dx;          /* (T, d) assigned */
     size_t dx_stride;
     float *dw; /* (V, d) added to, or NULL */
 };
 
-/* Draws one token a row by the exponential race argmax p_v / -log u_v (cpu.md 5.14), u keyed by (seed; group, sample,
- * position, v): the same draw in any batch. logp is what lm_head_logprob gives for that token, bit for bit. */
+/* Draws one token a row by the exponential race argmax p_v / -log u_v (cpu.md 5.14), u keyed by
+ * (seed; group, sample, position, v): the same draw in any batch. logp is what lm_head_logprob
+ * gives for that token, bit for bit. */
 struct sample_row {
     uint64_t seed, group;
     uint32_t sample, position;
@@ -317,7 +337,8 @@ struct rows_args {
     size_t n_rows, d;
 };
 
-/* AdamW on n elements (grpo.md 14); gradients are multiplied by grad_scale first. correction1 = 1 - beta1^t etc. */
+/* AdamW on n elements (grpo.md 14); gradients are multiplied by grad_scale first. correction1 = 1 -
+ * beta1^t etc. */
 struct adamw_args {
     float *w, *m, *v;
     const float *g;
@@ -337,7 +358,8 @@ struct backend_ops {
     enum status (*rope)(struct backend *, const struct rope_args *);
     enum status (*kv_copy)(struct backend *, const struct kv_copy_args *);
     enum status (*mla_attention)(struct backend *, const struct mla_attention_args *);
-    enum status (*mla_attention_backward)(struct backend *, const struct mla_attention_backward_args *);
+    enum status (*mla_attention_backward)(struct backend *,
+                                          const struct mla_attention_backward_args *);
     enum status (*router)(struct backend *, const struct router_args *);
     enum status (*router_backward)(struct backend *, const struct router_backward_args *);
     enum status (*moe_ffn)(struct backend *, const struct moe_ffn_args *);
@@ -367,8 +389,9 @@ struct backend {
     size_t n_threads;
 };
 
-/* device: "cpu", or "cpu-avx512", "cpu-avx2", "cpu-portable" to force an instruction set; "auto" is the best there is.
- * n_threads 0: all online cores. Errors: UNSUPPORTED (no such device here, names what there is), NO_MEMORY. */
+/* device: "cpu", or "cpu-avx512", "cpu-avx2", "cpu-portable" to force an instruction set; "auto" is
+ * the best there is. n_threads 0: all online cores. Errors: UNSUPPORTED (no such device here, names
+ * what there is), NO_MEMORY. */
 MUST_CHECK enum status backend_open(const char *device, size_t n_threads, struct backend **out);
 void backend_close(struct backend *backend); /* NULL is legal */
 

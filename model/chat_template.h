@@ -1,6 +1,6 @@
-/* Owns the way from a dataset row's prompt to the policy's prompt ids: chat template, BOS, injection safety
- * (data-and-ui.md 2). Text from data never yields added tokens unless parse_special; only the template's own markers
- * do. */
+/* Owns the way from a dataset row's prompt to the policy's prompt ids: chat template, BOS,
+ * injection safety (data-and-ui.md 2). Text from data never yields added tokens unless
+ * parse_special; only the template's own markers do. */
 #ifndef HONE_MODEL_CHAT_TEMPLATE_H
 #define HONE_MODEL_CHAT_TEMPLATE_H
 
@@ -13,20 +13,22 @@ enum chat_template {
     CHAT_TEMPLATE_DEEPSEEK_V3 /* model.md 13.4, V3 */
 };
 
-/* name: "raw", "deepseek-v3", or "auto": by digest of DIR's chat template; a folder without a template is raw. Errors:
- * BAD_CONFIG for an unknown name, UNSUPPORTED for a template that is not known here (says which names can be set). */
-MUST_CHECK enum status chat_template_choose(const char *name, const char *dir, enum chat_template *out);
+/* name: "raw", "deepseek-v3", or "auto": by digest of DIR's chat template; a folder without a
+ * template is raw. Errors: BAD_CONFIG for an unknown name, UNSUPPORTED for a template that is not
+ * known here (says which names can be set). */
+MUST_CHECK enum status chat_template_choose(const char *name, const char *dir,
+                                            enum chat_template *out);
 
 struct chat_prompt {
     char *text; /* rendered, special tokens spelled out; NUL-terminated */
     size_t text_bytes;
     struct token_list ids;
 };
-/* prompt: a JSON string (one user turn) or a list of {role, content}. system_prompt may be "". Caller disposes *out.
- * Errors: BAD_FORMAT (wrong shape, empty). */
+/* prompt: a JSON string (one user turn) or a list of {role, content}. system_prompt may be "".
+ * Caller disposes *out. Errors: BAD_FORMAT (wrong shape, empty). */
 MUST_CHECK enum status chat_encode(const struct tokenizer *tokenizer, enum chat_template chat,
-                                   const struct json *prompt, const char *system_prompt, bool parse_special,
-                                   struct chat_prompt *out);
+                                   const struct json *prompt, const char *system_prompt,
+                                   bool parse_special, struct chat_prompt *out);
 void chat_prompt_dispose(struct chat_prompt *prompt);
 
 #endif

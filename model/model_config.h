@@ -1,4 +1,5 @@
-/* Owns config.json: the DeepSeek-V3 architecture's numbers, read from and written to Hugging Face's file (model.md 1).
+/* Owns config.json: the DeepSeek-V3 architecture's numbers, read from and written to Hugging Face's
+ * file (model.md 1).
  */
 #ifndef HONE_MODEL_MODEL_CONFIG_H
 #define HONE_MODEL_MODEL_CONFIG_H
@@ -13,7 +14,8 @@
 
 struct rope_scaling {
     bool is_yarn;
-    double factor, beta_fast, beta_slow, mscale, mscale_all_dim, attention_factor; /* attention_factor 0: derived */
+    double factor, beta_fast, beta_slow, mscale, mscale_all_dim,
+        attention_factor; /* attention_factor 0: derived */
     size_t original_max_positions;
     bool truncate;
 };
@@ -21,7 +23,8 @@ struct rope_scaling {
 struct model_config {
     size_t vocab_size, hidden_size, n_layers, n_heads;
     size_t intermediate_size, moe_intermediate_size;
-    size_t n_experts, n_shared_experts, experts_per_token, n_groups, top_groups; /* n_experts 0: dense model */
+    size_t n_experts, n_shared_experts, experts_per_token, n_groups,
+        top_groups; /* n_experts 0: dense model */
     size_t first_dense_layers, moe_layer_freq;
     size_t q_lora_rank; /* 0: a single q_proj */
     size_t kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
@@ -35,16 +38,19 @@ struct model_config {
     size_t n_eos_ids;
 };
 
-/* Reads DIR/config.json. Errors: IO; BAD_FORMAT (wrong type, missing, out of range, unknown key with the nearest known
- * one); UNSUPPORTED (another architecture or an option that this build does not compute: names it). */
+/* Reads DIR/config.json. Errors: IO; BAD_FORMAT (wrong type, missing, out of range, unknown key
+ * with the nearest known one); UNSUPPORTED (another architecture or an option that this build does
+ * not compute: names it). */
 MUST_CHECK enum status model_config_load(const char *dir, struct model_config *out);
-/* Writes DIR/config.json in the released DeepSeek-V3 style; model_config_load gives the same struct back. */
+/* Writes DIR/config.json in the released DeepSeek-V3 style; model_config_load gives the same struct
+ * back. */
 MUST_CHECK enum status model_config_save(const struct model_config *config, const char *dir);
-/* Fills the built-in shapes by name ("demo", "small", "tiny"); BAD_ARGUMENT lists them. vocab_size stays for the caller
- * to set when a tokenizer decides it. */
+/* Fills the built-in shapes by name ("demo", "small", "tiny"); BAD_ARGUMENT lists them. vocab_size
+ * stays for the caller to set when a tokenizer decides it. */
 MUST_CHECK enum status model_config_preset(const char *name, struct model_config *out);
-bool model_config_is_moe_layer(const struct model_config *config,
-                               size_t layer); /* MTP layers (>= n_layers) are MoE if there are experts */
+bool model_config_is_moe_layer(
+    const struct model_config *config,
+    size_t layer); /* MTP layers (>= n_layers) are MoE if there are experts */
 bool model_config_is_eos(const struct model_config *config, int32_t token);
 /* Softmax scale of attention (model.md 5.2). */
 float model_config_attention_scale(const struct model_config *config);

@@ -1,7 +1,7 @@
-/* Owns the model as a function: tokens in, log-probabilities, draws and gradients out. One forward serves training,
- * prefill and decode
- * ("n new tokens of a sequence attending to what it has cached and themselves"), in the absorbed form, so that sampler
- * and trainer agree bit for bit (DESIGN section 3). */
+/* Owns the model as a function: tokens in, log-probabilities, draws and gradients out. One forward
+ * serves training, prefill and decode
+ * ("n new tokens of a sequence attending to what it has cached and themselves"), in the absorbed
+ * form, so that sampler and trainer agree bit for bit (DESIGN section 3). */
 #ifndef HONE_MODEL_POLICY_H
 #define HONE_MODEL_POLICY_H
 
@@ -22,12 +22,13 @@ struct policy_options {
     bool is_trainable; /* keep activations, transposed copies and gradients */
 };
 
-/* Sizes everything at once; config is copied. Weights start as zeros: write policy_weights, then policy_refresh. */
+/* Sizes everything at once; config is copied. Weights start as zeros: write policy_weights, then
+ * policy_refresh. */
 MUST_CHECK enum status policy_create(struct backend *backend, const struct model_config *config,
                                      const struct policy_options *options, struct policy **out);
 /* weights_probe_mtp + policy_create + weights_load + policy_refresh from a Hugging Face folder. */
-MUST_CHECK enum status policy_load(struct backend *backend, const char *dir, const struct policy_options *options,
-                                   struct policy **out);
+MUST_CHECK enum status policy_load(struct backend *backend, const char *dir,
+                                   const struct policy_options *options, struct policy **out);
 void policy_destroy(struct policy *policy);
 
 const struct model_config *policy_config(const struct policy *policy);
@@ -42,12 +43,15 @@ struct policy_memory {
 };
 struct policy_memory policy_memory(const struct policy *policy);
 
-/* --- Sampling: the latent cache's pages for every layer. Which page is whose is the caller's business. --- */
+/* --- Sampling: the latent cache's pages for every layer. Which page is whose is the caller's
+ * business. --- */
 struct policy_cache;
-MUST_CHECK enum status policy_cache_create(struct policy *policy, size_t n_pages, struct policy_cache **out);
+MUST_CHECK enum status policy_cache_create(struct policy *policy, size_t n_pages,
+                                           struct policy_cache **out);
 void policy_cache_destroy(struct policy_cache *cache);
 size_t policy_cache_page_bytes(const struct policy *policy); /* one page over all layers */
-/* Copies page `from` to page `to` in every layer (a shared prompt block that is about to be written). */
+/* Copies page `from` to page `to` in every layer (a shared prompt block that is about to be
+ * written). */
 MUST_CHECK enum status policy_cache_copy_page(struct policy_cache *cache, int32_t from, int32_t to);
 
 struct policy_extend_args {
@@ -61,8 +65,9 @@ struct policy_extend_args {
     int32_t *drawn; /* (n_draws) out */
     float *logp;    /* (n_draws) out */
 };
-/* One forward over new tokens and one draw for each of draw_rows. Errors: BAD_ARGUMENT (more rows than sized for, a
- * token outside the vocabulary, a position past the tables), NUMERICS (a logit is not finite: names the row). */
+/* One forward over new tokens and one draw for each of draw_rows. Errors: BAD_ARGUMENT (more rows
+ * than sized for, a token outside the vocabulary, a position past the tables), NUMERICS (a logit is
+ * not finite: names the row). */
 MUST_CHECK enum status policy_extend(struct policy *policy, struct policy_cache *cache,
                                      const struct policy_extend_args *args);
 
@@ -77,33 +82,38 @@ struct policy_batch {
     size_t n_targets;
     struct sampling_params sampling;
 };
-/* Forward with activations kept for policy_backward; logp, entropy (n_targets) out; entropy may be NULL. */
-MUST_CHECK enum status policy_forward(struct policy *policy, const struct policy_batch *batch, float *logp,
-                                      float *entropy);
-/* Adds to policy_gradients the gradient of sum_i g[i] logp[i] + h[i] entropy[i] for the batch of the last
- * policy_forward. h may be NULL. When policy_mtp_forward ran in between with detached false, mtp_g must have been given
- * to policy_mtp_backward before. */
+/* Forward with activations kept for policy_backward; logp, entropy (n_targets) out; entropy may be
+ * NULL. */
+MUST_CHECK enum status policy_forward(struct policy *policy, const struct policy_batch *batch,
+                                      float *logp, float *entropy);
+/* Adds to policy_gradients the gradient of sum_i g[i] logp[i] + h[i] entropy[i] for the batch of
+ * the last policy_forward. h may be NULL. When policy_mtp_forward ran in between with detached
+ * false, mtp_g must have been given to policy_mtp_backward before. */
 MUST_CHECK enum status policy_backward(struct policy *policy, const float *g, const float *h);
 
-/* MTP module 0 on the batch of the last policy_forward (model.md 9): row i of a sequence predicts token i + 2 from
- * hidden i and the embedding of token i + 1. target_rows[j] = i and targets[j] = the token at i + 2. */
+/* MTP module 0 on the batch of the last policy_forward (model.md 9): row i of a sequence predicts
+ * token i + 2 from hidden i and the embedding of token i + 1. target_rows[j] = i and targets[j] =
+ * the token at i + 2. */
 struct policy_mtp_args {
     const int32_t *target_rows, *targets;
     size_t n_targets;
-    bool detached;                  /* trunk, embedding and head are constants */
-    const struct sample_row *draws; /* NULL, or noise to draw the draft token with (coupled acceptance) */
-    int32_t *drawn;                 /* (n_targets) out when draws is set */
+    bool detached; /* trunk, embedding and head are constants */
+    const struct sample_row
+        *draws;     /* NULL, or noise to draw the draft token with (coupled acceptance) */
+    int32_t *drawn; /* (n_targets) out when draws is set */
 };
-MUST_CHECK enum status policy_mtp_forward(struct policy *policy, const struct policy_mtp_args *args, float *logp);
-/* Adds the gradient of sum_j g[j] logp[j]; call before policy_backward, whose trunk gradient then includes it unless
- * detached. */
+MUST_CHECK enum status policy_mtp_forward(struct policy *policy, const struct policy_mtp_args *args,
+                                          float *logp);
+/* Adds the gradient of sum_j g[j] logp[j]; call before policy_backward, whose trunk gradient then
+ * includes it unless detached. */
 MUST_CHECK enum status policy_mtp_backward(struct policy *policy, const float *g);
 
-/* Tokens each expert took in the last policy_forward (and policy_mtp_forward): (n_moe_layers, n_experts), adding to
- * counts. The layers' indices are policy_moe_layers: MTP's last. */
+/* Tokens each expert took in the last policy_forward (and policy_mtp_forward): (n_moe_layers,
+ * n_experts), adding to counts. The layers' indices are policy_moe_layers: MTP's last. */
 size_t policy_moe_layers(const struct policy *policy, const int32_t **layers);
 void policy_expert_counts(const struct policy *policy, uint32_t *counts);
-/* Aux-loss-free balancing (model.md 8): b += gamma sign(mean load - load) for each layer. Then refresh is not needed.
+/* Aux-loss-free balancing (model.md 8): b += gamma sign(mean load - load) for each layer. Then
+ * refresh is not needed.
  */
 void policy_update_router_bias(struct policy *policy, const uint32_t *counts, float gamma);
 

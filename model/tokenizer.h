@@ -1,5 +1,5 @@
-/* Owns text <-> token ids: tokenizer.json of byte-level BPE models (model.md 13) on PCRE2, and the BOS rule of
- * tokenizer_config.json. */
+/* Owns text <-> token ids: tokenizer.json of byte-level BPE models (model.md 13) on PCRE2, and the
+ * BOS rule of tokenizer_config.json. */
 #ifndef HONE_MODEL_TOKENIZER_H
 #define HONE_MODEL_TOKENIZER_H
 
@@ -12,30 +12,35 @@
 
 struct tokenizer;
 
-/* Reads DIR/tokenizer.json (required) and DIR/tokenizer_config.json (optional). Errors: IO (names the file), BAD_FORMAT
- * (what is wrong), UNSUPPORTED (a component this build does not have, named). */
+/* Reads DIR/tokenizer.json (required) and DIR/tokenizer_config.json (optional). Errors: IO (names
+ * the file), BAD_FORMAT (what is wrong), UNSUPPORTED (a component this build does not have, named).
+ */
 MUST_CHECK enum status tokenizer_load(const char *dir, struct tokenizer **out);
 void tokenizer_destroy(struct tokenizer *tokenizer);
 
 size_t tokenizer_vocab_size(const struct tokenizer *tokenizer); /* one past the last id */
-bool tokenizer_adds_bos(const struct tokenizer *tokenizer);     /* tokenizer_config.json: add_bos_token */
+bool tokenizer_adds_bos(
+    const struct tokenizer *tokenizer); /* tokenizer_config.json: add_bos_token */
 int32_t tokenizer_id(const struct tokenizer *tokenizer,
-                     const char *token);                              /* by content (bos, "<think>"...), -1: none */
-struct digest256 tokenizer_digest(const struct tokenizer *tokenizer); /* of tokenizer.json's bytes */
+                     const char *token); /* by content (bos, "<think>"...), -1: none */
+struct digest256
+tokenizer_digest(const struct tokenizer *tokenizer); /* of tokenizer.json's bytes */
 
 struct token_list {
     int32_t *ids;
     size_t count;
     size_t n_dropped; /* characters without any token (possible only in tiny vocabularies) */
 };
-/* parse_special: added tokens in the text become their ids; else they are plain text (injection safety). No BOS is
- * added. Caller disposes *out with token_list_dispose. */
-MUST_CHECK enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t n,
-                                        bool parse_special, struct token_list *out);
+/* parse_special: added tokens in the text become their ids; else they are plain text (injection
+ * safety). No BOS is added. Caller disposes *out with token_list_dispose. */
+MUST_CHECK enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text,
+                                        size_t n, bool parse_special, struct token_list *out);
 void token_list_dispose(struct token_list *list);
-/* Text of ids (unknown ids contribute nothing). skip_special drops tokens with special = true. raw bytes: invalid UTF-8
- * is kept (`repair` false) or becomes U+FFFD, one per maximal subpart (true). Caller frees *out with memory_free. */
-MUST_CHECK enum status tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size_t count,
-                                        bool skip_special, bool repair, char **out, size_t *n_out);
+/* Text of ids (unknown ids contribute nothing). skip_special drops tokens with special = true. raw
+ * bytes: invalid UTF-8 is kept (`repair` false) or becomes U+FFFD, one per maximal subpart (true).
+ * Caller frees *out with memory_free. */
+MUST_CHECK enum status tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids,
+                                        size_t count, bool skip_special, bool repair, char **out,
+                                        size_t *n_out);
 
 #endif

@@ -1,6 +1,6 @@
-/* Owns parameters: one flat FP32 buffer and a table of rows (DESIGN section 3). Gradients and optimizer state mirror
- * the layout, so optimizer, clipping, publication, hashing and checkpoints are loops over rows or slices, never over
- * layer types. */
+/* Owns parameters: one flat FP32 buffer and a table of rows (DESIGN section 3). Gradients and
+ * optimizer state mirror the layout, so optimizer, clipping, publication, hashing and checkpoints
+ * are loops over rows or slices, never over layer types. */
 #ifndef HONE_MODEL_WEIGHTS_H
 #define HONE_MODEL_WEIGHTS_H
 
@@ -30,30 +30,37 @@ struct weight_table {
     size_t n_floats; /* of the whole buffer, padding included (padding is zero for ever) */
 };
 
-/* The table for an architecture. Experts of a layer lie one after another: gate, up, down of expert 0, of expert 1,
+/* The table for an architecture. Experts of a layer lie one after another: gate, up, down of expert
+ * 0, of expert 1,
  * ...; the shared copies of embedding and head in MTP modules have no rows of their own. */
-MUST_CHECK enum status weight_table_create(const struct model_config *config, struct weight_table **out);
+MUST_CHECK enum status weight_table_create(const struct model_config *config,
+                                           struct weight_table **out);
 void weight_table_destroy(struct weight_table *table);
 /* Row by name, or NULL. */
 const struct weight_row *weight_table_find(const struct weight_table *table, const char *name);
 
-/* Random weights: normal with config->initializer_range keyed by (seed, row), norms 1, biases 0. data: n_floats. */
-void weights_init(const struct model_config *config, const struct weight_table *table, uint64_t seed, float *data);
-/* Reads DIR/model*.safetensors (F32, BF16, F16; single file or index) into data and checks every name and shape.
- * config->n_mtp_modules is what the tensors hold (call weights_probe_mtp before weight_table_create). */
+/* Random weights: normal with config->initializer_range keyed by (seed, row), norms 1, biases 0.
+ * data: n_floats. */
+void weights_init(const struct model_config *config, const struct weight_table *table,
+                  uint64_t seed, float *data);
+/* Reads DIR/model*.safetensors (F32, BF16, F16; single file or index) into data and checks every
+ * name and shape. config->n_mtp_modules is what the tensors hold (call weights_probe_mtp before
+ * weight_table_create). */
 MUST_CHECK enum status weights_load(const char *dir, const struct weight_table *table, float *data);
-/* Sets config->n_mtp_modules to what DIR's tensors hold; a config that promises more is warned about. */
+/* Sets config->n_mtp_modules to what DIR's tensors hold; a config that promises more is warned
+ * about. */
 MUST_CHECK enum status weights_probe_mtp(const char *dir, struct model_config *config);
-/* Writes DIR/model.safetensors (F32, Hugging Face names, MTP copies of embedding and head written again). Durable when
- * it returns. */
+/* Writes DIR/model.safetensors (F32, Hugging Face names, MTP copies of embedding and head written
+ * again). Durable when it returns. */
 MUST_CHECK enum status weights_save(const char *dir, const struct model_config *config,
                                     const struct weight_table *table, const float *data);
-/* Digest of chunk i of WEIGHTS_CHUNK_BYTES (the last may be short), and of all of them: XXH3-128 over the chunk
- * digests. */
+/* Digest of chunk i of WEIGHTS_CHUNK_BYTES (the last may be short), and of all of them: XXH3-128
+ * over the chunk digests. */
 size_t weights_chunks(size_t n_floats);
 struct digest128 weights_chunk_digest(const float *data, size_t n_floats, size_t chunk);
 struct digest128 weights_digest(const float *data, size_t n_floats);
 /* False with *row set when a value is not finite. */
-bool weights_are_finite(const struct weight_table *table, const float *data, const struct weight_row **row);
+bool weights_are_finite(const struct weight_table *table, const float *data,
+                        const struct weight_row **row);
 
 #endif

@@ -1,6 +1,6 @@
-/* Owns the queue in front of every scorer: submit samples, get scores, whatever the transport (rewards.md 1). Used by
- * the reward service and by `hone eval`. One owner thread; the owner's loop waits on the descriptors that
- * scoring_wait_items gives. */
+/* Owns the queue in front of every scorer: submit samples, get scores, whatever the transport
+ * (rewards.md 1). Used by the reward service and by `hone eval`. One owner thread; the owner's loop
+ * waits on the descriptors that scoring_wait_items gives. */
 #ifndef HONE_REWARD_SCORING_H
 #define HONE_REWARD_SCORING_H
 
@@ -46,7 +46,7 @@ struct score_result {
     struct score *scores; /* one per reward of the configuration, in its order */
     bool is_masked;       /* on_error: mask applied */
     bool has_total;       /* false: masked, or every weighted component n/a */
-    double total;         /* sum of weight * value over ok components, in component order, in double */
+    double total; /* sum of weight * value over ok components, in component order, in double */
 };
 
 struct scoring;
@@ -57,13 +57,14 @@ MUST_CHECK enum status scoring_submit(struct scoring *scoring, const struct scor
 /* Descriptors to wait for (cap: room in items) and how long at most until scoring_tick is due. */
 size_t scoring_wait_items(const struct scoring *scoring, struct wait_item *items, size_t room);
 int scoring_timeout_ms(const struct scoring *scoring, int64_t now_us);
-/* Moves everything forward: writes, reads, deadlines, restarts. Finished samples (borrowed until the next tick) come in
- * *results. Errors: SCORING when on_error: fail hit or an error budget (checked by the caller through scoring_rate) is
- * used up. */
-MUST_CHECK enum status scoring_tick(struct scoring *scoring, int64_t now_us, const struct score_result **results,
-                                    size_t *n);
+/* Moves everything forward: writes, reads, deadlines, restarts. Finished samples (borrowed until
+ * the next tick) come in *results. Errors: SCORING when on_error: fail hit or an error budget
+ * (checked by the caller through scoring_rate) is used up. */
+MUST_CHECK enum status scoring_tick(struct scoring *scoring, int64_t now_us,
+                                    const struct score_result **results, size_t *n);
 size_t scoring_in_flight(const struct scoring *scoring);
-/* For reward_fns: name, source, weight, config as JSON text, SHA-256 of the scorer's file or "" per component. */
+/* For reward_fns: name, source, weight, config as JSON text, SHA-256 of the scorer's file or "" per
+ * component. */
 struct scoring_component {
     const char *name, *source, *scope, *config_json;
     char sha[65];

@@ -1,6 +1,6 @@
-/* Owns sampling without sockets: groups in, completions out. Continuous batching over a paged latent cache; the prompt
- * of a group is prefilled once and its full pages are shared. A worker is an engine plus messages; `hone eval` and
- * `hone generate` are an engine plus a loop. */
+/* Owns sampling without sockets: groups in, completions out. Continuous batching over a paged
+ * latent cache; the prompt of a group is prefilled once and its full pages are shared. A worker is
+ * an engine plus messages; `hone eval` and `hone generate` are an engine plus a loop. */
 #ifndef HONE_ROLLOUT_ENGINE_H
 #define HONE_ROLLOUT_ENGINE_H
 
@@ -46,15 +46,17 @@ struct engine_request {
     void *tag;
 };
 
-/* policy: borrowed, from policy_create with max_rows >= max_batch_tokens and max_draws >= max_num_seqs. The end tokens
- * are the model's. */
-MUST_CHECK enum status engine_create(struct policy *policy, const struct engine_options *options, struct engine **out);
+/* policy: borrowed, from policy_create with max_rows >= max_batch_tokens and max_draws >=
+ * max_num_seqs. The end tokens are the model's. */
+MUST_CHECK enum status engine_create(struct policy *policy, const struct engine_options *options,
+                                     struct engine **out);
 void engine_destroy(struct engine *engine);
 /* Queues a group (copied). Errors: BAD_ARGUMENT when it can never fit. */
 MUST_CHECK enum status engine_submit(struct engine *engine, const struct engine_request *request);
-/* One forward over what is scheduled; *completions (count *n) are those that finished. No work: *n = 0 and nothing
- * happens. */
-MUST_CHECK enum status engine_tick(struct engine *engine, const struct completion **completions, size_t *n);
+/* One forward over what is scheduled; *completions (count *n) are those that finished. No work: *n
+ * = 0 and nothing happens. */
+MUST_CHECK enum status engine_tick(struct engine *engine, const struct completion **completions,
+                                   size_t *n);
 bool engine_is_idle(const struct engine *engine);
 /* Drops every group with this id, running or waiting. */
 void engine_cancel(struct engine *engine, uint64_t group);

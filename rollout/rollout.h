@@ -5,9 +5,10 @@
 #include "base/status.h"
 #include "configs/config.h"
 
-/* Samples for the trainer of run_dir until it says BYE or a signal comes. name: "w0", "w1"...; unique among living
- * workers. Weights come from the trainer; model.path gives the architecture only. Errors as statuses of the cause;
- * TIMEOUT when no trainer answers. */
-MUST_CHECK enum status rollout_main(const struct run_config *config, const char *run_dir, const char *name);
+/* Samples for the trainer of run_dir until it says BYE or a signal comes. name: "w0", "w1"...;
+ * unique among living workers. Weights come from the trainer; model.path gives the architecture
+ * only. Errors as statuses of the cause; TIMEOUT when no trainer answers. */
+MUST_CHECK enum status rollout_main(const struct run_config *config, const char *run_dir,
+                                    const char *name);
 
 #endif

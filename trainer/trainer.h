@@ -1,4 +1,5 @@
-/* Front doors of training: `hone trainer CONFIG` (GRPO, talks to workers and the reward service) and `hone sft CONFIG`.
+/* Front doors of training: `hone trainer CONFIG` (GRPO, talks to workers and the reward service)
+ * and `hone sft CONFIG`.
  */
 #ifndef HONE_TRAINER_TRAINER_H
 #define HONE_TRAINER_TRAINER_H
@@ -17,12 +18,13 @@ struct step_report {
 };
 typedef void step_listener(void *context, const struct step_report *report);
 
-/* Trains run_dir until max_steps, a signal (CANCELLED after a checkpoint) or an error: INEXACT, NUMERICS, SCORING,
- * TIMEOUT ... Leaves the final model in the last checkpoint's folder, a Hugging Face folder that loads elsewhere. */
-MUST_CHECK enum status trainer_main(const struct run_config *config, const char *run_dir, step_listener *listener,
-                                    void *context);
-/* Checks what a run needs before any process starts: data rows, columns, prompt lengths, model, tokenizer, arithmetic
- * of the batch. The message is the one line to show. */
+/* Trains run_dir until max_steps, a signal (CANCELLED after a checkpoint) or an error: INEXACT,
+ * NUMERICS, SCORING, TIMEOUT ... Leaves the final model in the last checkpoint's folder, a Hugging
+ * Face folder that loads elsewhere. */
+MUST_CHECK enum status trainer_main(const struct run_config *config, const char *run_dir,
+                                    step_listener *listener, void *context);
+/* Checks what a run needs before any process starts: data rows, columns, prompt lengths, model,
+ * tokenizer, arithmetic of the batch. The message is the one line to show. */
 MUST_CHECK enum status trainer_check(const struct run_config *config);
 
 struct sft_report {
@@ -30,7 +32,7 @@ struct sft_report {
     double loss, mtp_loss, grad_norm, lr, tokens_per_s, share_of_peak, max_violation;
 };
 typedef void sft_listener(void *context, const struct sft_report *report);
-MUST_CHECK enum status sft_main(const struct run_config *config, sft_listener *listener, void *context,
-                                struct sft_report *last);
+MUST_CHECK enum status sft_main(const struct run_config *config, sft_listener *listener,
+                                void *context, struct sft_report *last);
 
 #endif
