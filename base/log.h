@@ -1,6 +1,5 @@
-/* Owns logging: "level module key=value ..." lines on stderr and, if asked for, JSON lines in a
- * file. Text that a model or peer wrote must go through log_escape first. Nothing here is called
- * per token. */
+/* Owns logging: "level module: key=value ..." lines on stderr. Text that a model or peer wrote must
+ * go through log_escape first. Nothing here is called per token. */
 #ifndef HONE_BASE_LOG_H
 #define HONE_BASE_LOG_H
 

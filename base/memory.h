@@ -19,8 +19,15 @@ void memory_free(void *block);
 /* Copy of text (n bytes, then NUL). Free with memory_free. */
 MUST_CHECK enum status memory_copy_text(const char *text, size_t n, char **out);
 
+/* For libraries that take an allocator: malloc and free that are counted and made to fail like the
+ * rest, without alignment beyond malloc's and without zero-filling. NULL when memory is short. */
+void *memory_library_alloc(size_t n);
+void memory_library_free(void *block);
+
 /* Blocks allocated and not yet freed, over all threads. */
 size_t memory_live_blocks(void);
+/* Blocks ever allocated, over all threads: unchanged over a step that allocates nothing. */
+size_t memory_total_blocks(void);
 /* Fault injection for tests: the allocation after `n` more successful ones fails, then all succeed
  * again; a negative n switches it off. */
 void memory_fail_after(long n);

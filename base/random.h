@@ -20,7 +20,7 @@ enum random_stream {
 
 /* 64 random bits, a function of the arguments only. */
 uint64_t random_bits(uint64_t seed, enum random_stream stream, uint64_t a, uint64_t b);
-/* Uniform in (0, 1): ((bits >> 40) + 0.5) * 2^-24, exact in float, never 0 or 1. */
+/* Uniform in (0, 1): ((bits >> 41) + 0.5) * 2^-23, exact in float, never 0 or 1. */
 float random_uniform(uint64_t seed, enum random_stream stream, uint64_t a, uint64_t b);
 /* Standard normal (Box-Muller in double, rounded once). */
 float random_normal(uint64_t seed, enum random_stream stream, uint64_t a, uint64_t b);

@@ -1,0 +1,195 @@
+/* Owns the log's lines. */
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NAME_ROOM 32
+#define LINE_ROOM 4096
+
+static char process_label[NAME_ROOM + 1]; /* "name " or ""; set before threads start */
+static atomic_int level_max = LOG_INFO;
+
+static const char *const level_names[] = {"error", "warn", "info", "debug"};
+
+void log_setup(const char *process_name, enum log_level level)
+{
+    (void)snprintf(process_label, sizeof(process_label), "%.31s%s", process_name,
+                   process_name[0] == '\0' ? "" : " ");
+    atomic_store(&level_max, (int)level);
+}
+
+enum status log_level_parse(const char *text, enum log_level *out)
+{
+    for (size_t i = 0; i < sizeof(level_names) / sizeof(level_names[0]); i++) {
+        if (strcmp(text, level_names[i]) == 0) {
+            *out = (enum log_level)i;
+            return STATUS_OK;
+        }
+    }
+    return status_set(STATUS_BAD_ARGUMENT, "log level \"%.32s\": want error, warn, info or debug",
+                      text);
+}
+
+/* A line stays a line, and a terminal is not commanded, whatever the message holds. */
+static void hide_controls(char *text)
+{
+    for (; *text != '\0'; text++) {
+        const unsigned char byte = (unsigned char)*text;
+        if (byte < 0x20 || byte == 0x7f) {
+            *text = byte == '\t' || byte == '\n' ? ' ' : '?';
+        }
+    }
+}
+
+/* Writes "HH:MM:SS level process module: " and returns its length. */
+static size_t print_head(char *line, size_t room, enum log_level level, const char *module)
+{
+    const time_t now = time(NULL);
+    struct tm parts;
+
+    if (localtime_r(&now, &parts) == NULL) {
+        memset(&parts, 0, sizeof(parts));
+    }
+    const int n = snprintf(line, room, "%02d:%02d:%02d %-5s %s%.32s: ", parts.tm_hour, parts.tm_min,
+                           parts.tm_sec, level_names[level], process_label, module);
+    return n < 0 ? 0 : (size_t)n;
+}
+
+/* stderr may be a full pipe or gone; there is nowhere to report that, so the line is dropped. */
+static void write_line(const char *line, size_t n)
+{
+    while (n > 0) {
+        const ssize_t n_written = write(STDERR_FILENO, line, n);
+        if (n_written < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n_written <= 0) {
+            return;
+        }
+        line += n_written;
+        n -= (size_t)n_written;
+    }
+}
+
+void log_write(enum log_level level, const char *module, const char *format, ...)
+{
+    const int saved_errno = errno;
+    char line[LINE_ROOM];
+    va_list arguments;
+
+    if ((int)level > atomic_load_explicit(&level_max, memory_order_relaxed)) {
+        return;
+    }
+    const size_t n_head = print_head(line, sizeof(line) / 2, level, module);
+    va_start(arguments, format);
+    const int n_wanted = vsnprintf(line + n_head, sizeof(line) - n_head - 1, format, arguments);
+    va_end(arguments);
+    if (n_wanted >= (int)(sizeof(line) - n_head - 1)) {
+        memcpy(line + sizeof(line) - 5, "...", 4);
+    }
+    hide_controls(line + n_head);
+    size_t n = strlen(line);
+    line[n++] = '\n';
+    write_line(line, n);
+    errno = saved_errno;
+}
+
+/* Length of the well-formed UTF-8 sequence at text (shortest form, no surrogates), or 0. */
+static size_t utf8_length(const unsigned char *text, size_t n)
+{
+    static const unsigned minimum[] = {0, 0, 0x80, 0x800, 0x10000};
+    const size_t length = text[0] < 0x80   ? 1
+                          : text[0] < 0xc2 ? 0
+                          : text[0] < 0xe0 ? 2
+                          : text[0] < 0xf0 ? 3
+                          : text[0] < 0xf5 ? 4
+                                           : 0;
+    if (length <= 1 || length > n) {
+        return length > n ? 0 : length;
+    }
+    unsigned code = text[0] & (0x7fu >> length);
+    for (size_t i = 1; i < length; i++) {
+        if ((text[i] & 0xc0u) != 0x80u) {
+            return 0;
+        }
+        code = code << 6 | (text[i] & 0x3fu);
+    }
+    return code < minimum[length] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? 0
+                                                                                          : length;
+}
+
+/* Invisible or direction-changing code points that would let text pose as something else: C1
+ * controls, zero-width and bidi marks, the byte-order mark. text is one well-formed sequence. */
+static bool is_deceptive(const unsigned char *text, size_t length)
+{
+    if (length == 2) {
+        return text[0] == 0xc2 && text[1] < 0xa0;
+    }
+    if (length != 3) {
+        return false;
+    }
+    const unsigned code = (text[0] & 0xfu) << 12 | (text[1] & 0x3fu) << 6 | (text[2] & 0x3fu);
+    return (code >= 0x200b && code <= 0x200f) || (code >= 0x2028 && code <= 0x202e) ||
+           (code >= 0x2060 && code <= 0x206f) || code == 0xfeff;
+}
+
+/* Prints what stands for the bytes at text into piece (room for 17) and returns how many bytes it
+ * stands for. */
+static size_t escape_one(const unsigned char *text, size_t n, char *piece)
+{
+    static const char letters[] = "abtnvfr"; /* from 0x07 on */
+    const size_t length = utf8_length(text, n);
+
+    if (text[0] >= 0x07 && text[0] <= 0x0d) {
+        (void)snprintf(piece, 17, "\\%c", letters[text[0] - 0x07]);
+        return 1;
+    }
+    if (text[0] == '\\') {
+        (void)snprintf(piece, 17, "\\\\");
+        return 1;
+    }
+    if (length == 0 || text[0] < 0x20 || text[0] == 0x7f || is_deceptive(text, length)) {
+        const size_t n_shown = length == 0 ? 1 : length;
+        for (size_t i = 0; i < n_shown; i++) {
+            (void)snprintf(piece + 4 * i, 17 - 4 * i, "\\x%02x", text[i]);
+        }
+        return n_shown;
+    }
+    memcpy(piece, text, length);
+    piece[length] = '\0';
+    return length;
+}
+
+const char *log_escape(const char *text, size_t n, char *out, size_t room)
+{
+    const unsigned char *bytes = (const unsigned char *)text;
+    size_t used = 0;
+    size_t cut = 0; /* where "..." goes if what follows does not fit */
+
+    for (size_t i = 0; i < n;) {
+        char piece[17];
+        i += escape_one(bytes + i, n - i, piece);
+        const size_t n_piece = strlen(piece);
+        if (used + n_piece + 1 > room) {
+            used = cut;
+            (void)snprintf(out + used, room - used, "...");
+            return out;
+        }
+        memcpy(out + used, piece, n_piece);
+        used += n_piece;
+        if (used + 4 <= room) {
+            cut = used;
+        }
+    }
+    if (room > 0) {
+        out[used] = '\0';
+    }
+    return out;
+}

@@ -1,0 +1,156 @@
+/* Owns the heap; the only file that calls the C library's allocator. */
+#include "base/memory.h"
+
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BLOCK_ALIGNMENT ((size_t)64) /* a cache line, and the widest vector */
+
+static atomic_size_t live_blocks;
+static atomic_size_t total_blocks;
+static atomic_long fail_countdown = -1;
+
+/* Counts one allocation down; true when it is the one that must fail. */
+static bool must_fail(void)
+{
+    long left = atomic_load_explicit(&fail_countdown, memory_order_relaxed);
+
+    while (left >= 0) {
+        if (atomic_compare_exchange_weak(&fail_countdown, &left, left - 1)) {
+            return left == 0;
+        }
+    }
+    return false;
+}
+
+static void count_block(void)
+{
+    atomic_fetch_add_explicit(&live_blocks, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&total_blocks, 1, memory_order_relaxed);
+}
+
+/* An uninitialised block of at least n_bytes, or NULL. */
+static void *take_block(size_t n_bytes)
+{
+    size_t padded;
+
+    if (!size_add(n_bytes == 0 ? 1 : n_bytes, BLOCK_ALIGNMENT - 1, &padded) || must_fail()) {
+        return NULL;
+    }
+    void *block = aligned_alloc(BLOCK_ALIGNMENT, padded & ~(BLOCK_ALIGNMENT - 1));
+    if (block != NULL) {
+        count_block();
+    }
+    return block;
+}
+
+enum status memory_alloc(size_t n, size_t size, void *out_pointer)
+{
+    void *block = NULL;
+    size_t n_bytes;
+
+    memcpy(out_pointer, &block, sizeof(block));
+    if (!size_multiply(n, size, &n_bytes)) {
+        return status_set(STATUS_NO_MEMORY, "%zu items of %zu bytes exceed the address space", n,
+                          size);
+    }
+    block = take_block(n_bytes);
+    if (block == NULL) {
+        return status_set(STATUS_NO_MEMORY, "no memory for %zu bytes", n_bytes);
+    }
+    memset(block, 0, n_bytes);
+    memcpy(out_pointer, &block, sizeof(block));
+    return STATUS_OK;
+}
+
+enum status memory_resize(size_t old_bytes, size_t n, size_t size, void *block_pointer)
+{
+    void *old;
+    void *block;
+    size_t n_bytes;
+
+    memcpy(&old, block_pointer, sizeof(old));
+    if (!size_multiply(n, size, &n_bytes)) {
+        return status_set(STATUS_NO_MEMORY, "%zu items of %zu bytes exceed the address space", n,
+                          size);
+    }
+    block = take_block(n_bytes);
+    if (block == NULL) {
+        return status_set(STATUS_NO_MEMORY, "no memory for %zu bytes", n_bytes);
+    }
+    const size_t n_kept = old == NULL ? 0 : (old_bytes < n_bytes ? old_bytes : n_bytes);
+    if (n_kept > 0) {
+        memcpy(block, old, n_kept);
+    }
+    memset((unsigned char *)block + n_kept, 0, n_bytes - n_kept);
+    memory_free(old);
+    memcpy(block_pointer, &block, sizeof(block));
+    return STATUS_OK;
+}
+
+void memory_free(void *block)
+{
+    if (block != NULL) {
+        atomic_fetch_sub_explicit(&live_blocks, 1, memory_order_relaxed);
+        free(block);
+    }
+}
+
+enum status memory_copy_text(const char *text, size_t n, char **out)
+{
+    size_t n_bytes;
+
+    *out = NULL;
+    if (!size_add(n, 1, &n_bytes)) {
+        return status_set(STATUS_NO_MEMORY, "text of %zu bytes exceeds the address space", n);
+    }
+    TRY(memory_alloc(n_bytes, 1, out));
+    if (n > 0) {
+        memcpy(*out, text, n);
+    }
+    return STATUS_OK;
+}
+
+void *memory_library_alloc(size_t n)
+{
+    if (must_fail()) {
+        return NULL;
+    }
+    void *block = malloc(n == 0 ? 1 : n);
+    if (block != NULL) {
+        count_block();
+    }
+    return block;
+}
+
+void memory_library_free(void *block)
+{
+    memory_free(block);
+}
+
+size_t memory_live_blocks(void)
+{
+    return atomic_load_explicit(&live_blocks, memory_order_relaxed);
+}
+
+size_t memory_total_blocks(void)
+{
+    return atomic_load_explicit(&total_blocks, memory_order_relaxed);
+}
+
+void memory_fail_after(long n)
+{
+    atomic_store(&fail_countdown, n < 0 ? -1 : n);
+}
+
+bool size_multiply(size_t a, size_t b, size_t *out)
+{
+    return !__builtin_mul_overflow(a, b, out);
+}
+
+bool size_add(size_t a, size_t b, size_t *out)
+{
+    return !__builtin_add_overflow(a, b, out);
+}
