@@ -4,6 +4,7 @@
 #ifndef HONE_CONFIGS_CONFIG_H
 #define HONE_CONFIGS_CONFIG_H
 
+#include "base/arena.h"
 #include "base/json.h"
 #include "base/status.h"
 
@@ -39,6 +40,7 @@ struct reward_config {
     size_t batch_max;
     size_t retries;
     struct text_list env; /* variable names let through to cmd: */
+    const char **origins; /* of each row of the table; NULL in a hand-made configuration */
 };
 
 struct run_config {
@@ -116,6 +118,9 @@ struct run_config {
         char *level;
         size_t every_steps;
     } log;
+    char *folder;         /* of the file; "." for the working directory: the cwd of cmd: sources */
+    struct arena *arena;  /* every text above lives here; override with `sets`, never by freeing */
+    const char **origins; /* as in reward_config */
 };
 
 /* Which command reads the configuration: decides what is required (model.path, data.train, one
@@ -139,24 +144,25 @@ void config_destroy(struct run_config *config);
 /* Resolved values as a nested JSON object; secrets redacted. For runs.config_json and digests. */
 MUST_CHECK enum status config_to_json(const struct run_config *config, struct json **out);
 /* SHA-256 hex (65 bytes) over the settings that must agree between processes and over a resume:
- * everything except run.max_steps, run.resume, threads, workers, log, eval, checkpoint and
- * micro-batching, which do not change a bit of the result. */
+ * everything that can change a bit of the result. Not in it: run.name, run.output_dir,
+ * run.max_steps, run.resume, device, threads, workers, batching of samples and micro-batches, eval,
+ * checkpoint, log. Paths count as written, so a run folder may move with its configuration. */
 MUST_CHECK enum status config_digest(const struct run_config *config, char out[65]);
 
-/* For `hone config`: each setting with its value as YAML text and where it came from ("default",
- * "run.yaml:12", "env",
- * "--set"). */
+/* For `hone config`: a setting with its value as YAML text and where it came from ("default",
+ * "run.yaml:12", "env", "--set"). All text lives in the block that config_lines_free frees. */
 struct config_line {
-    const char *key; /* "grpo.epsilon" */
-    char *value;
-    const char *origin;
+    const char *key; /* "grpo.epsilon", "rewards.correct.weight" */
+    const char *value, *origin;
     const char *help, *range, *peers; /* peers: names elsewhere, "" if none */
 };
 MUST_CHECK enum status config_lines(const struct run_config *config, struct config_line **out,
                                     size_t *n_out);
-void config_lines_free(struct config_line *lines, size_t n);
-/* Row of the table for a key; NULL with the nearest key in *nearest. */
-const struct config_line *config_explain(const char *key, const char **nearest);
+void config_lines_free(struct config_line *lines); /* NULL is legal */
+/* The table's row of a key, its default as value; caller frees *out with config_lines_free. Unknown
+ * key: *out is NULL and *nearest (borrowed) the key that looks most like it. */
+MUST_CHECK enum status config_explain(const char *key, struct config_line **out,
+                                      const char **nearest);
 /* Markdown rows "| key | default | range | meaning |" of every setting, for the README (caller
  * frees). */
 MUST_CHECK enum status config_table_markdown(char **out);
