@@ -9,7 +9,9 @@
 #include "model/tokenizer.h"
 
 enum chat_template {
-    CHAT_TEMPLATE_RAW,        /* the text itself, BOS in front when the tokenizer adds one */
+    /* the text itself, BOS in front when the tokenizer adds one; several messages are joined by an
+     * empty line */
+    CHAT_TEMPLATE_RAW,
     CHAT_TEMPLATE_DEEPSEEK_V3 /* model.md 13.4, V3 */
 };
 
@@ -24,11 +26,19 @@ struct chat_prompt {
     size_t text_bytes;
     struct token_list ids;
 };
-/* prompt: a JSON string (one user turn) or a list of {role, content}. system_prompt may be "".
- * Caller disposes *out. Errors: BAD_FORMAT (wrong shape, empty). */
+/* prompt: a JSON string (one user turn) or a list of {role, content}. A last message of the
+ * assistant is a prefill: it stays open; otherwise the generation prompt follows. system_prompt may
+ * be "" or NULL and gives way to a system message of the list. Caller disposes *out. Errors:
+ * BAD_FORMAT (wrong shape, empty), BAD_CONFIG (the tokenizer lacks a marker of the template, which
+ * is named), UNSUPPORTED (tool calls). */
 MUST_CHECK enum status chat_encode(const struct tokenizer *tokenizer, enum chat_template chat,
                                    const struct json *prompt, const char *system_prompt,
                                    bool parse_special, struct chat_prompt *out);
+/* The same as closed text: every assistant turn ends, and the generation prompt comes only if asked
+ * for. tokenizer is needed for BOS of "raw". Caller disposes *out. */
+MUST_CHECK enum status chat_encode_closed(const struct tokenizer *tokenizer,
+                                          enum chat_template chat, const struct json *prompt,
+                                          bool add_generation_prompt, struct chat_prompt *out);
 void chat_prompt_dispose(struct chat_prompt *prompt);
 
 #endif

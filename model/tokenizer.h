@@ -23,6 +23,9 @@ bool tokenizer_adds_bos(
     const struct tokenizer *tokenizer); /* tokenizer_config.json: add_bos_token */
 int32_t tokenizer_id(const struct tokenizer *tokenizer,
                      const char *token); /* by content (bos, "<think>"...), -1: none */
+int32_t tokenizer_bos(const struct tokenizer *tokenizer); /* tokenizer_config.json, -1: none */
+int32_t tokenizer_eos(const struct tokenizer *tokenizer);
+bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id); /* special = true */
 struct digest256
 tokenizer_digest(const struct tokenizer *tokenizer); /* of tokenizer.json's bytes */
 
