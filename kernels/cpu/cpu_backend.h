@@ -1,0 +1,40 @@
+/* Owns what the CPU's kernels share beyond their arguments: the threads, the scratch memory and the
+ * memory functions of the op table. Only kernels/cpu/ includes this. */
+#ifndef HONE_KERNELS_CPU_CPU_BACKEND_H
+#define HONE_KERNELS_CPU_CPU_BACKEND_H
+
+#include "base/pool.h"
+#include "base/status.h"
+#include "kernels/backend.h"
+
+#include <stddef.h>
+
+/* Below this much work (flop, or elements times what one costs) a fork-join costs more than it
+ * saves: about 1.5 us of one thread. */
+#define CPU_WORK_MIN ((size_t)131072)
+
+struct pool *cpu_pool(struct backend *backend);
+
+/* Runs task on every thread, or on the caller alone as thread 0 of 1 if work < CPU_WORK_MIN. A task
+ * must give the same bits for any number of threads. */
+void cpu_run(struct backend *backend, size_t work, pool_task *task, void *context);
+
+/* A block of n * size bytes of the backend's scratch stack, 64-byte aligned, contents undefined.
+ * Acquired and released last in, first out, by the calling thread between pool runs (never inside a
+ * task: acquire once and share it out). Grows on demand and keeps what it has, so a steady state
+ * allocates nothing. Errors: NO_MEMORY. */
+MUST_CHECK enum status cpu_scratch_acquire(struct backend *backend, size_t n, size_t size,
+                                           void *out_pointer);
+void cpu_scratch_release(struct backend *backend, void *block);
+
+/* Entries of the op table. */
+enum status cpu_alloc(struct backend *backend, size_t n, size_t size, void *out_pointer);
+void cpu_release(struct backend *backend, void *block);
+enum status cpu_upload(struct backend *backend, void *device, const void *host, size_t n);
+enum status cpu_download(struct backend *backend, void *host, const void *device, size_t n);
+
+/* Rounds a row length up so that rows start on cache lines and strides avoid multiples of 4 KiB
+ * (cpu.md 5.1). */
+size_t cpu_padded_stride(size_t n);
+
+#endif

@@ -1,0 +1,36 @@
+/* Owns the op table of one instruction set. */
+#include "kernels/cpu/simd/cpu_ops.h"
+#include "kernels/cpu/cpu_backend.h"
+
+const struct backend_ops ISA(cpu_ops) = {
+    .pack = ISA(op_pack),
+    .gemm = ISA(op_gemm),
+    .gemm_dw = ISA(op_gemm_dw),
+    .column_sums = ISA(op_column_sums),
+    .embedding = ISA(op_embedding),
+    .embedding_backward = ISA(op_embedding_backward),
+    .rms_norm = ISA(op_rms_norm),
+    .rms_norm_backward = ISA(op_rms_norm_backward),
+    .rope = ISA(op_rope),
+    .kv_copy = ISA(op_kv_copy),
+    .mla_attention = ISA(op_mla_attention),
+    .mla_attention_backward = ISA(op_mla_attention_backward),
+    .router = ISA(op_router),
+    .router_backward = ISA(op_router_backward),
+    .moe_ffn = ISA(op_moe_ffn),
+    .moe_ffn_backward = ISA(op_moe_ffn_backward),
+    .swiglu = ISA(op_swiglu),
+    .swiglu_backward = ISA(op_swiglu_backward),
+    .lm_head_logprob = ISA(op_lm_head_logprob),
+    .lm_head_backward = ISA(op_lm_head_backward),
+    .sample = ISA(op_sample),
+    .gather_rows = ISA(op_gather_rows),
+    .scatter_add_rows = ISA(op_scatter_add_rows),
+    .adamw = ISA(op_adamw),
+    .sum_squares = ISA(op_sum_squares),
+    .fill = ISA(op_fill),
+    .alloc = cpu_alloc,
+    .release = cpu_release,
+    .upload = cpu_upload,
+    .download = cpu_download,
+};

@@ -1,0 +1,74 @@
+/* Owns the list of operations of one instruction set: every .c of this folder is compiled once for
+ * each, and cpu_ops.c gathers the op_* functions below into `ISA(cpu_ops)`, which cpu_backend.c
+ * picks from. What each op does is in kernels/backend.h. */
+#ifndef HONE_KERNELS_CPU_SIMD_CPU_OPS_H
+#define HONE_KERNELS_CPU_SIMD_CPU_OPS_H
+
+#include "kernels/backend.h"
+#include "kernels/cpu/simd/simd.h"
+
+enum status ISA(op_pack)(struct backend *backend, const struct pack_args *args);
+enum status ISA(op_gemm)(struct backend *backend, const struct gemm_args *args);
+enum status ISA(op_gemm_dw)(struct backend *backend, const struct gemm_dw_args *args);
+enum status ISA(op_column_sums)(struct backend *backend, const struct column_sums_args *args);
+enum status ISA(op_embedding)(struct backend *backend, const struct embedding_args *args);
+enum status ISA(op_embedding_backward)(struct backend *backend,
+                                       const struct embedding_backward_args *args);
+enum status ISA(op_rms_norm)(struct backend *backend, const struct rms_norm_args *args);
+enum status ISA(op_rms_norm_backward)(struct backend *backend,
+                                      const struct rms_norm_backward_args *args);
+enum status ISA(op_rope)(struct backend *backend, const struct rope_args *args);
+enum status ISA(op_kv_copy)(struct backend *backend, const struct kv_copy_args *args);
+enum status ISA(op_mla_attention)(struct backend *backend, const struct mla_attention_args *args);
+enum status ISA(op_mla_attention_backward)(struct backend *backend,
+                                           const struct mla_attention_backward_args *args);
+enum status ISA(op_router)(struct backend *backend, const struct router_args *args);
+enum status ISA(op_router_backward)(struct backend *backend,
+                                    const struct router_backward_args *args);
+enum status ISA(op_moe_ffn)(struct backend *backend, const struct moe_ffn_args *args);
+enum status ISA(op_moe_ffn_backward)(struct backend *backend,
+                                     const struct moe_ffn_backward_args *args);
+enum status ISA(op_swiglu)(struct backend *backend, const struct swiglu_args *args);
+enum status ISA(op_swiglu_backward)(struct backend *backend,
+                                    const struct swiglu_backward_args *args);
+enum status ISA(op_lm_head_logprob)(struct backend *backend, const struct lm_head_args *args);
+enum status ISA(op_lm_head_backward)(struct backend *backend,
+                                     const struct lm_head_backward_args *args);
+enum status ISA(op_sample)(struct backend *backend, const struct sample_args *args);
+enum status ISA(op_gather_rows)(struct backend *backend, const struct rows_args *args);
+enum status ISA(op_scatter_add_rows)(struct backend *backend, const struct rows_args *args);
+enum status ISA(op_adamw)(struct backend *backend, const struct adamw_args *args);
+enum status ISA(op_sum_squares)(struct backend *backend, const float *x, size_t n, double *out);
+enum status ISA(op_fill)(struct backend *backend, float *x, size_t n, float value);
+
+/* The building block other ops of this folder share with gemm: y (n_rows, n_out) = x . w^T on the
+ * calling thread alone, w packed (panel_stride floats from panel to panel), the bits of
+ * op_gemm without bias; n_out may stop inside the last panel. */
+struct gemm_block {
+    const float *x;
+    size_t x_stride;
+    const float *w;
+    size_t panel_stride;
+    float *y;
+    size_t y_stride;
+    size_t n_rows, n_in, n_out;
+};
+void ISA(gemm_block)(const struct gemm_block *block);
+
+/* dw (n_out, n_in) += sum over rows ascending of dy[row]^T x[row] on the calling thread alone; one
+ * chain a element, starting from dw, the bits of op_gemm_dw. */
+struct dw_block {
+    const float *dy;
+    size_t dy_stride;
+    const float *x;
+    size_t x_stride;
+    float *dw;
+    size_t dw_stride;
+    size_t n_rows, n_in, n_out;
+};
+void ISA(dw_block)(const struct dw_block *block);
+
+/* One instruction set's table. */
+extern const struct backend_ops ISA(cpu_ops);
+
+#endif

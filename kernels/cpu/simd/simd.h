@@ -1,0 +1,38 @@
+/* Owns the vector vocabulary of the CPU kernels: f32x16, sixteen virtual lanes of float, with the
+ * same bits on every instruction set. Every .c of this folder is compiled once an instruction set;
+ * SIMD_HEADER names the implementation and ISA(name) gives the public symbols their suffix.
+ *
+ * What SIMD_HEADER provides (n counts lanes, 0..16; memory needs no alignment):
+ *   f32x16   vec_zero set1 load store load_n store_n add sub mul div fma fnma sqrt min max abs neg
+ *            round select lt le eq sum hmax
+ *   mask16   mask_and mask_or mask_not mask_bits (bit j = lane j) mask_first
+ *   i32x16   ivec_set1 load store load_n store_n add sub mul and or xor shift_left shift_right
+ *            shift_right_signed lt eq select; vec_to_int, ivec_to_float, vec_bits, ivec_as_float
+ * Meaning that is not obvious:
+ *   vec_fma(a, b, c) = a b + c rounded once, vec_fnma(a, b, c) = c - a b rounded once.
+ *   vec_min(a, b) = a < b ? a : b and vec_max(a, b) = a > b ? a : b: b if either is NaN.
+ *   vec_lt, le, eq are false where either side is NaN.
+ *   vec_round is to the nearest integer, ties to even; vec_to_int does the same to int32 and gives
+ *   INT32_MIN for NaN and what does not fit.
+ *   vec_load_n reads n floats and zeroes the other lanes; vec_store_n writes n floats.
+ *   vec_sum and vec_hmax fold lane j with j + 8, then j + 4, j + 2, j + 1: the "fixed tree" of
+ *   kernels/backend.h. */
+#ifndef HONE_KERNELS_CPU_SIMD_SIMD_H
+#define HONE_KERNELS_CPU_SIMD_SIMD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define ISA_JOIN_(name, isa) name##_##isa
+#define ISA_EXPAND_(name, isa) ISA_JOIN_(name, isa)
+#define ISA(name) ISA_EXPAND_(name, SIMD_ISA)
+
+#define SIMD_LANES ((size_t)16)
+/* Always inlined: accumulator arrays must stay in registers, and vectors never cross a call. */
+#define SIMD_INLINE static inline __attribute__((always_inline))
+
+#include SIMD_HEADER
+
+#include "kernels/cpu/simd/simd_math.h"
+
+#endif
