@@ -1,0 +1,66 @@
+/* Owns continuous batching: which rows the next forward has, and what its draws did. Every running
+ * sequence gets one row; what is left of the row budget goes to prompts, in order of arrival, cut
+ * into chunks. A chunk that ends a prompt draws the first token of every admitted sample of the
+ * group from that one row. Groups are admitted strictly in order, and only with pages for their
+ * full length (kv_cache.h). Pure: no model, no clock; what is drawn does not depend on what is
+ * decided here (DESIGN, exactness). */
+#ifndef HONE_ROLLOUT_SCHEDULER_H
+#define HONE_ROLLOUT_SCHEDULER_H
+
+#include "rollout/kv_cache.h"
+#include "rollout/sequence.h"
+
+struct scheduler;
+
+struct scheduler_limits {
+    size_t max_num_seqs;     /* sequences that have pages */
+    size_t max_batch_tokens; /* rows of one forward */
+    size_t max_sequence;     /* tokens of one sequence */
+};
+
+/* One forward; arrays borrowed until the next scheduler_next. */
+struct schedule {
+    int32_t *tokens, *positions; /* (n_rows) */
+    size_t n_rows;
+    struct kv_span *spans;
+    size_t n_spans;
+    int32_t *draw_rows;       /* (n_draws) row of each draw; a row may be drawn from repeatedly */
+    struct sample_row *draws; /* (n_draws) */
+    size_t *draw_slots;       /* (n_draws) sequence that gets the token; the scheduler's own */
+    size_t n_draws;
+};
+
+/* What came of the draws; arrays borrowed until the next scheduler_next. */
+struct page_copy {
+    int32_t from, to;
+};
+struct schedule_result {
+    const struct page_copy *copies; /* to be done in this order, before the next forward */
+    size_t n_copies;
+    const struct sequence *const *finished; /* pages already given back */
+    size_t n_finished;
+};
+
+/* cache is borrowed and kept until scheduler_destroy. */
+MUST_CHECK enum status scheduler_create(const struct scheduler_limits *limits,
+                                        struct kv_cache *cache, struct scheduler **out);
+/* Gives back every page and frees every group. NULL is legal. */
+void scheduler_destroy(struct scheduler *scheduler);
+
+/* Queues a copy of the request. Errors: BAD_ARGUMENT when it can never run, NO_MEMORY. */
+MUST_CHECK enum status scheduler_add(struct scheduler *scheduler,
+                                     const struct engine_request *request);
+/* Chooses the next forward; n_rows is 0 when nothing can run, which means that nothing is queued.
+ * now_us stamps groups that begin. */
+const struct schedule *scheduler_next(struct scheduler *scheduler, int64_t now_us);
+/* Takes the (n_draws) tokens drawn for the last schedule. end_tokens: ids that end a sequence. */
+void scheduler_accept(struct scheduler *scheduler, const int32_t *drawn, const float *logp,
+                      const int32_t *end_tokens, size_t n_end_tokens,
+                      struct schedule_result *result);
+/* Drops every group with this id; not between scheduler_next and scheduler_accept. */
+void scheduler_cancel(struct scheduler *scheduler, uint64_t group_id);
+
+/* Samples not finished: running and waiting. */
+size_t scheduler_queued(const struct scheduler *scheduler);
+
+#endif

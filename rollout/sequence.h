@@ -1,0 +1,63 @@
+/* Owns the two nouns of the scheduler: a group (one prompt, the samples wanted of it) and a
+ * sequence (one sample while it is being drawn). Plain data; only the scheduler changes it. */
+#ifndef HONE_ROLLOUT_SEQUENCE_H
+#define HONE_ROLLOUT_SEQUENCE_H
+
+#include "rollout/engine.h"
+
+/* Pages of a group's prompt. All but the last are shared by its samples; the last one, which holds
+ * the prompt's last token, is copied for each sample, because samples go on writing there and
+ * because that token is fed again when samples are admitted after the prefill. */
+struct group {
+    struct group *next; /* in order of arrival */
+    uint64_t seed, id;
+    void *tag;
+    size_t max_tokens;
+    struct sampling_params sampling;
+    int32_t *prompt;  /* (n_prompt) */
+    int32_t *samples; /* (n_samples) idx of each */
+    int32_t *blocks;  /* pages of the prompt */
+    size_t n_prompt, n_samples;
+    size_t n_cached;   /* prompt tokens whose entries are in the cache */
+    size_t n_blocks;   /* pages held now */
+    size_t n_admitted; /* samples that were given a sequence */
+    size_t n_begun;    /* ... and have their first token */
+    size_t n_finished;
+    int64_t since_us; /* first admission */
+};
+
+enum sequence_state {
+    SEQUENCE_FREE,
+    SEQUENCE_ADMITTED, /* has its promises, waits for the end of the prompt */
+    SEQUENCE_RUNNING,
+    SEQUENCE_FINISHED /* its arrays are being looked at until the next tick */
+};
+
+struct sequence {
+    enum sequence_state state;
+    struct group *group;
+    uint32_t sample;
+    int32_t *tokens; /* completion: room for the engine's longest sequence */
+    float *logprobs;
+    size_t n_tokens;
+    int32_t *blocks; /* pages of prompt and completion */
+    size_t n_blocks;
+    size_t n_promised; /* pages still promised to it */
+    enum finish finish;
+};
+
+/* Copies a request into a group of its own, one block of memory. Free with memory_free. */
+MUST_CHECK enum status group_create(const struct engine_request *request, struct group **out);
+
+/* Pages that the samples share, those of the prompt in all, and those a sample needs of its own.
+ * The last token of a completion is never fed, so it needs no entry. */
+size_t group_shared_pages(const struct group *group);
+size_t group_prompt_pages(const struct group *group);
+size_t group_sample_pages(const struct group *group);
+
+/* Tokens of prompt and completion. */
+size_t sequence_length(const struct sequence *sequence);
+/* Appends a drawn token; true when the sequence ends with it (finish is then set). */
+bool sequence_append(struct sequence *sequence, int32_t token, float logp, bool is_end_token);
+
+#endif
