@@ -1,0 +1,213 @@
+#include "trainer/learner.h"
+
+#include "base/memory.h"
+
+#include <math.h>
+
+struct learner {
+    struct backend *backend;
+    struct policy *policy;
+    struct optimizer *optimizer;
+    struct learner_options options;
+    struct micro_batch batch;
+    bool has_mtp;
+};
+
+size_t learner_max_rows(const struct learner_options *options)
+{
+    return options->micro_batch_tokens > options->max_sequence_rows ? options->micro_batch_tokens
+                                                                    : options->max_sequence_rows;
+}
+
+enum status learner_create(struct backend *backend, struct policy *policy,
+                           const struct learner_options *options, struct learner **out)
+{
+    struct learner *learner = NULL;
+    *out = NULL;
+    TRY(memory_alloc(1, sizeof(*learner), &learner));
+    learner->backend = backend;
+    learner->policy = policy;
+    learner->options = *options;
+    learner->has_mtp = options->trains_mtp && policy_config(policy)->n_mtp_modules > 0;
+    learner->options.optimizer.freezes_mtp = !learner->has_mtp;
+    enum status status = micro_batch_init(learner_max_rows(options), &learner->batch);
+    if (status == STATUS_OK) {
+        status = optimizer_create(backend, policy_table(policy), &learner->options.optimizer,
+                                  &learner->optimizer);
+    }
+    if (status != STATUS_OK) {
+        learner_destroy(learner);
+        return status;
+    }
+    *out = learner;
+    return STATUS_OK;
+}
+
+void learner_destroy(struct learner *learner)
+{
+    if (learner == NULL) {
+        return;
+    }
+    optimizer_destroy(learner->optimizer);
+    micro_batch_dispose(&learner->batch);
+    memory_free(learner);
+}
+
+struct optimizer *learner_optimizer(struct learner *learner)
+{
+    return learner->optimizer;
+}
+
+struct policy *learner_policy(struct learner *learner)
+{
+    return learner->policy;
+}
+
+static enum status forward(struct learner *learner, struct policy *policy)
+{
+    struct micro_batch *batch = &learner->batch;
+    const struct policy_batch args = {
+        .tokens = batch->tokens,
+        .n_rows = batch->n_rows,
+        .offsets = batch->offsets,
+        .n_sequences = batch->n_sequences,
+        .target_rows = batch->target_rows,
+        .targets = batch->targets,
+        .n_targets = batch->n_targets,
+        .sampling = learner->options.sampling,
+    };
+    return policy_forward(policy, &args, batch->logp, batch->entropy);
+}
+
+/* Hands each sequence of the packed batch to visit; g is where its gradient goes, or NULL. */
+static enum status visit_sequences(struct learner *learner, const struct train_sequence *sequences,
+                                   size_t first, size_t end, float *g, sequence_gradient *visit,
+                                   void *context)
+{
+    size_t target = 0;
+    for (size_t i = first; i < end; i++) {
+        const size_t n = sequences[i].n_response;
+        const enum status status =
+            visit(context, i, learner->batch.logp + target, learner->batch.entropy + target, n,
+                  g != NULL ? g + target : NULL);
+        if (status != STATUS_OK) {
+            return status;
+        }
+        target += n;
+    }
+    return STATUS_OK;
+}
+
+static void count_drafts(const struct micro_batch *batch, struct update_stats *stats)
+{
+    for (size_t j = 0; j < batch->n_mtp; j++) {
+        stats->mtp_loss -= (double)batch->mtp_logp[j];
+        stats->n_mtp_accepted += batch->mtp_drawn[j] == batch->mtp_targets[j] ? 1 : 0;
+    }
+    stats->n_mtp += batch->n_mtp;
+}
+
+/* Loss of the module: mtp_coef times the mean cross-entropy over the update's n_mtp_total targets.
+ */
+static enum status learn_mtp(struct learner *learner, size_t n_mtp_total,
+                             struct update_stats *stats)
+{
+    struct micro_batch *batch = &learner->batch;
+    const struct policy_mtp_args args = {
+        .target_rows = batch->mtp_rows,
+        .targets = batch->mtp_targets,
+        .n_targets = batch->n_mtp,
+        .detached = learner->options.detaches_mtp,
+        .draws = batch->mtp_draws,
+        .drawn = batch->mtp_drawn,
+    };
+    TRY(policy_mtp_forward(learner->policy, &args, batch->mtp_logp));
+    count_drafts(batch, stats);
+    const float g = (float)(-learner->options.mtp_coef / (double)n_mtp_total);
+    for (size_t j = 0; j < batch->n_mtp; j++) {
+        batch->mtp_g[j] = g;
+    }
+    return policy_mtp_backward(learner->policy, batch->mtp_g);
+}
+
+struct update {
+    const struct train_sequence *sequences;
+    size_t n_mtp_total;
+    sequence_gradient *gradient;
+    void *context;
+    uint32_t *expert_counts;
+    struct update_stats *stats;
+};
+
+static enum status learn_micro_batch(struct learner *learner, const struct update *update,
+                                     size_t first, size_t end)
+{
+    struct micro_batch *batch = &learner->batch;
+    TRY(forward(learner, learner->policy));
+    TRY(visit_sequences(learner, update->sequences, first, end, batch->g, update->gradient,
+                        update->context));
+    if (learner->has_mtp && batch->n_mtp > 0) {
+        TRY(learn_mtp(learner, update->n_mtp_total, update->stats));
+    }
+    if (update->expert_counts != NULL) {
+        policy_expert_counts(learner->policy, update->expert_counts);
+    }
+    for (size_t i = 0; i < batch->n_targets; i++) {
+        update->stats->entropy_sum += (double)batch->entropy[i];
+    }
+    update->stats->n_rows += batch->n_rows;
+    update->stats->n_targets += batch->n_targets;
+    return policy_backward(learner->policy, batch->g, NULL);
+}
+
+enum status learner_update(struct learner *learner, const struct train_sequence *sequences,
+                           size_t n, double learning_rate, sequence_gradient *gradient,
+                           void *context, uint32_t *expert_counts, struct update_stats *stats)
+{
+    const size_t n_floats = policy_table(learner->policy)->n_floats;
+    float *gradients = policy_gradients(learner->policy);
+    struct update update = {.sequences = sequences,
+                            .gradient = gradient,
+                            .context = context,
+                            .expert_counts = expert_counts,
+                            .stats = stats};
+    *stats = (struct update_stats){0};
+    for (size_t i = 0; i < n; i++) {
+        update.n_mtp_total += train_sequence_mtp_targets(&sequences[i]);
+    }
+    TRY(learner->backend->ops->fill(learner->backend, gradients, n_floats, 0.0F));
+    for (size_t first = 0; first < n;) {
+        const size_t end =
+            micro_batch_pack(&learner->batch, sequences, first, n,
+                             learner->options.micro_batch_tokens, &learner->options.sampling);
+        const enum status status = learn_micro_batch(learner, &update, first, end);
+        if (status != STATUS_OK) {
+            return status;
+        }
+        first = end;
+    }
+    stats->mtp_loss = stats->n_mtp > 0 ? stats->mtp_loss / (double)stats->n_mtp : (double)NAN;
+    TRY(optimizer_step(learner->optimizer, policy_weights(learner->policy), gradients,
+                       learning_rate, &stats->grad_norm));
+    return policy_refresh(learner->policy);
+}
+
+enum status learner_visit(struct learner *learner, struct policy *policy,
+                          const struct train_sequence *sequences, size_t n,
+                          sequence_gradient *visit, void *context)
+{
+    for (size_t first = 0; first < n;) {
+        const size_t end =
+            micro_batch_pack(&learner->batch, sequences, first, n,
+                             learner->options.micro_batch_tokens, &learner->options.sampling);
+        enum status status = forward(learner, policy);
+        if (status == STATUS_OK) {
+            status = visit_sequences(learner, sequences, first, end, NULL, visit, context);
+        }
+        if (status != STATUS_OK) {
+            return status;
+        }
+        first = end;
+    }
+    return STATUS_OK;
+}

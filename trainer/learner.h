@@ -1,0 +1,66 @@
+/* Owns one optimizer update over packed sequences: forward, the caller's gradient, backward, AdamW.
+ * It knows neither GRPO nor SFT, no socket, clock or file: weights[k+1] is a function of
+ * weights[k], moments[k] and the sequences. */
+#ifndef HONE_TRAINER_LEARNER_H
+#define HONE_TRAINER_LEARNER_H
+
+#include "base/status.h"
+#include "configs/config.h"
+#include "kernels/backend.h"
+#include "model/policy.h"
+#include "trainer/micro_batch.h"
+#include "trainer/optimizer.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct learner;
+
+struct learner_options {
+    struct optimizer_options optimizer;
+    size_t micro_batch_tokens; /* rows of one forward */
+    size_t max_sequence_rows;  /* longest sequence; sizes the policy's max_rows with
+                                  micro_batch_tokens */
+    struct sampling_params sampling;
+    bool trains_mtp;   /* run the MTP module and add its loss */
+    bool detaches_mtp; /* its gradient stays inside the module (RL) */
+    double mtp_coef;
+};
+
+/* Rows that policy_create must allow for these options. */
+size_t learner_max_rows(const struct learner_options *options);
+/* policy: trainable, borrowed, weights loaded. Errors: NO_MEMORY. */
+MUST_CHECK enum status learner_create(struct backend *backend, struct policy *policy,
+                                      const struct learner_options *options, struct learner **out);
+void learner_destroy(struct learner *learner);
+struct optimizer *learner_optimizer(struct learner *learner);
+struct policy *learner_policy(struct learner *learner);
+
+/* Called for each sequence of the update in order, with the log-probabilities and entropies of its
+ * response tokens; writes dLoss/dlogp to g (n). */
+typedef enum status sequence_gradient(void *context, size_t sequence_index, const float *logp,
+                                      const float *entropy, size_t n, float *g);
+
+struct update_stats {
+    double grad_norm, entropy_sum; /* entropy over response tokens */
+    size_t n_rows, n_targets;
+    double mtp_loss; /* mean cross-entropy of the MTP module on response tokens, NaN without one */
+    size_t n_mtp_accepted, n_mtp; /* drafts that equal the sampled token under shared noise */
+};
+
+/* One update from zeroed gradients. expert_counts: (policy_moe_layers, n_experts), added to, may be
+ * NULL. Errors: those of gradient, NUMERICS. */
+MUST_CHECK enum status learner_update(struct learner *learner,
+                                      const struct train_sequence *sequences, size_t n,
+                                      double learning_rate, sequence_gradient *gradient,
+                                      void *context, uint32_t *expert_counts,
+                                      struct update_stats *stats);
+
+/* Forward only, with any policy of the same shape (a reference model, or this learner's own): visit
+ * gets each sequence's log-probabilities; its g is NULL. */
+MUST_CHECK enum status learner_visit(struct learner *learner, struct policy *policy,
+                                     const struct train_sequence *sequences, size_t n,
+                                     sequence_gradient *visit, void *context);
+
+#endif

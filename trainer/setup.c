@@ -1,0 +1,185 @@
+#include "trainer/setup.h"
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+
+#include <string.h>
+
+/* Scorers that compare with nothing; every other one needs the answer column. */
+static bool needs_answer(const struct run_config *config)
+{
+    static const char *const without_answer[] = {"builtin:format_think", "builtin:length"};
+    for (size_t i = 0; i < config->n_rewards; i++) {
+        const struct reward_config *reward = &config->rewards[i];
+        bool needs = strncmp(reward->source, "builtin:", 8) == 0;
+        for (size_t k = 0; k < sizeof(without_answer) / sizeof(without_answer[0]); k++) {
+            needs = needs && strcmp(reward->source, without_answer[k]) != 0;
+        }
+        const bool is_plain_regex = strcmp(reward->source, "builtin:regex") == 0 &&
+                                    json_get(reward->config, "group") == NULL;
+        if (needs && !is_plain_regex) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static enum status check_lengths(const struct run_config *config, const struct model_config *model,
+                                 enum dataset_use use)
+{
+    const size_t completion = use == DATASET_SFT ? 0 : config->rollout.max_completion_length;
+    const size_t longest = config->data.max_prompt_length + completion;
+    if (longest > model->max_positions) {
+        return status_set(STATUS_BAD_CONFIG,
+                          "data.max_prompt_length %zu and rollout.max_completion_length %zu exceed "
+                          "the model's %zu positions (%s/config.json)",
+                          config->data.max_prompt_length, completion, model->max_positions,
+                          config->model.path);
+    }
+    return STATUS_OK;
+}
+
+static enum status open_model_files(const struct run_config *config, struct setup_data *out)
+{
+    TRY(model_config_load(config->model.path, &out->model));
+    TRY(weights_probe_mtp(config->model.path, &out->model));
+    TRY(tokenizer_load(config->model.path, &out->tokenizer));
+    if (tokenizer_vocab_size(out->tokenizer) > out->model.vocab_size) {
+        return status_set(STATUS_BAD_FORMAT,
+                          "%s: tokenizer.json has ids up to %zu, config.json a vocabulary of %zu",
+                          config->model.path, tokenizer_vocab_size(out->tokenizer) - 1,
+                          out->model.vocab_size);
+    }
+    return chat_template_choose(config->model.chat_template, config->model.path, &out->chat);
+}
+
+static void report_counts(const struct dataset_counts *counts)
+{
+    char text[256];
+    if (counts->n_usable < counts->n_rows) {
+        log_warn("data", "%s", dataset_counts_text(counts, text, sizeof(text)));
+    } else {
+        log_info("data", "%s", dataset_counts_text(counts, text, sizeof(text)));
+    }
+}
+
+enum status setup_data_open(const struct run_config *config, enum dataset_use use,
+                            struct setup_data *out)
+{
+    *out = (struct setup_data){0};
+    TRY(open_model_files(config, out));
+    TRY(check_lengths(config, &out->model, use));
+    const struct dataset_options options = {
+        .use = use,
+        .prompt_key = config->data.prompt_key,
+        .answer_key = config->data.answer_key,
+        .completion_key = config->data.completion_key,
+        .needs_answer = use == DATASET_PROMPTS && needs_answer(config),
+    };
+    TRY(dataset_open(&config->data.train, &options, &out->dataset));
+    const struct dataset_encoding encoding = {
+        .tokenizer = out->tokenizer,
+        .chat = out->chat,
+        .system_prompt = config->data.system_prompt,
+        .parse_special = config->model.parse_special,
+        .eos_id = out->model.n_eos_ids > 0 ? out->model.eos_ids[0] : -1,
+        .max_prompt_length = config->data.max_prompt_length,
+        .max_total_length = use == DATASET_SFT ? out->model.max_positions : 0,
+    };
+    TRY(dataset_prepare(out->dataset, &encoding, &out->counts));
+    report_counts(&out->counts);
+    return STATUS_OK;
+}
+
+void setup_data_close(struct setup_data *data)
+{
+    dataset_close(data->dataset);
+    tokenizer_destroy(data->tokenizer);
+    *data = (struct setup_data){0};
+}
+
+static enum status fill_weights(const char *weights_dir, struct policy *policy)
+{
+    const struct weight_row *bad = NULL;
+    TRY(weights_load(weights_dir, policy_table(policy), policy_weights(policy)));
+    if (!weights_are_finite(policy_table(policy), policy_weights(policy), &bad)) {
+        return status_set(STATUS_BAD_FORMAT, "%s: tensor %s holds a value that is not finite",
+                          weights_dir, bad->name);
+    }
+    return policy_refresh(policy);
+}
+
+enum status setup_policy(const struct model_config *model, struct backend *backend,
+                         const char *weights_dir, size_t max_rows, bool is_trainable,
+                         struct policy **out)
+{
+    const struct policy_options options = {
+        .max_rows = max_rows, .max_draws = 1, .is_trainable = is_trainable};
+    *out = NULL;
+    TRY(policy_create(backend, model, &options, out));
+    const enum status status = weights_dir == NULL ? STATUS_OK : fill_weights(weights_dir, *out);
+    if (status != STATUS_OK) {
+        policy_destroy(*out);
+        *out = NULL;
+    }
+    return status;
+}
+
+static enum status copy_file(const char *from_dir, const char *to_dir, const char *name)
+{
+    char *from = NULL;
+    char *to = NULL;
+    char *text = NULL;
+    size_t n = 0;
+    struct file_writer *writer = NULL;
+    enum status status = path_join(from_dir, name, &from);
+    if (status != STATUS_OK || !file_exists(from)) {
+        goto out;
+    }
+    status = path_join(to_dir, name, &to);
+    if (status == STATUS_OK) {
+        status = file_read(from, (size_t)256 << 20, &text, &n);
+    }
+    if (status == STATUS_OK) {
+        status = file_writer_open(to, &writer);
+    }
+    if (status == STATUS_OK) {
+        status = file_writer_put(writer, text, n);
+    }
+    if (status == STATUS_OK) {
+        status = file_writer_commit(writer);
+        writer = NULL;
+    }
+out:
+    file_writer_abandon(writer);
+    memory_free(from);
+    memory_free(to);
+    memory_free(text);
+    return status;
+}
+
+enum status setup_save_model(const char *dir, struct policy *policy, const char *tokenizer_dir)
+{
+    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json",
+                                        "chat_template.jinja", "generation_config.json"};
+    TRY(folder_create(dir));
+    TRY(model_config_save(policy_config(policy), dir));
+    TRY(weights_save(dir, policy_config(policy), policy_table(policy), policy_weights(policy)));
+    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+        const enum status status = copy_file(tokenizer_dir, dir, files[i]);
+        if (status != STATUS_OK) {
+            return status;
+        }
+    }
+    return folder_sync(dir);
+}
+
+double setup_training_flops(const struct model_config *model, size_t n_rows, bool with_mtp)
+{
+    const double active = (double)model_config_active_parameters(model);
+    const double layers = (double)(model->n_layers > 0 ? model->n_layers : 1);
+    const double head = (double)(model->vocab_size * model->hidden_size);
+    const double mtp = with_mtp ? (active - head) / layers + head : 0.0;
+    return 6.0 * (active + mtp) * (double)n_rows;
+}

@@ -1,0 +1,41 @@
+/* Owns opening and closing what training needs: data, tokenizer, model, backend; and every check of
+ * them that can be made before a process starts. */
+#ifndef HONE_TRAINER_SETUP_H
+#define HONE_TRAINER_SETUP_H
+
+#include "base/status.h"
+#include "configs/config.h"
+#include "kernels/backend.h"
+#include "model/policy.h"
+#include "model/tokenizer.h"
+#include "trainer/dataset.h"
+
+struct setup_data {
+    struct model_config model; /* of model.path */
+    struct tokenizer *tokenizer;
+    enum chat_template chat;
+    struct dataset *dataset;
+    struct dataset_counts counts;
+};
+/* Reads model.path's config.json and tokenizer and data.train, and checks that they fit each other:
+ * vocabulary, lengths, columns. needs_answer: some reward compares with the answer column. Caller
+ * closes *out, also after a failure. */
+MUST_CHECK enum status setup_data_open(const struct run_config *config, enum dataset_use use,
+                                       struct setup_data *out);
+void setup_data_close(struct setup_data *data);
+
+/* A policy with the weights of weights_dir (NULL: left at zero for the caller to fill). */
+MUST_CHECK enum status setup_policy(const struct model_config *model, struct backend *backend,
+                                    const char *weights_dir, size_t max_rows, bool is_trainable,
+                                    struct policy **out);
+
+/* Writes DIR: config.json, model.safetensors and the tokenizer files of tokenizer_dir: a folder
+ * that loads elsewhere. */
+MUST_CHECK enum status setup_save_model(const char *dir, struct policy *policy,
+                                        const char *tokenizer_dir);
+
+/* Floating-point operations of training on n_rows rows (forward and backward), from the active
+ * parameters. */
+double setup_training_flops(const struct model_config *model, size_t n_rows, bool with_mtp);
+
+#endif
