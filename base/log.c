@@ -1,6 +1,8 @@
 /* Owns the log's lines. */
 #include "base/log.h"
 
+#include "base/utf8.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -101,81 +103,52 @@ void log_write(enum log_level level, const char *module, const char *format, ...
     errno = saved_errno;
 }
 
-/* Length of the well-formed UTF-8 sequence at text (shortest form, no surrogates), or 0. */
-static size_t utf8_length(const unsigned char *text, size_t n)
+/* Code points that would let text command a terminal or pose as something else: controls,
+ * zero-width and bidi marks, the byte-order mark. */
+static bool is_deceptive(uint32_t code)
 {
-    static const unsigned minimum[] = {0, 0, 0x80, 0x800, 0x10000};
-    const size_t length = text[0] < 0x80   ? 1
-                          : text[0] < 0xc2 ? 0
-                          : text[0] < 0xe0 ? 2
-                          : text[0] < 0xf0 ? 3
-                          : text[0] < 0xf5 ? 4
-                                           : 0;
-    if (length <= 1 || length > n) {
-        return length > n ? 0 : length;
-    }
-    unsigned code = text[0] & (0x7fu >> length);
-    for (size_t i = 1; i < length; i++) {
-        if ((text[i] & 0xc0u) != 0x80u) {
-            return 0;
-        }
-        code = code << 6 | (text[i] & 0x3fu);
-    }
-    return code < minimum[length] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? 0
-                                                                                          : length;
+    return code < 0x20 || (code >= 0x7f && code < 0xa0) || (code >= 0x200b && code <= 0x200f) ||
+           (code >= 0x2028 && code <= 0x202e) || (code >= 0x2060 && code <= 0x206f) ||
+           code == 0xfeff;
 }
 
-/* Invisible or direction-changing code points that would let text pose as something else: C1
- * controls, zero-width and bidi marks, the byte-order mark. text is one well-formed sequence. */
-static bool is_deceptive(const unsigned char *text, size_t length)
-{
-    if (length == 2) {
-        return text[0] == 0xc2 && text[1] < 0xa0;
-    }
-    if (length != 3) {
-        return false;
-    }
-    const unsigned code = (text[0] & 0xfu) << 12 | (text[1] & 0x3fu) << 6 | (text[2] & 0x3fu);
-    return (code >= 0x200b && code <= 0x200f) || (code >= 0x2028 && code <= 0x202e) ||
-           (code >= 0x2060 && code <= 0x206f) || code == 0xfeff;
-}
+#define PIECE_ROOM 17 /* four bytes as \xNN, and NUL */
 
-/* Prints what stands for the bytes at text into piece (room for 17) and returns how many bytes it
- * stands for. */
-static size_t escape_one(const unsigned char *text, size_t n, char *piece)
+/* Prints what stands for the bytes at text and returns how many bytes it stands for. */
+static size_t escape_one(const char *text, size_t n, char piece[PIECE_ROOM])
 {
     static const char letters[] = "abtnvfr"; /* from 0x07 on */
-    const size_t length = utf8_length(text, n);
+    uint32_t code = 0;
+    const size_t length = utf8_sequence(text, n, &code);
 
     if (text[0] >= 0x07 && text[0] <= 0x0d) {
-        (void)snprintf(piece, 17, "\\%c", letters[text[0] - 0x07]);
+        (void)snprintf(piece, PIECE_ROOM, "\\%c", letters[text[0] - 0x07]);
         return 1;
     }
     if (text[0] == '\\') {
-        (void)snprintf(piece, 17, "\\\\");
+        (void)snprintf(piece, PIECE_ROOM, "\\\\");
         return 1;
     }
-    if (length == 0 || text[0] < 0x20 || text[0] == 0x7f || is_deceptive(text, length)) {
-        const size_t n_shown = length == 0 ? 1 : length;
-        for (size_t i = 0; i < n_shown; i++) {
-            (void)snprintf(piece + 4 * i, 17 - 4 * i, "\\x%02x", text[i]);
-        }
-        return n_shown;
+    if (length > 0 && !is_deceptive(code)) {
+        memcpy(piece, text, length);
+        piece[length] = '\0';
+        return length;
     }
-    memcpy(piece, text, length);
-    piece[length] = '\0';
-    return length;
+    const size_t n_shown = length == 0 ? 1 : length;
+    for (size_t i = 0; i < n_shown; i++) {
+        (void)snprintf(piece + 4 * i, PIECE_ROOM - 4 * i, "\\x%02x", (unsigned char)text[i]);
+    }
+    return n_shown;
 }
 
 const char *log_escape(const char *text, size_t n, char *out, size_t room)
 {
-    const unsigned char *bytes = (const unsigned char *)text;
     size_t used = 0;
     size_t cut = 0; /* where "..." goes if what follows does not fit */
 
     for (size_t i = 0; i < n;) {
-        char piece[17];
-        i += escape_one(bytes + i, n - i, piece);
+        char piece[PIECE_ROOM];
+        i += escape_one(text + i, n - i, piece);
         const size_t n_piece = strlen(piece);
         if (used + n_piece + 1 > room) {
             used = cut;

@@ -1,0 +1,260 @@
+/* Owns worker threads. A run is a new value of `generation`; a worker that sees it runs the task
+ * and counts itself out of `n_left`. Waiting is in two parts: a spin bounded in time, then a futex.
+ * Who changes a word that others may sleep on wakes them only if `n_sleeping` says that somebody
+ * does: the counter is raised before the futex checks the word, and read after the word has
+ * changed, both sequentially consistent, so a wake-up is never missed and a busy pool makes no
+ * system call. */
+#include "base/pool.h"
+
+#include "base/clock.h"
+#include "base/memory.h"
+
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define SPIN_US 1000        /* then sleep: a core is lent for a millisecond, not longer */
+#define SPINS_PER_CLOCK 256 /* reading the clock costs about as much as these */
+#define CACHE_LINE 64
+
+/* A word that threads wait on, alone on its cache line. */
+struct gate {
+    _Alignas(CACHE_LINE) atomic_uint value;
+    atomic_uint n_sleeping;
+};
+
+struct worker {
+    struct pool *pool;
+    size_t index;
+    pthread_t thread;
+};
+
+struct pool {
+    struct gate generation; /* one more for each run */
+    struct gate n_left;     /* workers still inside the run */
+    struct gate sense;      /* one more each time the barrier opens */
+    _Alignas(CACHE_LINE) atomic_uint n_arrived;
+    size_t n_threads;
+    size_t n_started; /* workers that exist */
+    bool is_crowded;  /* more threads than cores: spinning keeps the others from running */
+    atomic_bool is_ending;
+    pool_task *task;
+    void *context;
+    struct worker *workers; /* n_threads - 1 */
+};
+
+static void pause_core(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void futex_wait(atomic_uint *word, unsigned expected)
+{
+    (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
+}
+
+static void futex_wake_all(atomic_uint *word)
+{
+    (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+/* Waits until the gate's value is no longer `old`; false when the spin's time is over. */
+static bool spin_while(struct gate *gate, unsigned old, bool is_crowded)
+{
+    const int64_t begin_us = clock_now_us();
+
+    do {
+        for (int i = 0; i < SPINS_PER_CLOCK; i++) {
+            if (atomic_load_explicit(&gate->value, memory_order_acquire) != old) {
+                return true;
+            }
+            pause_core();
+        }
+        if (is_crowded) {
+            (void)sched_yield(); /* the one we wait for may want this core */
+        }
+    } while (clock_now_us() - begin_us < SPIN_US);
+    return false;
+}
+
+static void wait_while(struct gate *gate, unsigned old, bool is_crowded)
+{
+    if (atomic_load_explicit(&gate->value, memory_order_acquire) != old ||
+        spin_while(gate, old, is_crowded)) {
+        return;
+    }
+    atomic_fetch_add(&gate->n_sleeping, 1);
+    while (atomic_load(&gate->value) == old) {
+        futex_wait(&gate->value, old);
+    }
+    atomic_fetch_sub(&gate->n_sleeping, 1);
+}
+
+/* Call after the gate's value changed. */
+static void wake_sleepers(struct gate *gate)
+{
+    if (atomic_load(&gate->n_sleeping) > 0) {
+        futex_wake_all(&gate->value);
+    }
+}
+
+static void *worker_main(void *argument)
+{
+    const struct worker *worker = argument;
+    struct pool *pool = worker->pool;
+    unsigned seen = 0;
+
+    for (;;) {
+        wait_while(&pool->generation, seen, pool->is_crowded);
+        seen++; /* the next run starts only after this one is counted out: none is skipped */
+        if (atomic_load(&pool->is_ending)) {
+            return NULL;
+        }
+        pool->task(pool->context, worker->index, pool->n_threads);
+        if (atomic_fetch_sub(&pool->n_left.value, 1) == 1) {
+            wake_sleepers(&pool->n_left);
+        }
+    }
+}
+
+/* Signals are for the main thread: workers block all of them. */
+static int start_worker(struct worker *worker)
+{
+    sigset_t all;
+    sigset_t old;
+
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &old);
+    const int reason = pthread_create(&worker->thread, NULL, worker_main, worker);
+    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return reason;
+}
+
+static enum status start_workers(struct pool *pool)
+{
+    for (size_t i = 0; i + 1 < pool->n_threads; i++) {
+        pool->workers[i].pool = pool;
+        pool->workers[i].index = i + 1;
+        const int reason = start_worker(&pool->workers[i]);
+        if (reason != 0) {
+            return status_set(STATUS_IO, "cannot start thread %zu of %zu: %s", i + 1,
+                              pool->n_threads, strerror(reason));
+        }
+        pool->n_started++;
+    }
+    return STATUS_OK;
+}
+
+/* Cores that this process may use, which a container can hold below the machine's. */
+static size_t usable_cores(void)
+{
+    cpu_set_t set;
+
+    if (sched_getaffinity(0, sizeof(set), &set) != 0) {
+        const long n = sysconf(_SC_NPROCESSORS_ONLN);
+        return n > 0 ? (size_t)n : 1;
+    }
+    return (size_t)CPU_COUNT(&set);
+}
+
+enum status pool_create(size_t n_threads, struct pool **out)
+{
+    struct pool *pool;
+    enum status status = STATUS_OK;
+
+    *out = NULL;
+    if (n_threads == 0 || n_threads > UINT_MAX) {
+        return status_set(STATUS_BAD_ARGUMENT, "a pool of %zu threads: want at least 1", n_threads);
+    }
+    TRY(memory_alloc(1, sizeof(*pool), &pool));
+    pool->n_threads = n_threads;
+    pool->is_crowded = n_threads > usable_cores();
+    status = memory_alloc(n_threads - 1, sizeof(*pool->workers), &pool->workers);
+    if (status == STATUS_OK) {
+        status = start_workers(pool);
+    }
+    if (status != STATUS_OK) {
+        pool_destroy(pool);
+        return status;
+    }
+    *out = pool;
+    return STATUS_OK;
+}
+
+void pool_destroy(struct pool *pool)
+{
+    if (pool == NULL) {
+        return;
+    }
+    atomic_store(&pool->is_ending, true);
+    atomic_fetch_add(&pool->generation.value, 1);
+    wake_sleepers(&pool->generation);
+    for (size_t i = 0; i < pool->n_started; i++) {
+        (void)pthread_join(pool->workers[i].thread, NULL); /* fails only for what is no thread */
+    }
+    memory_free(pool->workers);
+    memory_free(pool);
+}
+
+size_t pool_threads(const struct pool *pool)
+{
+    return pool->n_threads;
+}
+
+void pool_run(struct pool *pool, pool_task *task, void *context)
+{
+    if (pool->n_threads == 1) {
+        task(context, 0, 1);
+        return;
+    }
+    pool->task = task;
+    pool->context = context;
+    atomic_store(&pool->n_left.value, (unsigned)(pool->n_threads - 1));
+    atomic_fetch_add(&pool->generation.value, 1); /* publishes the three lines above */
+    wake_sleepers(&pool->generation);
+    task(context, 0, pool->n_threads);
+    for (;;) {
+        const unsigned n_left = atomic_load_explicit(&pool->n_left.value, memory_order_acquire);
+        if (n_left == 0) {
+            return;
+        }
+        wait_while(&pool->n_left, n_left, pool->is_crowded);
+    }
+}
+
+void pool_barrier(struct pool *pool, size_t thread_index)
+{
+    (void)thread_index;
+    if (pool->n_threads == 1) {
+        return;
+    }
+    const unsigned sense = atomic_load_explicit(&pool->sense.value, memory_order_relaxed);
+    if (atomic_fetch_add(&pool->n_arrived, 1) + 1 == (unsigned)pool->n_threads) {
+        atomic_store_explicit(&pool->n_arrived, 0, memory_order_relaxed);
+        atomic_fetch_add(&pool->sense.value, 1); /* publishes the line above and all work before */
+        wake_sleepers(&pool->sense);
+        return;
+    }
+    wait_while(&pool->sense, sense, pool->is_crowded);
+}
+
+void pool_share(size_t n, size_t thread_index, size_t n_threads, size_t *begin, size_t *end)
+{
+    const size_t quotient = n / n_threads;
+    const size_t rest = n % n_threads;
+
+    *begin = thread_index * quotient + (thread_index < rest ? thread_index : rest);
+    *end = *begin + quotient + (thread_index < rest ? 1 : 0);
+}
