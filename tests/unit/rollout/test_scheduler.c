@@ -1,0 +1,360 @@
+/* The scheduler over a model of paper: pages remember which token was written at which position, a
+ * draw checks that its sequence's pages hold exactly its prefix, and the token drawn is a hash of
+ * its key. So any wrong page, copy, position or key shows. */
+#include "base/memory.h"
+#include "base/random.h"
+#include "kernels/backend.h"
+#include "rollout/scheduler.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define N_GROUPS 7u
+#define N_SAMPLES 5u
+#define MAX_TOKENS 23u
+#define PROMPT_MAX 40u
+#define END_TOKEN 3
+#define PAGES_MAX 512u
+
+struct paper {
+    int32_t tokens[PAGES_MAX][KV_BLOCK_TOKENS];
+    int32_t positions[PAGES_MAX][KV_BLOCK_TOKENS];
+};
+
+struct outcome {
+    int32_t tokens[N_GROUPS][N_SAMPLES][MAX_TOKENS];
+    size_t n_tokens[N_GROUPS][N_SAMPLES];
+    enum finish finish[N_GROUPS][N_SAMPLES];
+    size_t n_finished, n_rows, n_running_max;
+};
+
+/* Prompt lengths around the page size. */
+static size_t prompt_length(size_t group)
+{
+    static const size_t lengths[N_GROUPS] = {1, 12, 15, 16, 17, 32, 40};
+
+    return lengths[group];
+}
+
+static int32_t prompt_token(size_t group, size_t i)
+{
+    return (int32_t)(100 + group * 50 + i);
+}
+
+static int32_t draw_token(const struct sample_row *row)
+{
+    const uint64_t bits =
+        random_bits(row->seed + row->group * 1000003U, RANDOM_TEST, row->sample, row->position);
+
+    return (int32_t)(bits % 20); /* END_TOKEN once in 20 */
+}
+
+static enum status add_group(struct scheduler *scheduler, size_t group)
+{
+    static const int32_t samples[N_SAMPLES] = {0, 1, 2, 3, 4};
+    int32_t prompt[PROMPT_MAX];
+
+    for (size_t i = 0; i < prompt_length(group); i++) {
+        prompt[i] = prompt_token(group, i);
+    }
+    const struct engine_request request = {.seed = 42,
+                                           .group = group,
+                                           .prompt = prompt,
+                                           .n_prompt = prompt_length(group),
+                                           .samples = samples,
+                                           .n_samples = N_SAMPLES,
+                                           .max_tokens = MAX_TOKENS,
+                                           .sampling = {.temperature = 1.0F, .top_p = 1.0F}};
+    return scheduler_add(scheduler, &request);
+}
+
+static void write_rows(struct paper *paper, const struct schedule *schedule)
+{
+    size_t n_covered = 0;
+
+    for (size_t i = 0; i < schedule->n_spans; i++) {
+        const struct kv_span *span = &schedule->spans[i];
+
+        assert_int_equal(span->first_row, n_covered);
+        n_covered += span->n_rows;
+        for (size_t j = 0; j < span->n_rows; j++) {
+            const size_t row = span->first_row + j;
+            const size_t position = span->n_cached + j;
+            const int32_t page = span->blocks[position / KV_BLOCK_TOKENS];
+
+            assert_int_equal(schedule->positions[row], position);
+            paper->tokens[page][position % KV_BLOCK_TOKENS] = schedule->tokens[row];
+            paper->positions[page][position % KV_BLOCK_TOKENS] = (int32_t)position;
+        }
+    }
+    assert_int_equal(n_covered, schedule->n_rows);
+}
+
+static const struct kv_span *span_of_row(const struct schedule *schedule, int32_t row)
+{
+    for (size_t i = 0; i < schedule->n_spans; i++) {
+        const struct kv_span *span = &schedule->spans[i];
+
+        if ((size_t)row >= span->first_row && (size_t)row < span->first_row + span->n_rows) {
+            return span;
+        }
+    }
+    fail_msg("row %d is in no span", row);
+    return NULL;
+}
+
+/* Everything before the drawn position must be in the pages, as it was drawn. */
+static void check_prefix(const struct paper *paper, const struct schedule *schedule, size_t draw)
+{
+    struct sample_row row = schedule->draws[draw];
+    const struct kv_span *span = span_of_row(schedule, schedule->draw_rows[draw]);
+    const size_t n_prompt = prompt_length(row.group);
+    const size_t n_prefix = row.position;
+
+    assert_int_equal(span->n_cached + span->n_rows, n_prefix);
+    for (size_t i = 0; i < n_prefix; i++) {
+        const int32_t page = span->blocks[i / KV_BLOCK_TOKENS];
+
+        row.position = (uint32_t)i;
+        const int32_t want = i < n_prompt ? prompt_token(row.group, i) : draw_token(&row);
+        assert_int_equal(paper->positions[page][i % KV_BLOCK_TOKENS], i);
+        assert_int_equal(paper->tokens[page][i % KV_BLOCK_TOKENS], want);
+    }
+}
+
+static void take_finished(struct outcome *outcome, const struct schedule_result *result)
+{
+    for (size_t i = 0; i < result->n_finished; i++) {
+        const struct sequence *sequence = result->finished[i];
+        const size_t group = sequence->group->id;
+
+        assert_int_equal(outcome->n_tokens[group][sequence->sample], 0); /* finishes once */
+        memcpy(outcome->tokens[group][sequence->sample], sequence->tokens,
+               sequence->n_tokens * sizeof(int32_t));
+        outcome->n_tokens[group][sequence->sample] = sequence->n_tokens;
+        outcome->finish[group][sequence->sample] = sequence->finish;
+        outcome->n_finished++;
+    }
+}
+
+/* One forward of the paper model; false when nothing was scheduled. */
+static bool turn(struct scheduler *scheduler, struct paper *paper, struct outcome *outcome)
+{
+    static const int32_t end_token = END_TOKEN;
+    int32_t drawn[64];
+    const float logp[64] = {0};
+    struct schedule_result result;
+    const struct schedule *schedule = scheduler_next(scheduler, 1);
+
+    if (schedule->n_rows == 0) {
+        return false;
+    }
+    outcome->n_rows += schedule->n_rows;
+    if (schedule->n_draws > outcome->n_running_max) {
+        outcome->n_running_max = schedule->n_draws;
+    }
+    write_rows(paper, schedule);
+    for (size_t i = 0; i < schedule->n_draws; i++) {
+        check_prefix(paper, schedule, i);
+        drawn[i] = draw_token(&schedule->draws[i]);
+    }
+    scheduler_accept(scheduler, drawn, logp, &end_token, 1, &result);
+    for (size_t i = 0; i < result.n_copies; i++) {
+        const int32_t from = result.copies[i].from;
+        const int32_t to = result.copies[i].to;
+
+        memcpy(paper->tokens[to], paper->tokens[from], sizeof(paper->tokens[to]));
+        memcpy(paper->positions[to], paper->positions[from], sizeof(paper->positions[to]));
+    }
+    take_finished(outcome, &result);
+    return true;
+}
+
+static void run_all(const struct scheduler_limits *limits, size_t n_pages, bool is_reversed,
+                    struct outcome *outcome)
+{
+    struct kv_cache *cache = NULL;
+    struct scheduler *scheduler = NULL;
+    static struct paper paper;
+
+    memset(outcome, 0, sizeof(*outcome));
+    memset(&paper, 0xff, sizeof(paper));
+    assert_int_equal(kv_cache_create(n_pages, &cache), STATUS_OK);
+    assert_int_equal(scheduler_create(limits, cache, &scheduler), STATUS_OK);
+    for (size_t i = 0; i < N_GROUPS; i++) {
+        assert_int_equal(add_group(scheduler, is_reversed ? N_GROUPS - 1 - i : i), STATUS_OK);
+    }
+    const size_t n_blocks = memory_live_blocks();
+    while (turn(scheduler, &paper, outcome)) {
+        assert_true(memory_live_blocks() <= n_blocks); /* a turn allocates nothing */
+    }
+    assert_int_equal(outcome->n_finished, N_GROUPS * N_SAMPLES);
+    assert_int_equal(scheduler_queued(scheduler), 0);
+    assert_int_equal(kv_cache_n_used(cache), 0);
+    assert_int_equal(kv_cache_n_available(cache), n_pages);
+    scheduler_destroy(scheduler);
+    kv_cache_destroy(cache);
+}
+
+static void samples_do_not_depend_on_limits_pages_or_order(void **state)
+{
+    static const struct scheduler_limits limits[] = {
+        {.max_num_seqs = 1, .max_batch_tokens = 1, .max_sequence = 64},
+        {.max_num_seqs = 3, .max_batch_tokens = 8, .max_sequence = 64},
+        {.max_num_seqs = 64, .max_batch_tokens = 8, .max_sequence = 64},
+        {.max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = 64},
+        {.max_num_seqs = 5, .max_batch_tokens = 17, .max_sequence = 63},
+    };
+    /* 5 pages: exactly what one sample of the longest prompt needs (3 of the prompt, 2 its own). */
+    static const size_t n_pages[] = {512, 5, 9};
+    static struct outcome reference;
+    static struct outcome outcome;
+    (void)state;
+
+    run_all(&limits[3], 512, false, &reference);
+    for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+        for (size_t j = 0; j < 6; j++) {
+            run_all(&limits[i], n_pages[j / 2], j % 2 == 1, &outcome);
+            assert_memory_equal(outcome.tokens, reference.tokens, sizeof(outcome.tokens));
+            assert_memory_equal(outcome.n_tokens, reference.n_tokens, sizeof(outcome.n_tokens));
+            assert_memory_equal(outcome.finish, reference.finish, sizeof(outcome.finish));
+            assert_true(outcome.n_running_max <= limits[i].max_num_seqs);
+        }
+    }
+}
+
+static void a_prompt_is_fed_once_for_all_samples_when_slots_suffice(void **state)
+{
+    static const struct scheduler_limits limits = {
+        .max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = 64};
+    static struct outcome outcome;
+    size_t n_want = 0;
+    (void)state;
+
+    run_all(&limits, 512, false, &outcome);
+    for (size_t i = 0; i < N_GROUPS; i++) {
+        n_want += prompt_length(i);
+        for (size_t j = 0; j < N_SAMPLES; j++) {
+            n_want += outcome.n_tokens[i][j] - 1; /* the last token is never fed */
+        }
+    }
+    assert_int_equal(outcome.n_rows, n_want);
+}
+
+static void a_sample_ends_at_the_end_token_or_at_its_length(void **state)
+{
+    static const struct scheduler_limits limits = {
+        .max_num_seqs = 8, .max_batch_tokens = 64, .max_sequence = 64};
+    static struct outcome outcome;
+    size_t n_stopped = 0;
+    (void)state;
+
+    run_all(&limits, 64, false, &outcome);
+    for (size_t i = 0; i < N_GROUPS * N_SAMPLES; i++) {
+        const size_t n = outcome.n_tokens[i / N_SAMPLES][i % N_SAMPLES];
+        const int32_t *tokens = outcome.tokens[i / N_SAMPLES][i % N_SAMPLES];
+
+        if (outcome.finish[i / N_SAMPLES][i % N_SAMPLES] == FINISH_STOP) {
+            assert_int_equal(tokens[n - 1], END_TOKEN);
+            n_stopped++;
+        } else {
+            assert_int_equal(n, MAX_TOKENS);
+            assert_int_not_equal(tokens[n - 1], END_TOKEN);
+        }
+        for (size_t j = 0; j + 1 < n; j++) {
+            assert_int_not_equal(tokens[j], END_TOKEN);
+        }
+    }
+    assert_in_range(n_stopped, 1, N_GROUPS * N_SAMPLES - 1);
+}
+
+static void a_request_that_can_never_fit_is_refused(void **state)
+{
+    static const struct scheduler_limits limits = {
+        .max_num_seqs = 2, .max_batch_tokens = 8, .max_sequence = 62};
+    struct kv_cache *cache = NULL;
+    struct scheduler *scheduler = NULL;
+    (void)state;
+
+    assert_int_equal(kv_cache_create(4, &cache), STATUS_OK);
+    assert_int_equal(scheduler_create(&limits, cache, &scheduler), STATUS_OK);
+    assert_int_equal(add_group(scheduler, 6), STATUS_BAD_ARGUMENT); /* 40 + 23 tokens */
+    assert_int_equal(add_group(scheduler, 5), STATUS_BAD_ARGUMENT); /* 2 + 3 pages */
+    assert_int_equal(add_group(scheduler, 2), STATUS_OK);
+    assert_int_equal(scheduler_queued(scheduler), N_SAMPLES);
+    scheduler_destroy(scheduler);
+    kv_cache_destroy(cache);
+}
+
+static void a_cancelled_group_gives_everything_back(void **state)
+{
+    static const struct scheduler_limits limits = {
+        .max_num_seqs = 8, .max_batch_tokens = 64, .max_sequence = 64};
+    static struct paper paper;
+    static struct outcome outcome;
+    struct kv_cache *cache = NULL;
+    struct scheduler *scheduler = NULL;
+    (void)state;
+
+    memset(&outcome, 0, sizeof(outcome));
+    assert_int_equal(kv_cache_create(32, &cache), STATUS_OK);
+    assert_int_equal(scheduler_create(&limits, cache, &scheduler), STATUS_OK);
+    assert_int_equal(add_group(scheduler, 4), STATUS_OK);
+    assert_int_equal(add_group(scheduler, 1), STATUS_OK);
+    assert_true(turn(scheduler, &paper, &outcome));
+    assert_true(turn(scheduler, &paper, &outcome));
+    scheduler_cancel(scheduler, 4);
+    scheduler_cancel(scheduler, 99);
+    while (turn(scheduler, &paper, &outcome)) {
+        assert_true(kv_cache_n_used(cache) > 0 || scheduler_queued(scheduler) == 0);
+    }
+    for (size_t i = 0; i < N_SAMPLES; i++) {
+        assert_int_not_equal(outcome.n_tokens[1][i], 0);
+    }
+    assert_int_equal(kv_cache_n_available(cache), 32);
+    scheduler_destroy(scheduler);
+    kv_cache_destroy(cache);
+}
+
+static void create_and_add_fail_cleanly_at_every_allocation(void **state)
+{
+    static const struct scheduler_limits limits = {
+        .max_num_seqs = 2, .max_batch_tokens = 8, .max_sequence = 64};
+    struct kv_cache *cache = NULL;
+    (void)state;
+
+    assert_int_equal(kv_cache_create(8, &cache), STATUS_OK);
+    const size_t n_live = memory_live_blocks();
+    enum status status = STATUS_NO_MEMORY;
+    for (long n = 0; status != STATUS_OK; n++) {
+        struct scheduler *scheduler = NULL;
+
+        memory_fail_after(n);
+        status = scheduler_create(&limits, cache, &scheduler);
+        if (status == STATUS_OK) {
+            status = add_group(scheduler, 2);
+        }
+        memory_fail_after(-1);
+        assert_true(status == STATUS_OK || status == STATUS_NO_MEMORY);
+        scheduler_destroy(scheduler);
+        assert_int_equal(memory_live_blocks(), n_live);
+    }
+    kv_cache_destroy(cache);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(samples_do_not_depend_on_limits_pages_or_order),
+        cmocka_unit_test(a_prompt_is_fed_once_for_all_samples_when_slots_suffice),
+        cmocka_unit_test(a_sample_ends_at_the_end_token_or_at_its_length),
+        cmocka_unit_test(a_request_that_can_never_fit_is_refused),
+        cmocka_unit_test(a_cancelled_group_gives_everything_back),
+        cmocka_unit_test(create_and_add_fail_cleanly_at_every_allocation),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
