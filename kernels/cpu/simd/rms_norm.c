@@ -1,0 +1,120 @@
+/* Owns RMSNorm, forward and backward (model.md 4.1).
+ *
+ * Order: the square sum takes element j in lane j % 16, then the fixed tree; the norm weight's
+ * gradient is one fma chain over rows ascending from the value already there, threads split over
+ * columns. */
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/simd/cpu_ops.h"
+#include "kernels/cpu/simd/lanes.h"
+
+#include <math.h>
+
+static float rstd_of(const float *x, size_t d, float eps)
+{
+    f32x16 sum = vec_zero();
+
+    for (size_t j = 0; j < d; j += SIMD_LANES) {
+        const f32x16 v = lanes_load(x + j, lanes_left(j, d));
+        sum = vec_fma(v, v, sum);
+    }
+    return 1.0F / sqrtf(vec_sum(sum) / (float)d + eps);
+}
+
+static void norm_task(void *context, size_t thread_index, size_t n_threads)
+{
+    const struct rms_norm_args *a = context;
+    size_t begin, end;
+
+    pool_share(a->n_rows, thread_index, n_threads, &begin, &end);
+    for (size_t row = begin; row < end; row++) {
+        const float *x = a->x + row * a->x_stride;
+        float *y = a->y + row * a->y_stride;
+        const float r = rstd_of(x, a->d, a->eps);
+        const f32x16 rstd = vec_set1(r);
+        for (size_t j = 0; j < a->d; j += SIMD_LANES) {
+            const size_t n = lanes_left(j, a->d);
+            const f32x16 normed = vec_mul(lanes_load(x + j, n), rstd);
+            lanes_store(y + j, vec_mul(normed, lanes_load(a->w + j, n)), n);
+        }
+        if (a->rstd != NULL) {
+            a->rstd[row] = r;
+        }
+    }
+}
+
+enum status ISA(op_rms_norm)(struct backend *backend, const struct rms_norm_args *args)
+{
+    struct rms_norm_args a = *args;
+
+    cpu_run(backend, a.n_rows * a.d * 2, norm_task, &a);
+    return STATUS_OK;
+}
+
+/* dx = r (g - n mean(g n)) with g = w dy, n = r x. */
+static void backward_row(const struct rms_norm_backward_args *a, size_t row)
+{
+    const float *x = a->x + row * a->x_stride;
+    const float *dy = a->dy + row * a->dy_stride;
+    float *dx = a->dx + row * a->dx_stride;
+    const f32x16 rstd = vec_set1(a->rstd[row]);
+    f32x16 sum = vec_zero();
+
+    for (size_t j = 0; j < a->d; j += SIMD_LANES) {
+        const size_t n = lanes_left(j, a->d);
+        const f32x16 g = vec_mul(lanes_load(a->w + j, n), lanes_load(dy + j, n));
+        sum = vec_fma(g, vec_mul(lanes_load(x + j, n), rstd), sum);
+    }
+    const f32x16 mean = vec_set1(vec_sum(sum) / (float)a->d);
+    for (size_t j = 0; j < a->d; j += SIMD_LANES) {
+        const size_t n = lanes_left(j, a->d);
+        const f32x16 g = vec_mul(lanes_load(a->w + j, n), lanes_load(dy + j, n));
+        const f32x16 normed = vec_mul(lanes_load(x + j, n), rstd);
+        f32x16 out = vec_mul(vec_fnma(normed, mean, g), rstd);
+        if (a->accumulate) {
+            out = vec_add(lanes_load(dx + j, n), out);
+        }
+        lanes_store(dx + j, out, n);
+    }
+}
+
+static void backward_rows_task(void *context, size_t thread_index, size_t n_threads)
+{
+    const struct rms_norm_backward_args *a = context;
+    size_t begin, end;
+
+    pool_share(a->n_rows, thread_index, n_threads, &begin, &end);
+    for (size_t row = begin; row < end; row++) {
+        backward_row(a, row);
+    }
+}
+
+static void backward_weight_task(void *context, size_t thread_index, size_t n_threads)
+{
+    const struct rms_norm_backward_args *a = context;
+    size_t begin, end;
+
+    lanes_share(a->d, thread_index, n_threads, &begin, &end);
+    for (size_t row = 0; row < a->n_rows; row++) {
+        const float *x = a->x + row * a->x_stride;
+        const float *dy = a->dy + row * a->dy_stride;
+        const f32x16 rstd = vec_set1(a->rstd[row]);
+        for (size_t j = begin; j < end; j += SIMD_LANES) {
+            const size_t n = lanes_left(j, end);
+            const f32x16 normed = vec_mul(lanes_load(x + j, n), rstd);
+            const f32x16 dw = lanes_load(a->dw + j, n);
+            lanes_store(a->dw + j, vec_fma(lanes_load(dy + j, n), normed, dw), n);
+        }
+    }
+}
+
+enum status ISA(op_rms_norm_backward)(struct backend *backend,
+                                      const struct rms_norm_backward_args *args)
+{
+    struct rms_norm_backward_args a = *args;
+
+    if (a.dw != NULL) { /* first: dx may overwrite dy */
+        cpu_run(backend, a.n_rows * a.d * 2, backward_weight_task, &a);
+    }
+    cpu_run(backend, a.n_rows * a.d * 4, backward_rows_task, &a);
+    return STATUS_OK;
+}

@@ -1,0 +1,213 @@
+/* Owns the choice of experts, V3's noaux_tc (model.md 7.1, 7.3), in FP32. Ties go to the lower
+ * index, for groups and experts alike; a score that is not finite counts as -infinity, so indices
+ * are always K different experts. Sums run over slots ascending. */
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/simd/cpu_ops.h"
+#include "kernels/cpu/simd/lanes.h"
+
+#include <math.h>
+#include <stdatomic.h>
+
+#define NORMALISE_EPSILON 1e-20F
+
+struct router_call {
+    const struct router_args *args;
+    float *biased;        /* (n_threads, E) scratch */
+    float *group_scores;  /* (n_threads, G) scratch */
+    atomic_bool is_wrong; /* a replayed index is out of range */
+};
+
+static bool is_expert(int32_t index, size_t n_experts)
+{
+    return index >= 0 && (size_t)index < n_experts;
+}
+
+/* Index of the largest of n values that are not marked as taken by NaN; n if all are. */
+static size_t arg_max(const float *values, size_t n)
+{
+    size_t best = n;
+
+    for (size_t i = 0; i < n; i++) {
+        if (!isnan(values[i]) && (best == n || values[i] > values[best])) {
+            best = i;
+        }
+    }
+    return best;
+}
+
+static float two_largest(const float *values, size_t n)
+{
+    float first = -INFINITY, second = -INFINITY;
+
+    for (size_t i = 0; i < n; i++) {
+        if (values[i] > first) {
+            second = first;
+            first = values[i];
+        } else if (values[i] > second) {
+            second = values[i];
+        }
+    }
+    return n == 1 ? first : first + second;
+}
+
+/* Replaces the biased scores of all groups but the best top_groups by -infinity. */
+static void drop_groups(const struct router_args *a, float *biased, float *group_scores)
+{
+    const size_t size = a->n_experts / a->n_groups;
+
+    for (size_t g = 0; g < a->n_groups; g++) {
+        group_scores[g] = two_largest(biased + g * size, size);
+    }
+    for (size_t kept = 0; kept < a->top_groups; kept++) {
+        group_scores[arg_max(group_scores, a->n_groups)] = NAN; /* NaN: kept */
+    }
+    for (size_t g = 0; g < a->n_groups; g++) {
+        for (size_t e = 0; e < size && !isnan(group_scores[g]); e++) {
+            biased[g * size + e] = -INFINITY;
+        }
+    }
+}
+
+static void select_experts(const struct router_args *a, const float *scores, float *biased,
+                           float *group_scores, int32_t *indices)
+{
+    for (size_t e = 0; e < a->n_experts; e++) {
+        const float value = a->bias != NULL ? scores[e] + a->bias[e] : scores[e];
+        biased[e] = isfinite(value) ? value : -INFINITY;
+    }
+    if (a->n_groups > 1 && a->top_groups < a->n_groups) {
+        drop_groups(a, biased, group_scores);
+    }
+    for (size_t k = 0; k < a->top_k; k++) {
+        const size_t best = arg_max(biased, a->n_experts);
+        indices[k] = (int32_t)best;
+        biased[best] = NAN; /* taken */
+    }
+}
+
+static void weigh(const struct router_args *a, const float *scores, const int32_t *indices,
+                  float *weights)
+{
+    float sum = 0.0F;
+
+    for (size_t k = 0; k < a->top_k; k++) {
+        weights[k] = scores[indices[k]];
+        sum += weights[k];
+    }
+    for (size_t k = 0; k < a->top_k; k++) {
+        const float w = a->normalise ? weights[k] / (sum + NORMALISE_EPSILON) : weights[k];
+        weights[k] = w * a->scaling;
+    }
+}
+
+/* Copies the replayed experts of a row; false if one does not exist. */
+static bool replay_experts(const struct router_args *a, size_t row, int32_t *indices)
+{
+    for (size_t k = 0; k < a->top_k; k++) {
+        indices[k] = a->replay[row * a->top_k + k];
+        if (!is_expert(indices[k], a->n_experts)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void route_row(struct router_call *call, size_t row, size_t thread_index)
+{
+    const struct router_args *a = call->args;
+    const float *logits = a->logits + row * a->logits_stride;
+    float *scores = a->scores + row * a->n_experts;
+    int32_t *indices = a->indices + row * a->top_k;
+
+    for (size_t e = 0; e < a->n_experts; e += SIMD_LANES) {
+        const size_t n = lanes_left(e, a->n_experts);
+        lanes_store(scores + e, vec_sigmoid(lanes_load(logits + e, n)), n);
+    }
+    if (a->replay == NULL) {
+        select_experts(a, scores, call->biased + thread_index * a->n_experts,
+                       call->group_scores + thread_index * a->n_groups, indices);
+    } else if (!replay_experts(a, row, indices)) {
+        atomic_store(&call->is_wrong, true);
+        return;
+    }
+    weigh(a, scores, indices, a->weights + row * a->top_k);
+}
+
+static void route_task(void *context, size_t thread_index, size_t n_threads)
+{
+    struct router_call *call = context;
+    size_t begin, end;
+
+    pool_share(call->args->n_rows, thread_index, n_threads, &begin, &end);
+    for (size_t row = begin; row < end; row++) {
+        route_row(call, row, thread_index);
+    }
+}
+
+enum status ISA(op_router)(struct backend *backend, const struct router_args *args)
+{
+    struct router_call call = {.args = args};
+
+    if (args->top_k > args->n_experts || args->n_groups == 0 ||
+        args->n_experts % args->n_groups != 0) {
+        return status_set(STATUS_BAD_ARGUMENT, "router: %zu of %zu experts in %zu groups",
+                          args->top_k, args->n_experts, args->n_groups);
+    }
+    const size_t row_floats = args->n_experts + args->n_groups;
+    TRY(cpu_scratch_acquire(backend, backend->n_threads * row_floats, sizeof(float), &call.biased));
+    call.group_scores = call.biased + backend->n_threads * args->n_experts;
+    cpu_run(backend, args->n_rows * args->n_experts * (16 + args->top_k), route_task, &call);
+    cpu_scratch_release(backend, call.biased);
+    if (atomic_load(&call.is_wrong)) {
+        return status_set(STATUS_BAD_ARGUMENT, "a replayed expert is not one of %zu",
+                          args->n_experts);
+    }
+    return STATUS_OK;
+}
+
+/* d_logits of one row: zero but at the K experts (model.md 7.3). */
+static void backward_row(const struct router_backward_args *a, size_t row)
+{
+    const float *scores = a->scores + row * a->n_experts;
+    const int32_t *indices = a->indices + row * a->top_k;
+    const float *d_weights = a->d_weights + row * a->top_k;
+    float *d_logits = a->d_logits + row * a->d_logits_stride;
+    float sum = 0.0F, dot = 0.0F;
+
+    for (size_t e = 0; e < a->n_experts; e++) {
+        d_logits[e] = 0.0F;
+    }
+    for (size_t k = 0; k < a->top_k; k++) {
+        sum += scores[indices[k]];
+    }
+    const float total = sum + NORMALISE_EPSILON;
+    for (size_t k = 0; k < a->top_k; k++) {
+        dot += d_weights[k] * (scores[indices[k]] / total);
+    }
+    for (size_t k = 0; k < a->top_k; k++) {
+        const float s = scores[indices[k]];
+        const float d_score =
+            a->normalise ? a->scaling / total * (d_weights[k] - dot) : a->scaling * d_weights[k];
+        d_logits[indices[k]] += d_score * s * (1.0F - s);
+    }
+}
+
+static void backward_task(void *context, size_t thread_index, size_t n_threads)
+{
+    const struct router_backward_args *a = context;
+    size_t begin, end;
+
+    pool_share(a->n_rows, thread_index, n_threads, &begin, &end);
+    for (size_t row = begin; row < end; row++) {
+        backward_row(a, row);
+    }
+}
+
+enum status ISA(op_router_backward)(struct backend *backend,
+                                    const struct router_backward_args *args)
+{
+    struct router_backward_args a = *args;
+
+    cpu_run(backend, a.n_rows * (a.n_experts + 16 * a.top_k), backward_task, &a);
+    return STATUS_OK;
+}
