@@ -1,0 +1,29 @@
+/* Owns publication of weights: a worker asks for a version's description and for chunks, and
+ * verifies every byte (reliability.md 5.4). The version served is the one the trainer holds; in
+ * synchronous training no other is ever needed. */
+#ifndef HONE_TRAINER_PUBLISHER_H
+#define HONE_TRAINER_PUBLISHER_H
+
+#include "base/hash.h"
+#include "base/message.h"
+#include "base/socket.h"
+#include "base/status.h"
+
+#include <stddef.h>
+
+struct publisher;
+
+/* weights: borrowed, kept; changes only between publisher_offer calls. */
+MUST_CHECK enum status publisher_create(const float *weights, size_t n_floats,
+                                        struct publisher **out);
+void publisher_destroy(struct publisher *publisher);
+/* The weights are now this version: digests of all chunks are computed. */
+void publisher_offer(struct publisher *publisher, size_t version);
+size_t publisher_version(const struct publisher *publisher);
+struct digest128 publisher_digest(const struct publisher *publisher);
+/* Answers one W_GET. A request for another version is answered with W_INFO of the present one;
+ * chunks of it are not sent. */
+MUST_CHECK enum status publisher_answer(struct publisher *publisher, struct socket *socket,
+                                        const struct peer_id *peer, const struct message *request);
+
+#endif
