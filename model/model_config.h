@@ -4,6 +4,7 @@
 #ifndef HONE_MODEL_MODEL_CONFIG_H
 #define HONE_MODEL_MODEL_CONFIG_H
 
+#include "base/json.h"
 #include "base/status.h"
 
 #include <stdbool.h>
@@ -45,9 +46,16 @@ MUST_CHECK enum status model_config_load(const char *dir, struct model_config *o
 /* Writes DIR/config.json in the released DeepSeek-V3 style; model_config_load gives the same struct
  * back. */
 MUST_CHECK enum status model_config_save(const struct model_config *config, const char *dir);
+/* The same from and to a parsed config.json; label stands in front of messages. Caller owns *out.
+ */
+MUST_CHECK enum status model_config_parse(const struct json *root, const char *label,
+                                          struct model_config *out);
+MUST_CHECK enum status model_config_print(const struct model_config *config, struct json **out);
 /* Fills the built-in shapes by name ("demo", "small", "tiny"); BAD_ARGUMENT lists them. vocab_size
  * stays for the caller to set when a tokenizer decides it. */
 MUST_CHECK enum status model_config_preset(const char *name, struct model_config *out);
+/* n_moe_layers in all, the MTP modules' included. */
+size_t model_config_moe_layers(const struct model_config *config);
 bool model_config_is_moe_layer(
     const struct model_config *config,
     size_t layer); /* MTP layers (>= n_layers) are MoE if there are experts */

@@ -55,7 +55,8 @@ MUST_CHECK enum status weights_probe_mtp(const char *dir, struct model_config *c
 MUST_CHECK enum status weights_save(const char *dir, const struct model_config *config,
                                     const struct weight_table *table, const float *data);
 /* Digest of chunk i of WEIGHTS_CHUNK_BYTES (the last may be short), and of all of them: XXH3-128
- * over the chunk digests. */
+ * over the chunk digests (each time 1,024 of them are together, they become the first of the next).
+ */
 size_t weights_chunks(size_t n_floats);
 struct digest128 weights_chunk_digest(const float *data, size_t n_floats, size_t chunk);
 struct digest128 weights_digest(const float *data, size_t n_floats);

@@ -1,0 +1,405 @@
+/* Owns reading of config.json and the numbers derived from it. */
+#include "model/model_config.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "model/model_config_internal.h"
+
+#include <math.h>
+#include <string.h>
+
+#define CONFIG_BYTES_MAX ((size_t)64 << 20)
+#define CONFIG_DEPTH_MAX 32u
+#define KEY_MAX ((size_t)64)
+
+static size_t smallest(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Edits (insert, delete, replace) from a to b; texts of KEY_MAX and more count as far away. */
+static size_t edit_distance(const char *a, const char *b)
+{
+    const size_t n_a = strlen(a), n_b = strlen(b);
+    size_t row[KEY_MAX + 1];
+
+    if (n_a >= KEY_MAX || n_b >= KEY_MAX) {
+        return KEY_MAX;
+    }
+    for (size_t j = 0; j <= n_b; j++) {
+        row[j] = j;
+    }
+    for (size_t i = 1; i <= n_a; i++) {
+        size_t diagonal = row[0];
+
+        row[0] = i;
+        for (size_t j = 1; j <= n_b; j++) {
+            const size_t above = row[j];
+            const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+
+            row[j] = smallest(replaced, 1 + smallest(above, row[j - 1]));
+            diagonal = above;
+        }
+    }
+    return row[n_b];
+}
+
+static const char *known_key(size_t index)
+{
+    return index < n_model_fields ? model_fields[index].key
+                                  : model_other_keys[index - n_model_fields];
+}
+
+static enum status refuse_unknown(const char *label, const char *key)
+{
+    const char *nearest = known_key(0);
+
+    for (size_t i = 1; i < n_model_fields + n_model_other_keys; i++) {
+        if (edit_distance(key, known_key(i)) < edit_distance(key, nearest)) {
+            nearest = known_key(i);
+        }
+    }
+    return status_set(STATUS_BAD_FORMAT, "%s: unknown key \"%s\" (nearest known: %s)", label, key,
+                      nearest);
+}
+
+static enum status check_keys(const struct json *root, const char *label)
+{
+    struct json_iterator entry = {.object = root};
+
+    while (json_next(&entry)) {
+        bool is_known = false;
+
+        for (size_t i = 0; i < n_model_fields + n_model_other_keys && !is_known; i++) {
+            is_known = strcmp(known_key(i), entry.key) == 0;
+        }
+        if (!is_known) {
+            return refuse_unknown(label, entry.key);
+        }
+    }
+    return STATUS_OK;
+}
+
+static void set_field(const struct model_field *field, double value, struct model_config *out)
+{
+    char *const member = (char *)out + field->offset;
+
+    switch (field->kind) {
+    case MODEL_FIELD_SIZE: {
+        const size_t size = (size_t)value;
+
+        memcpy(member, &size, sizeof(size));
+        break;
+    }
+    case MODEL_FIELD_REAL:
+        memcpy(member, &value, sizeof(value));
+        break;
+    case MODEL_FIELD_BOOL: {
+        const bool is_on = value != 0;
+
+        memcpy(member, &is_on, sizeof(is_on));
+        break;
+    }
+    }
+}
+
+static bool has_right_kind(const struct model_field *field, const struct json *value)
+{
+    switch (field->kind) {
+    case MODEL_FIELD_SIZE: /* 1.0 is a size too: writers differ */
+        return json_is(value, JSON_INT) ||
+               (json_is(value, JSON_REAL) &&
+                floor(json_number(value, 0.5)) == json_number(value, 0));
+    case MODEL_FIELD_REAL:
+        return json_is(value, JSON_INT) || json_is(value, JSON_REAL);
+    case MODEL_FIELD_BOOL:
+        return json_is(value, JSON_BOOL);
+    }
+    return false;
+}
+
+static enum status parse_field(const struct json *root, const struct model_field *field,
+                               const char *label, struct model_config *out)
+{
+    static const char *const kinds[] = {"a whole number", "a number", "true or false"};
+    const struct json *value = json_get(root, field->key);
+
+    if (value == NULL) {
+        if (field->is_required) {
+            return status_set(STATUS_BAD_FORMAT, "%s: %s is missing", label, field->key);
+        }
+        set_field(field, field->otherwise, out);
+        return STATUS_OK;
+    }
+    if (json_is(value, JSON_NULL) && field->null_is >= 0) {
+        set_field(field, field->null_is, out);
+        return STATUS_OK;
+    }
+    if (!has_right_kind(field, value)) {
+        return status_set(STATUS_BAD_FORMAT, "%s: %s must be %s", label, field->key,
+                          kinds[field->kind]);
+    }
+
+    const double number =
+        field->kind == MODEL_FIELD_BOOL ? (double)json_bool(value, false) : json_number(value, 0);
+
+    if (!(number >= field->min && number <= field->max)) {
+        return status_set(STATUS_BAD_FORMAT, "%s: %s is %g, want %g to %g", label, field->key,
+                          number, field->min, field->max);
+    }
+    set_field(field, number, out);
+    return STATUS_OK;
+}
+
+/* n_routed_experts under any of its names; null or 0 is a dense model. */
+static enum status parse_experts(const struct json *root, const char *label,
+                                 struct model_config *out)
+{
+    static const char *const names[] = {"n_routed_experts", "num_local_experts", "num_experts"};
+    const struct json *value = NULL;
+
+    for (size_t i = 0; i < 3 && value == NULL; i++) {
+        value = json_get(root, names[i]);
+    }
+    if (value == NULL) {
+        return status_set(STATUS_BAD_FORMAT, "%s: n_routed_experts is missing (null: dense)",
+                          label);
+    }
+
+    const int64_t n = json_is(value, JSON_NULL) ? 0 : json_int(value, -1);
+
+    if (n < 0 || n > 4096) {
+        return status_set(STATUS_BAD_FORMAT, "%s: n_routed_experts must be 0 to 4096", label);
+    }
+    out->n_experts = (size_t)n;
+    return STATUS_OK;
+}
+
+/* A token id inside the vocabulary, or null (-1). */
+static enum status parse_id(const struct json *value, const char *key, const char *label,
+                            size_t vocab_size, int32_t *out)
+{
+    const int64_t id = json_is(value, JSON_NULL) ? -1 : json_int(value, -2);
+
+    if (id < -1 || id >= (int64_t)vocab_size || (id == -1 && !json_is(value, JSON_NULL))) {
+        return status_set(STATUS_BAD_FORMAT, "%s: %s must be a token id below %zu", label, key,
+                          vocab_size);
+    }
+    *out = (int32_t)id;
+    return STATUS_OK;
+}
+
+static enum status parse_ids(const struct json *root, const char *label, struct model_config *out)
+{
+    const struct json *eos = json_get(root, "eos_token_id");
+
+    TRY(parse_id(json_get(root, "bos_token_id"), "bos_token_id", label, out->vocab_size,
+                 &out->bos_id));
+    TRY(parse_id(json_get(root, "pad_token_id"), "pad_token_id", label, out->vocab_size,
+                 &out->pad_id));
+    if (!json_is(eos, JSON_ARRAY)) {
+        TRY(parse_id(eos, "eos_token_id", label, out->vocab_size, &out->eos_ids[0]));
+        out->n_eos_ids = out->eos_ids[0] < 0 ? 0 : 1;
+        out->eos_ids[0] = out->n_eos_ids == 0 ? 0 : out->eos_ids[0];
+        return STATUS_OK;
+    }
+    if (json_count(eos) > MODEL_EOS_MAX) {
+        return status_set(STATUS_BAD_FORMAT, "%s: more than %u eos_token_id", label, MODEL_EOS_MAX);
+    }
+    for (size_t i = 0; i < json_count(eos); i++) {
+        if (json_is(json_at(eos, i), JSON_NULL)) {
+            return status_set(STATUS_BAD_FORMAT, "%s: eos_token_id holds null", label);
+        }
+        TRY(parse_id(json_at(eos, i), "eos_token_id", label, out->vocab_size, &out->eos_ids[i]));
+    }
+    out->n_eos_ids = json_count(eos);
+    return STATUS_OK;
+}
+
+/* mlp_layer_types, where present, replaces first_k_dense_replace: dense layers first. */
+static enum status parse_layer_types(const struct json *root, const char *label,
+                                     struct model_config *out)
+{
+    const struct json *types = json_get(root, "mlp_layer_types");
+    size_t n_dense = 0;
+
+    if (json_is(types, JSON_NULL)) {
+        return STATUS_OK;
+    }
+    if (!json_is(types, JSON_ARRAY) || json_count(types) != out->n_layers) {
+        return status_set(STATUS_BAD_FORMAT, "%s: mlp_layer_types must list %zu layers", label,
+                          out->n_layers);
+    }
+    for (size_t i = 0; i < out->n_layers; i++) {
+        const char *type = json_text(json_at(types, i), "");
+
+        if (strcmp(type, "dense") != 0 && strcmp(type, "sparse") != 0) {
+            return status_set(STATUS_BAD_FORMAT,
+                              "%s: mlp_layer_types holds neither dense nor "
+                              "sparse at layer %zu",
+                              label, i);
+        }
+        if (strcmp(type, "dense") == 0 && n_dense != i) {
+            return status_set(STATUS_UNSUPPORTED,
+                              "%s: mlp_layer_types: dense layer %zu after a sparse one is not "
+                              "computed by this build",
+                              label, i);
+        }
+        n_dense += strcmp(type, "dense") == 0;
+    }
+    out->first_dense_layers = n_dense;
+    return STATUS_OK;
+}
+
+/* Relations between fields. */
+static enum status check_experts(const struct model_config *config, const char *label)
+{
+    const size_t per_group = config->n_groups == 0 ? 0 : config->n_experts / config->n_groups;
+
+    if (config->n_experts == 0) {
+        return STATUS_OK;
+    }
+    if (config->n_experts % config->n_groups != 0 || (config->n_groups > 1 && per_group < 2)) {
+        return status_set(STATUS_BAD_FORMAT,
+                          "%s: %zu experts do not form %zu groups of two or more", label,
+                          config->n_experts, config->n_groups);
+    }
+    if (config->top_groups > config->n_groups) {
+        return status_set(STATUS_BAD_FORMAT, "%s: topk_group %zu is more than n_group %zu", label,
+                          config->top_groups, config->n_groups);
+    }
+    if (config->experts_per_token > config->top_groups * per_group) {
+        return status_set(STATUS_BAD_FORMAT,
+                          "%s: num_experts_per_tok %zu is more than the %zu experts of %zu groups",
+                          label, config->experts_per_token, config->top_groups * per_group,
+                          config->top_groups);
+    }
+    return STATUS_OK;
+}
+
+enum status model_config_parse(const struct json *root, const char *label, struct model_config *out)
+{
+    struct model_config config = {.vocab_size = 0};
+
+    if (!json_is(root, JSON_OBJECT)) {
+        return status_set(STATUS_BAD_FORMAT, "%s: not a JSON object", label);
+    }
+    TRY(model_config_check_supported(root, label));
+    TRY(check_keys(root, label));
+    for (size_t i = 0; i < n_model_fields; i++) {
+        TRY(parse_field(root, &model_fields[i], label, &config));
+    }
+    TRY(parse_experts(root, label, &config));
+    TRY(parse_ids(root, label, &config));
+    TRY(parse_layer_types(root, label, &config));
+    TRY(model_config_parse_rope(root, label, &config));
+    TRY(check_experts(&config, label));
+    if (config.qk_rope_head_dim % 2 != 0) {
+        return status_set(STATUS_BAD_FORMAT, "%s: qk_rope_head_dim %zu is odd", label,
+                          config.qk_rope_head_dim);
+    }
+    *out = config;
+    return STATUS_OK;
+}
+
+enum status model_config_load(const char *dir, struct model_config *out)
+{
+    char *path;
+    struct json *root = NULL;
+    enum status status;
+
+    TRY(path_join(dir, "config.json", &path));
+    status = json_load(path, CONFIG_BYTES_MAX, CONFIG_DEPTH_MAX, &root);
+    if (status == STATUS_OK) {
+        status = model_config_parse(root, path, out);
+    }
+    json_destroy(root);
+    memory_free(path);
+    return status;
+}
+
+bool model_config_is_moe_layer(const struct model_config *config, size_t layer)
+{
+    if (config->n_experts == 0) {
+        return false;
+    }
+    if (layer >= config->n_layers) {
+        return true;
+    }
+    return layer >= config->first_dense_layers && layer % config->moe_layer_freq == 0;
+}
+
+size_t model_config_moe_layers(const struct model_config *config)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < config->n_layers + config->n_mtp_modules; i++) {
+        n += model_config_is_moe_layer(config, i);
+    }
+    return n;
+}
+
+bool model_config_is_eos(const struct model_config *config, int32_t token)
+{
+    for (size_t i = 0; i < config->n_eos_ids; i++) {
+        if (config->eos_ids[i] == token) {
+            return true;
+        }
+    }
+    return false;
+}
+
+float model_config_attention_scale(const struct model_config *config)
+{
+    const double head_dim = (double)(config->qk_nope_head_dim + config->qk_rope_head_dim);
+    const struct rope_scaling *rope = &config->rope;
+    double factor = 1;
+
+    if (rope->is_yarn && rope->mscale_all_dim != 0 && rope->factor > 1) {
+        factor = 0.1 * rope->mscale_all_dim * log(rope->factor) + 1;
+    }
+    return (float)(factor * factor / sqrt(head_dim));
+}
+
+/* Attention and norms of one layer. */
+static size_t attention_parameters(const struct model_config *c)
+{
+    const size_t q_dim = c->n_heads * (c->qk_nope_head_dim + c->qk_rope_head_dim);
+    const size_t q =
+        c->q_lora_rank > 0 ? c->q_lora_rank * (c->hidden_size + q_dim + 1) : c->hidden_size * q_dim;
+
+    return q + c->hidden_size * (c->kv_lora_rank + c->qk_rope_head_dim) + c->kv_lora_rank +
+           c->kv_lora_rank * c->n_heads * (c->qk_nope_head_dim + c->v_head_dim) +
+           c->n_heads * c->v_head_dim * c->hidden_size + 2 * c->hidden_size;
+}
+
+/* Feed-forward part with n_routed of the experts counted; router included. */
+static size_t ffn_parameters(const struct model_config *c, size_t layer, size_t n_routed)
+{
+    if (!model_config_is_moe_layer(c, layer)) {
+        return 3 * c->hidden_size * c->intermediate_size;
+    }
+    return (n_routed + c->n_shared_experts) * 3 * c->hidden_size * c->moe_intermediate_size +
+           c->n_experts * (c->hidden_size + 1);
+}
+
+size_t model_config_parameters(const struct model_config *config)
+{
+    size_t n = 2 * config->vocab_size * config->hidden_size + config->hidden_size;
+
+    for (size_t i = 0; i < config->n_layers + config->n_mtp_modules; i++) {
+        n += attention_parameters(config) + ffn_parameters(config, i, config->n_experts);
+    }
+    /* enorm, hnorm, shared_head.norm, eh_proj */
+    return n + config->n_mtp_modules * (3 + 2 * config->hidden_size) * config->hidden_size;
+}
+
+size_t model_config_active_parameters(const struct model_config *config)
+{
+    size_t n = config->vocab_size * config->hidden_size + config->hidden_size;
+
+    for (size_t i = 0; i < config->n_layers; i++) {
+        n += attention_parameters(config) + ffn_parameters(config, i, config->experts_per_token);
+    }
+    return n;
+}

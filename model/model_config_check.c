@@ -1,0 +1,134 @@
+/* Owns the refusal of architectures and options that this build does not compute. */
+#include "model/model_config_internal.h"
+
+#include <string.h>
+
+/* A key that must have one of these texts when it is there (NULL ends the list). */
+struct text_choice {
+    const char *key;
+    const char *texts[3];
+};
+static const struct text_choice text_choices[] = {
+    {"model_type", {"deepseek_v3", "kimi_k2"}},
+    {"scoring_func", {"sigmoid"}},
+    {"topk_method", {"noaux_tc"}},
+    {"hidden_act", {"silu"}},
+};
+
+/* Keys whose presence with anything but null, false or 0 asks for something else. */
+static const char *const must_be_off[] = {
+    "attention_bias", "attention_dropout", "mlp_bias",   "tie_word_embeddings", "text_config",
+    "index_n_heads",  "index_head_dim",    "index_topk", "quantization_config",
+};
+
+static bool is_off(const struct json *value)
+{
+    switch (json_kind_of(value)) {
+    case JSON_NULL:
+        return true;
+    case JSON_BOOL:
+        return !json_bool(value, true);
+    case JSON_INT:
+    case JSON_REAL:
+        return json_number(value, 1) == 0;
+    case JSON_STRING:
+    case JSON_ARRAY:
+    case JSON_OBJECT:
+        break;
+    }
+    return false;
+}
+
+/* What a message shows of a value: numbers and texts as they are, the rest by kind. */
+static const char *describe(const struct json *value)
+{
+    switch (json_kind_of(value)) {
+    case JSON_BOOL:
+        return json_bool(value, false) ? "true" : "false";
+    case JSON_STRING:
+        return json_text(value, "");
+    case JSON_OBJECT:
+        return "an object";
+    case JSON_ARRAY:
+        return "a list";
+    case JSON_NULL:
+        return "null";
+    case JSON_INT:
+    case JSON_REAL:
+        break;
+    }
+    return "a number that is not 0";
+}
+
+static enum status check_text(const struct json *root, const struct text_choice *choice,
+                              const char *label)
+{
+    const struct json *value = json_get(root, choice->key);
+
+    if (json_is(value, JSON_NULL)) {
+        return STATUS_OK;
+    }
+    if (!json_is(value, JSON_STRING)) {
+        return status_set(STATUS_BAD_FORMAT, "%s: %s must be a text", label, choice->key);
+    }
+    for (size_t i = 0; choice->texts[i] != NULL; i++) {
+        if (strcmp(choice->texts[i], json_text(value, "")) == 0) {
+            return STATUS_OK;
+        }
+    }
+    return status_set(
+        STATUS_UNSUPPORTED, "%s: %s \"%s\" is not computed by this build (only %s%s%s)", label,
+        choice->key, json_text(value, ""), choice->texts[0],
+        choice->texts[1] != NULL ? " and " : "", choice->texts[1] != NULL ? choice->texts[1] : "");
+}
+
+static enum status check_architectures(const struct json *list, const char *label)
+{
+    for (size_t i = 0; i < json_count(list); i++) {
+        const char *name = json_text(json_at(list, i), "");
+
+        if (strcmp(name, "DeepseekV3ForCausalLM") != 0 && strcmp(name, "KimiK2ForCausalLM") != 0) {
+            return status_set(STATUS_UNSUPPORTED,
+                              "%s: architecture \"%s\" is not computed by this build (only "
+                              "DeepseekV3ForCausalLM)",
+                              label, name);
+        }
+    }
+    return STATUS_OK;
+}
+
+enum status model_config_check_supported(const struct json *root, const char *label)
+{
+    const struct json *heads = json_get(root, "num_attention_heads");
+    const struct json *kv_heads = json_get(root, "num_key_value_heads");
+    const int64_t n_mtp = json_int(json_get(root, "num_nextn_predict_layers"), 0);
+
+    if (json_is(json_get(root, "model_type"), JSON_NULL) &&
+        json_is(json_get(root, "architectures"), JSON_NULL)) {
+        return status_set(STATUS_BAD_FORMAT, "%s: model_type is missing", label);
+    }
+    for (size_t i = 0; i < sizeof(text_choices) / sizeof(text_choices[0]); i++) {
+        TRY(check_text(root, &text_choices[i], label));
+    }
+    TRY(check_architectures(json_get(root, "architectures"), label));
+    for (size_t i = 0; i < sizeof(must_be_off) / sizeof(must_be_off[0]); i++) {
+        const struct json *value = json_get(root, must_be_off[i]);
+
+        if (!is_off(value)) {
+            return status_set(STATUS_UNSUPPORTED, "%s: %s (%s) is not computed by this build",
+                              label, must_be_off[i], describe(value));
+        }
+    }
+    if (!json_is(kv_heads, JSON_NULL) && json_int(kv_heads, -1) != json_int(heads, -1)) {
+        return status_set(STATUS_UNSUPPORTED,
+                          "%s: num_key_value_heads %lld differs from num_attention_heads %lld, "
+                          "which latent attention does not have",
+                          label, (long long)json_int(kv_heads, -1), (long long)json_int(heads, -1));
+    }
+    if (n_mtp > 1) {
+        return status_set(STATUS_UNSUPPORTED,
+                          "%s: num_nextn_predict_layers %lld: this build computes at most 1", label,
+                          (long long)n_mtp);
+    }
+    return STATUS_OK;
+}

@@ -1,0 +1,33 @@
+/* Owns the table that binds config.json's keys to struct model_config; reader and writer obey it.
+ */
+#ifndef HONE_MODEL_MODEL_CONFIG_INTERNAL_H
+#define HONE_MODEL_MODEL_CONFIG_INTERNAL_H
+
+#include "model/model_config.h"
+
+enum model_field_kind { MODEL_FIELD_SIZE, MODEL_FIELD_REAL, MODEL_FIELD_BOOL };
+
+/* One number or switch. required: absent is an error; else absent gives `otherwise`. null_is: what
+ * null means (negative: null is an error). */
+struct model_field {
+    const char *key;
+    enum model_field_kind kind;
+    size_t offset; /* in struct model_config */
+    double min, max;
+    bool is_required;
+    double otherwise, null_is;
+};
+extern const struct model_field model_fields[];
+extern const size_t n_model_fields;
+
+/* Keys that are read elsewhere or say nothing that this build needs. */
+extern const char *const model_other_keys[];
+extern const size_t n_model_other_keys;
+
+/* Refuses, with one line naming key and value, what is well-formed but not computed here. */
+MUST_CHECK enum status model_config_check_supported(const struct json *root, const char *label);
+/* Rotary settings: rope_theta, rope_scaling or rope_parameters. */
+MUST_CHECK enum status model_config_parse_rope(const struct json *root, const char *label,
+                                               struct model_config *out);
+
+#endif

@@ -1,0 +1,243 @@
+/* Owns the table of parameters, fresh weights and digests; files are weights_io.c. */
+#include "model/weights.h"
+
+#include "base/memory.h"
+#include "base/random.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define ROW_ALIGNMENT ((size_t)16) /* floats: every row begins on a cache line */
+#define DIGESTS_MAX ((size_t)1024)
+
+/* Walks the architecture twice: rows NULL counts, else fills. */
+struct table_builder {
+    struct weight_row *rows;
+    size_t n_rows, n_floats;
+    bool is_mtp;
+    bool has_overflow;
+    struct weight_row counted_only; /* takes what nobody keeps while counting */
+};
+
+/* Adds (n_rows, n_columns), or a vector when n_columns is 0. */
+static struct weight_row *add_row(struct table_builder *builder, size_t n_rows, size_t n_columns,
+                                  const char *format, ...) PRINTF_LIKE(4, 5);
+
+static struct weight_row *add_row(struct table_builder *builder, size_t n_rows, size_t n_columns,
+                                  const char *format, ...)
+{
+    struct weight_row *row = &builder->counted_only;
+    size_t count = n_rows, padded;
+    va_list arguments;
+
+    if ((n_columns > 0 && !size_multiply(n_rows, n_columns, &count)) ||
+        !size_add(count, ROW_ALIGNMENT - 1, &padded)) {
+        builder->has_overflow = true;
+        return row;
+    }
+    padded -= padded % ROW_ALIGNMENT;
+    if (builder->rows != NULL) {
+        row = &builder->rows[builder->n_rows];
+        va_start(arguments, format);
+        (void)vsnprintf(row->name, sizeof(row->name), format, arguments);
+        va_end(arguments);
+        row->shape[0] = n_rows;
+        row->shape[1] = n_columns;
+        row->n_dims = n_columns > 0 ? 2 : 1;
+        row->offset = builder->n_floats;
+        row->count = count;
+        row->decays = n_columns > 0;
+        row->is_trainable = true;
+        row->is_mtp = builder->is_mtp;
+    }
+    builder->n_rows++;
+    builder->has_overflow |= !size_add(builder->n_floats, padded, &builder->n_floats);
+    return row;
+}
+
+static void add_attention(struct table_builder *b, const struct model_config *c, size_t layer)
+{
+    const size_t q_dim = c->n_heads * (c->qk_nope_head_dim + c->qk_rope_head_dim);
+    const size_t kv_dim = c->n_heads * (c->qk_nope_head_dim + c->v_head_dim);
+    const size_t d = c->hidden_size;
+
+    add_row(b, d, 0, "model.layers.%zu.input_layernorm.weight", layer);
+    if (c->q_lora_rank > 0) {
+        add_row(b, c->q_lora_rank, d, "model.layers.%zu.self_attn.q_a_proj.weight", layer);
+        add_row(b, c->q_lora_rank, 0, "model.layers.%zu.self_attn.q_a_layernorm.weight", layer);
+        add_row(b, q_dim, c->q_lora_rank, "model.layers.%zu.self_attn.q_b_proj.weight", layer);
+    } else {
+        add_row(b, q_dim, d, "model.layers.%zu.self_attn.q_proj.weight", layer);
+    }
+    add_row(b, c->kv_lora_rank + c->qk_rope_head_dim, d,
+            "model.layers.%zu.self_attn.kv_a_proj_with_mqa.weight", layer);
+    add_row(b, c->kv_lora_rank, 0, "model.layers.%zu.self_attn.kv_a_layernorm.weight", layer);
+    add_row(b, kv_dim, c->kv_lora_rank, "model.layers.%zu.self_attn.kv_b_proj.weight", layer);
+    add_row(b, d, c->n_heads * c->v_head_dim, "model.layers.%zu.self_attn.o_proj.weight", layer);
+    add_row(b, d, 0, "model.layers.%zu.post_attention_layernorm.weight", layer);
+}
+
+/* gate, up, down of one MLP; part is "mlp", "mlp.shared_experts" or "mlp.experts.J". */
+static void add_mlp(struct table_builder *b, size_t d, size_t width, size_t layer, const char *part)
+{
+    add_row(b, width, d, "model.layers.%zu.%s.gate_proj.weight", layer, part);
+    add_row(b, width, d, "model.layers.%zu.%s.up_proj.weight", layer, part);
+    add_row(b, d, width, "model.layers.%zu.%s.down_proj.weight", layer, part);
+}
+
+static void add_moe(struct table_builder *b, const struct model_config *c, size_t layer)
+{
+    char part[48];
+
+    add_row(b, c->n_experts, c->hidden_size, "model.layers.%zu.mlp.gate.weight", layer);
+    add_row(b, c->n_experts, 0, "model.layers.%zu.mlp.gate.e_score_correction_bias", layer)
+        ->is_trainable = false;
+    for (size_t j = 0; j < c->n_experts; j++) {
+        (void)snprintf(part, sizeof(part), "mlp.experts.%zu", j);
+        add_mlp(b, c->hidden_size, c->moe_intermediate_size, layer, part);
+    }
+    if (c->n_shared_experts > 0) {
+        add_mlp(b, c->hidden_size, c->n_shared_experts * c->moe_intermediate_size, layer,
+                "mlp.shared_experts");
+    }
+}
+
+static void add_layer(struct table_builder *b, const struct model_config *c, size_t layer)
+{
+    add_attention(b, c, layer);
+    if (model_config_is_moe_layer(c, layer)) {
+        add_moe(b, c, layer);
+    } else {
+        add_mlp(b, c->hidden_size, c->intermediate_size, layer, "mlp");
+    }
+}
+
+static void add_all(struct table_builder *b, const struct model_config *c)
+{
+    const size_t d = c->hidden_size;
+
+    add_row(b, c->vocab_size, d, "model.embed_tokens.weight")->decays = false;
+    for (size_t i = 0; i < c->n_layers; i++) {
+        add_layer(b, c, i);
+    }
+    add_row(b, d, 0, "model.norm.weight");
+    add_row(b, c->vocab_size, d, "lm_head.weight");
+    b->is_mtp = true;
+    for (size_t i = c->n_layers; i < c->n_layers + c->n_mtp_modules; i++) {
+        add_row(b, d, 0, "model.layers.%zu.enorm.weight", i);
+        add_row(b, d, 0, "model.layers.%zu.hnorm.weight", i);
+        add_row(b, d, 2 * d, "model.layers.%zu.eh_proj.weight", i);
+        add_layer(b, c, i);
+        add_row(b, d, 0, "model.layers.%zu.shared_head.norm.weight", i);
+    }
+}
+
+enum status weight_table_create(const struct model_config *config, struct weight_table **out)
+{
+    struct table_builder builder = {.rows = NULL};
+    struct weight_table *table;
+    enum status status;
+
+    *out = NULL;
+    add_all(&builder, config);
+    if (builder.has_overflow) {
+        return status_set(STATUS_BAD_FORMAT, "the model's parameters overflow a size");
+    }
+    TRY(memory_alloc(1, sizeof(*table), &table));
+    status = memory_alloc(builder.n_rows, sizeof(struct weight_row), &table->rows);
+    if (status != STATUS_OK) {
+        memory_free(table);
+        return status;
+    }
+    builder = (struct table_builder){.rows = table->rows};
+    add_all(&builder, config);
+    table->n_rows = builder.n_rows;
+    table->n_floats = builder.n_floats;
+    *out = table;
+    return STATUS_OK;
+}
+
+void weight_table_destroy(struct weight_table *table)
+{
+    if (table != NULL) {
+        memory_free(table->rows);
+        memory_free(table);
+    }
+}
+
+const struct weight_row *weight_table_find(const struct weight_table *table, const char *name)
+{
+    for (size_t i = 0; i < table->n_rows; i++) {
+        if (strcmp(table->rows[i].name, name) == 0) {
+            return &table->rows[i];
+        }
+    }
+    return NULL;
+}
+
+void weights_init(const struct model_config *config, const struct weight_table *table,
+                  uint64_t seed, float *data)
+{
+    const float range = (float)config->initializer_range;
+
+    memset(data, 0, table->n_floats * sizeof(float));
+    for (size_t i = 0; i < table->n_rows; i++) {
+        const struct weight_row *row = &table->rows[i];
+        float *values = data + row->offset;
+
+        for (size_t j = 0; j < row->count && row->is_trainable; j++) {
+            values[j] = row->n_dims == 1 ? 1.0f : range * random_normal(seed, RANDOM_INIT, i, j);
+        }
+    }
+}
+
+size_t weights_chunks(size_t n_floats)
+{
+    const size_t floats = WEIGHTS_CHUNK_BYTES / sizeof(float);
+
+    return (n_floats + floats - 1) / floats;
+}
+
+struct digest128 weights_chunk_digest(const float *data, size_t n_floats, size_t chunk)
+{
+    const size_t floats = WEIGHTS_CHUNK_BYTES / sizeof(float);
+    const size_t begin = chunk * floats;
+    const size_t n = n_floats - begin < floats ? n_floats - begin : floats;
+
+    return hash_128(data + begin, n * sizeof(float));
+}
+
+struct digest128 weights_digest(const float *data, size_t n_floats)
+{
+    struct digest128 digests[DIGESTS_MAX];
+    const size_t n_chunks = weights_chunks(n_floats);
+    size_t n = 0;
+
+    for (size_t i = 0; i < n_chunks; i++) {
+        if (n == DIGESTS_MAX) { /* more than a GiB: what is full becomes the first digest */
+            digests[0] = hash_128(digests, sizeof(digests));
+            n = 1;
+        }
+        digests[n] = weights_chunk_digest(data, n_floats, i);
+        n++;
+    }
+    return hash_128(digests, n * sizeof(digests[0]));
+}
+
+bool weights_are_finite(const struct weight_table *table, const float *data,
+                        const struct weight_row **row)
+{
+    for (size_t i = 0; i < table->n_rows; i++) {
+        const float *values = data + table->rows[i].offset;
+
+        for (size_t j = 0; j < table->rows[i].count; j++) {
+            if (!isfinite(values[j])) {
+                *row = &table->rows[i];
+                return false;
+            }
+        }
+    }
+    return true;
+}
