@@ -2,7 +2,9 @@
  * identifies small things. */
 #include "base/hash.h"
 
+#include <endian.h>
 #include <string.h>
+#define XXH_STATIC_LINKING_ONLY /* the state's size, so that it can live on the stack */
 #include <xxhash.h>
 
 #define SHA_BLOCK 64
@@ -98,6 +100,21 @@ struct digest256 hash_sha256(const void *data, size_t n)
 uint64_t hash_64(const void *data, size_t n)
 {
     return XXH3_64bits(data, n);
+}
+
+uint64_t hash_64_parts(const struct hash_part *parts, size_t n_parts)
+{
+    XXH3_state_t state;
+
+    (void)XXH3_64bits_reset(&state); /* these fail only for a NULL state */
+    for (size_t i = 0; i < n_parts; i++) {
+        const uint64_t n_bytes = htole64((uint64_t)parts[i].bytes);
+        (void)XXH3_64bits_update(&state, &n_bytes, sizeof(n_bytes));
+        if (parts[i].bytes > 0) {
+            (void)XXH3_64bits_update(&state, parts[i].data, parts[i].bytes);
+        }
+    }
+    return XXH3_64bits_digest(&state);
 }
 
 struct digest128 hash_128(const void *data, size_t n)

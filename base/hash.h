@@ -15,6 +15,12 @@ struct digest256 {
 };
 
 uint64_t hash_64(const void *data, size_t n);
+/* XXH3-64 over, for each part in turn, its length as 8 little-endian bytes and then its bytes. */
+struct hash_part {
+    const void *data;
+    size_t bytes;
+};
+uint64_t hash_64_parts(const struct hash_part *parts, size_t n_parts);
 struct digest128 hash_128(const void *data, size_t n);
 struct digest256 hash_sha256(const void *data, size_t n);
 bool digest128_equal(const struct digest128 *a, const struct digest128 *b);

@@ -145,6 +145,11 @@ void memory_fail_after(long n)
     atomic_store(&fail_countdown, n < 0 ? -1 : n);
 }
 
+bool memory_fail_is_pending(void)
+{
+    return atomic_load(&fail_countdown) >= 0;
+}
+
 bool size_multiply(size_t a, size_t b, size_t *out)
 {
     return !__builtin_mul_overflow(a, b, out);

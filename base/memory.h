@@ -31,6 +31,8 @@ size_t memory_total_blocks(void);
 /* Fault injection for tests: the allocation after `n` more successful ones fails, then all succeed
  * again; a negative n switches it off. */
 void memory_fail_after(long n);
+/* true while a failure asked for has not happened yet. */
+bool memory_fail_is_pending(void);
 
 /* true and *out = a * b, or false on overflow. */
 bool size_multiply(size_t a, size_t b, size_t *out);

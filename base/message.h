@@ -93,7 +93,8 @@ void message_put_array(struct message *message, const char *key, enum message_dt
                        const void *items, size_t n_items);
 
 /* Getters for a message that passed the table: absent optional fields give the fallback (arrays:
- * NULL and 0). Borrowed from the message. */
+ * NULL and 0; hex64: 0, also for text that is not "0x" and up to 16 lower-case digits). Borrowed
+ * from the message. */
 int64_t message_int(const struct message *message, const char *key, int64_t fallback);
 double message_number(const struct message *message, const char *key, double fallback);
 bool message_bool(const struct message *message, const char *key, bool fallback);

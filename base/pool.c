@@ -44,7 +44,6 @@ struct pool {
     _Alignas(CACHE_LINE) atomic_uint n_arrived;
     size_t n_threads;
     size_t n_started; /* workers that exist */
-    bool is_crowded;  /* more threads than cores: spinning keeps the others from running */
     atomic_bool is_ending;
     pool_task *task;
     void *context;
@@ -71,7 +70,7 @@ static void futex_wake_all(atomic_uint *word)
 }
 
 /* Waits until the gate's value is no longer `old`; false when the spin's time is over. */
-static bool spin_while(struct gate *gate, unsigned old, bool is_crowded)
+static bool spin_while(struct gate *gate, unsigned old)
 {
     const int64_t begin_us = clock_now_us();
 
@@ -82,17 +81,14 @@ static bool spin_while(struct gate *gate, unsigned old, bool is_crowded)
             }
             pause_core();
         }
-        if (is_crowded) {
-            (void)sched_yield(); /* the one we wait for may want this core */
-        }
+        (void)sched_yield(); /* whoever we wait for may want this core */
     } while (clock_now_us() - begin_us < SPIN_US);
     return false;
 }
 
-static void wait_while(struct gate *gate, unsigned old, bool is_crowded)
+static void wait_while(struct gate *gate, unsigned old)
 {
-    if (atomic_load_explicit(&gate->value, memory_order_acquire) != old ||
-        spin_while(gate, old, is_crowded)) {
+    if (atomic_load_explicit(&gate->value, memory_order_acquire) != old || spin_while(gate, old)) {
         return;
     }
     atomic_fetch_add(&gate->n_sleeping, 1);
@@ -117,7 +113,7 @@ static void *worker_main(void *argument)
     unsigned seen = 0;
 
     for (;;) {
-        wait_while(&pool->generation, seen, pool->is_crowded);
+        wait_while(&pool->generation, seen);
         seen++; /* the next run starts only after this one is counted out: none is skipped */
         if (atomic_load(&pool->is_ending)) {
             return NULL;
@@ -157,18 +153,6 @@ static enum status start_workers(struct pool *pool)
     return STATUS_OK;
 }
 
-/* Cores that this process may use, which a container can hold below the machine's. */
-static size_t usable_cores(void)
-{
-    cpu_set_t set;
-
-    if (sched_getaffinity(0, sizeof(set), &set) != 0) {
-        const long n = sysconf(_SC_NPROCESSORS_ONLN);
-        return n > 0 ? (size_t)n : 1;
-    }
-    return (size_t)CPU_COUNT(&set);
-}
-
 enum status pool_create(size_t n_threads, struct pool **out)
 {
     struct pool *pool;
@@ -180,7 +164,6 @@ enum status pool_create(size_t n_threads, struct pool **out)
     }
     TRY(memory_alloc(1, sizeof(*pool), &pool));
     pool->n_threads = n_threads;
-    pool->is_crowded = n_threads > usable_cores();
     status = memory_alloc(n_threads - 1, sizeof(*pool->workers), &pool->workers);
     if (status == STATUS_OK) {
         status = start_workers(pool);
@@ -230,7 +213,7 @@ void pool_run(struct pool *pool, pool_task *task, void *context)
         if (n_left == 0) {
             return;
         }
-        wait_while(&pool->n_left, n_left, pool->is_crowded);
+        wait_while(&pool->n_left, n_left);
     }
 }
 
@@ -247,7 +230,7 @@ void pool_barrier(struct pool *pool, size_t thread_index)
         wake_sleepers(&pool->sense);
         return;
     }
-    wait_while(&pool->sense, sense, pool->is_crowded);
+    wait_while(&pool->sense, sense);
 }
 
 void pool_share(size_t n, size_t thread_index, size_t n_threads, size_t *begin, size_t *end)

@@ -32,9 +32,9 @@ double support_difference_max(const float *got, const float *want, size_t n);
 
 /* Builds and destroys a thing; what it built must be gone when it returns, on failure too. */
 typedef enum status support_attempt(void *context);
-/* Calls attempt with the allocation 0, 1, 2, ... failing until one call succeeds. Each failure must
- * be STATUS_NO_MEMORY and leave the number of live blocks unchanged; so must the success. Returns
- * how many failure points there were. */
+/* Calls attempt with the allocation 0, 1, 2, ... failing until it makes fewer than that. Each call
+ * must give STATUS_NO_MEMORY (or succeed all the same, where there is a way to do without) and
+ * leave the number of live blocks unchanged. Returns how many failure points there were. */
 size_t support_fail_allocations(support_attempt *attempt, void *context);
 
 /* Fails the test, printing the thread's message, unless the status is STATUS_OK. */
