@@ -27,10 +27,21 @@
 
 #define PATH_KEY_ROOM 128
 
+/* jansson's parser reports some failed allocations as syntax errors, so they are noted here. */
+static _Thread_local bool ran_short;
+
+static void *take_block(size_t n)
+{
+    void *block = memory_library_alloc(n);
+
+    ran_short = ran_short || block == NULL;
+    return block;
+}
+
 /* Before main: jansson's tables get a random seed and its heap is hone's, once and for all. */
 __attribute__((constructor)) static void adopt_jansson(void)
 {
-    json_set_alloc_funcs(memory_library_alloc, memory_library_free);
+    json_set_alloc_funcs(take_block, memory_library_free);
     json_object_seed(0);
 }
 
@@ -110,8 +121,9 @@ static enum status parse(const char *text, size_t n, unsigned depth_max, size_t 
     if (too_deep < n) {
         return refuse_depth(text, too_deep, depth_max);
     }
+    ran_short = false;
     json_t *value = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | flags, &error);
-    if (value == NULL && json_error_code(&error) == json_error_out_of_memory) {
+    if (value == NULL && ran_short) {
         return status_set(STATUS_NO_MEMORY, "no memory for a JSON text of %zu bytes", n);
     }
     if (value == NULL) {
