@@ -1,5 +1,6 @@
 /* Owns what the CPU's kernels share beyond their arguments: the threads, the scratch memory and the
- * memory functions of the op table. Only kernels/cpu/ includes this. */
+ * memory functions of the op table. Only kernels/ includes
+ * this. */
 #ifndef HONE_KERNELS_CPU_CPU_BACKEND_H
 #define HONE_KERNELS_CPU_CPU_BACKEND_H
 
@@ -12,6 +13,10 @@
 /* Below this much work (flop, or elements times what one costs) a fork-join costs more than it
  * saves: about 1.5 us of one thread. */
 #define CPU_WORK_MIN ((size_t)131072)
+
+/* device: as backend_open, without what is not a CPU. Errors: UNSUPPORTED, NO_MEMORY, IO. */
+MUST_CHECK enum status cpu_backend_open(const char *device, size_t n_threads, struct backend **out);
+void cpu_backend_close(struct backend *backend);
 
 struct pool *cpu_pool(struct backend *backend);
 
@@ -33,8 +38,8 @@ void cpu_release(struct backend *backend, void *block);
 enum status cpu_upload(struct backend *backend, void *device, const void *host, size_t n);
 enum status cpu_download(struct backend *backend, void *host, const void *device, size_t n);
 
-/* Rounds a row length up so that rows start on cache lines and strides avoid multiples of 4 KiB
- * (cpu.md 5.1). */
+/* Row stride, in floats, for rows of n: whole cache lines, an odd number of them, so that rows do
+ * not meet in the same sets of the first cache. */
 size_t cpu_padded_stride(size_t n);
 
 #endif

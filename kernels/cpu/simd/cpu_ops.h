@@ -42,8 +42,8 @@ enum status ISA(op_sum_squares)(struct backend *backend, const float *x, size_t 
 enum status ISA(op_fill)(struct backend *backend, float *x, size_t n, float value);
 
 /* The building block other ops of this folder share with gemm: y (n_rows, n_out) = x . w^T on the
- * calling thread alone, w packed (panel_stride floats from panel to panel), the bits of
- * op_gemm without bias; n_out may stop inside the last panel. */
+ * calling thread alone, w packed (panel_stride floats from panel to panel, 0 = adjacent), the bits
+ * of op_gemm; n_out may stop inside the last panel. */
 struct gemm_block {
     const float *x;
     size_t x_stride;
@@ -52,6 +52,8 @@ struct gemm_block {
     float *y;
     size_t y_stride;
     size_t n_rows, n_in, n_out;
+    const float *bias; /* (n_out) or NULL */
+    bool accumulate;   /* y + that instead of that */
 };
 void ISA(gemm_block)(const struct gemm_block *block);
 

@@ -4,6 +4,9 @@
 
 #include <immintrin.h>
 
+/* f32x16 of a matrix tile's row: as many as the register file feeds (gemm_tile.h). */
+#define SIMD_TILE_VECTORS 4
+
 typedef __m512 f32x16;
 typedef __m512i i32x16;
 typedef __mmask16 mask16;

@@ -7,6 +7,9 @@
 #include <math.h>
 #include <string.h>
 
+/* f32x16 of a matrix tile's row: as many as the register file feeds (gemm_tile.h). */
+#define SIMD_TILE_VECTORS 1
+
 typedef float f32x4 __attribute__((vector_size(16)));
 typedef int32_t i32x4 __attribute__((vector_size(16)));
 typedef uint32_t u32x4 __attribute__((vector_size(16)));

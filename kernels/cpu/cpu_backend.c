@@ -1,0 +1,249 @@
+/* Owns the CPU backend: which instruction set is used, its threads, scratch memory and the memory
+ * functions of the op table. The ops themselves are in simd/. */
+#include "kernels/cpu/cpu_backend.h"
+
+#include "base/memory.h"
+
+#include <assert.h>
+#include <sched.h>
+#include <string.h>
+#include <unistd.h>
+
+extern const struct backend_ops cpu_ops_avx512;
+extern const struct backend_ops cpu_ops_avx2;
+extern const struct backend_ops cpu_ops_portable;
+
+/* Scratch slabs double, so this many hold more than any machine has. */
+#define N_SLABS_MAX 32
+#define SLAB_BYTES_MIN ((size_t)1 << 16)
+#define ALIGNMENT ((size_t)64)
+
+/* blocks[] are stacked in data from the bottom; used counts bytes. */
+struct slab {
+    char *data;
+    size_t bytes, used;
+};
+
+struct cpu_backend {
+    struct backend base; /* first: a struct backend * is one of these */
+    struct pool *pool;
+    struct slab slabs[N_SLABS_MAX];
+    size_t n_slabs;
+};
+
+struct cpu_device {
+    const char *name;
+    const struct backend_ops *ops;
+};
+
+static struct cpu_backend *cpu_of(struct backend *backend)
+{
+    return (struct cpu_backend *)(void *)backend;
+}
+
+/* Fastest first. The table's order decides what "auto" takes. */
+static size_t list_devices(struct cpu_device out[3])
+{
+    size_t n = 0;
+    __builtin_cpu_init();
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+        out[n++] = (struct cpu_device){"cpu-avx512", &cpu_ops_avx512};
+    }
+    if (has_avx2) {
+        out[n++] = (struct cpu_device){"cpu-avx2", &cpu_ops_avx2};
+    }
+    out[n++] = (struct cpu_device){"cpu-portable", &cpu_ops_portable};
+    return n;
+}
+
+static size_t count_cores(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+        return (size_t)CPU_COUNT(&set);
+    }
+    const long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (size_t)n : 1;
+}
+
+static enum status unknown_device(const char *device, const struct cpu_device *devices, size_t n)
+{
+    const char *names[3] = {"", "", ""};
+    for (size_t i = 0; i < n; i++) {
+        names[i] = devices[i].name;
+    }
+    return status_set(STATUS_UNSUPPORTED, "no device %s here; there is auto, cpu, %s %s %s", device,
+                      names[0], names[1], names[2]);
+}
+
+enum status cpu_backend_open(const char *device, size_t n_threads, struct backend **out)
+{
+    struct cpu_device devices[3];
+    const size_t n = list_devices(devices);
+    const bool is_any = strcmp(device, "auto") == 0 || strcmp(device, "cpu") == 0;
+    size_t i = 0;
+    *out = NULL;
+    while (!is_any && i < n && strcmp(device, devices[i].name) != 0) {
+        i++;
+    }
+    if (i == n) {
+        return unknown_device(device, devices, n);
+    }
+    struct cpu_backend *cpu = NULL;
+    TRY(memory_alloc(1, sizeof(*cpu), &cpu));
+    const size_t threads = n_threads == 0 ? count_cores() : n_threads;
+    const enum status status = pool_create(threads, &cpu->pool);
+    if (status != STATUS_OK) {
+        memory_free(cpu);
+        return status;
+    }
+    cpu->base = (struct backend){devices[i].ops, devices[i].name, "cpu-f32-1", threads};
+    *out = &cpu->base;
+    return STATUS_OK;
+}
+
+void cpu_backend_close(struct backend *backend)
+{
+    struct cpu_backend *cpu = cpu_of(backend);
+    if (cpu == NULL) {
+        return;
+    }
+    pool_destroy(cpu->pool);
+    for (size_t i = 0; i < cpu->n_slabs; i++) {
+        memory_free(cpu->slabs[i].data);
+    }
+    memory_free(cpu);
+}
+
+struct pool *cpu_pool(struct backend *backend)
+{
+    return cpu_of(backend)->pool;
+}
+
+void cpu_run(struct backend *backend, size_t work, pool_task *task, void *context)
+{
+    if (backend->n_threads == 1 || work < CPU_WORK_MIN) {
+        task(context, 0, 1);
+        return;
+    }
+    pool_run(cpu_of(backend)->pool, task, context);
+}
+
+/* With nothing in use, several slabs become one of their total size, so that the next round of the
+ * same requests fits without growing. */
+static void forget_small_slabs(struct cpu_backend *cpu, size_t *bytes_wanted)
+{
+    size_t total = 0;
+    for (size_t i = 0; i < cpu->n_slabs; i++) {
+        if (cpu->slabs[i].used > 0) {
+            return;
+        }
+        total += cpu->slabs[i].bytes;
+    }
+    if (cpu->n_slabs < 2) {
+        return;
+    }
+    for (size_t i = 0; i < cpu->n_slabs; i++) {
+        memory_free(cpu->slabs[i].data);
+    }
+    cpu->n_slabs = 0;
+    *bytes_wanted = total > *bytes_wanted ? total : *bytes_wanted;
+}
+
+/* The topmost slab that holds something, or the bottom one. */
+static size_t top_slab(const struct cpu_backend *cpu)
+{
+    size_t i = cpu->n_slabs;
+    while (i > 1 && cpu->slabs[i - 1].used == 0) {
+        i--;
+    }
+    return i == 0 ? 0 : i - 1;
+}
+
+static enum status add_slab(struct cpu_backend *cpu, size_t bytes)
+{
+    size_t wanted = bytes > SLAB_BYTES_MIN ? bytes : SLAB_BYTES_MIN;
+    if (cpu->n_slabs > 0 && wanted < 2 * cpu->slabs[cpu->n_slabs - 1].bytes) {
+        wanted = 2 * cpu->slabs[cpu->n_slabs - 1].bytes;
+    }
+    if (cpu->n_slabs == N_SLABS_MAX) {
+        return status_set(STATUS_NO_MEMORY, "kernel scratch: %zu more bytes do not fit", bytes);
+    }
+    struct slab *slab = &cpu->slabs[cpu->n_slabs];
+    TRY(memory_alloc(wanted, 1, &slab->data));
+    slab->bytes = wanted;
+    slab->used = 0;
+    cpu->n_slabs++;
+    return STATUS_OK;
+}
+
+enum status cpu_scratch_acquire(struct backend *backend, size_t n, size_t size, void *out_pointer)
+{
+    struct cpu_backend *cpu = cpu_of(backend);
+    size_t bytes = 0;
+    void *block = NULL;
+    memcpy(out_pointer, &block, sizeof(block));
+    if (!size_multiply(n, size, &bytes) || !size_add(bytes, 2 * ALIGNMENT, &bytes)) {
+        return status_set(STATUS_NO_MEMORY, "kernel scratch: %zu items of %zu bytes", n, size);
+    }
+    bytes -= bytes % ALIGNMENT; /* never 0, so that used > 0 means in use */
+    size_t slab_bytes = bytes;
+    forget_small_slabs(cpu, &slab_bytes);
+    size_t i = top_slab(cpu);
+    while (i < cpu->n_slabs && cpu->slabs[i].bytes - cpu->slabs[i].used < bytes) {
+        i++;
+    }
+    if (i == cpu->n_slabs) {
+        TRY(add_slab(cpu, slab_bytes));
+    }
+    struct slab *slab = &cpu->slabs[i];
+    block = slab->data + slab->used;
+    slab->used += bytes;
+    memcpy(out_pointer, &block, sizeof(block));
+    return STATUS_OK;
+}
+
+void cpu_scratch_release(struct backend *backend, void *block)
+{
+    struct cpu_backend *cpu = cpu_of(backend);
+    if (block == NULL) {
+        return;
+    }
+    struct slab *slab = &cpu->slabs[top_slab(cpu)];
+    assert((char *)block >= slab->data && (char *)block < slab->data + slab->used);
+    slab->used = (size_t)((char *)block - slab->data);
+}
+
+enum status cpu_alloc(struct backend *backend, size_t n, size_t size, void *out_pointer)
+{
+    (void)backend;
+    return memory_alloc(n, size, out_pointer);
+}
+
+void cpu_release(struct backend *backend, void *block)
+{
+    (void)backend;
+    memory_free(block);
+}
+
+enum status cpu_upload(struct backend *backend, void *device, const void *host, size_t n)
+{
+    (void)backend;
+    memcpy(device, host, n);
+    return STATUS_OK;
+}
+
+enum status cpu_download(struct backend *backend, void *host, const void *device, size_t n)
+{
+    (void)backend;
+    memcpy(host, device, n);
+    return STATUS_OK;
+}
+
+size_t cpu_padded_stride(size_t n)
+{
+    const size_t lines = (n + 15) / 16;
+    return (lines | 1) * 16;
+}

@@ -1,0 +1,331 @@
+/* Owns y = x . w^T on packed weights. A tile is R rows by V vectors of sixteen columns whose R * V
+ * sums stay in registers while k runs; each of them is its own chain, so no choice of tile, thread
+ * or row count changes a bit (cpu.md 5.1 to 5.5).
+ *
+ * The order for one output: K blocks of 256, each a chain of fma over ascending k from zero, block
+ * sums added ascending, then the bias, then (accumulate) y + that. */
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/simd/cpu_ops.h"
+
+#include <stdbool.h>
+
+#define PANEL_VECTORS (PANEL_COLUMNS / SIMD_LANES)
+#define TILE_SUMS_MAX 24
+/* Rows of a work unit: its x stays in the second-level cache while the panels pass. */
+#define UNIT_ROWS ((size_t)96)
+#define UNIT_ROWS_MIN ((size_t)12)
+
+struct gemm_tile {
+    const float *x;
+    size_t x_stride;
+    const float *w; /* first vector of the tile; the next ones by w_offset */
+    size_t panel_stride;
+    const float *next; /* panels of the next tile column, fetched ahead; NULL: none */
+    float *y;
+    size_t y_stride;
+    const float *bias; /* NULL: none */
+    size_t n_in;
+    size_t last_lanes; /* columns of the last vector, 1..16 */
+    bool accumulate;
+};
+typedef void tile_function(const struct gemm_tile *tile);
+
+/* Floats from a tile's first vector to its vector v; tiles of several vectors start on a panel. */
+SIMD_INLINE size_t w_offset(const struct gemm_tile *tile, size_t v)
+{
+    return v / PANEL_VECTORS * tile->panel_stride + v % PANEL_VECTORS * SIMD_LANES;
+}
+
+SIMD_INLINE void store_row(const struct gemm_tile *tile, const f32x16 *sums, size_t r, size_t n)
+{
+    float *const y = tile->y + r * tile->y_stride;
+#pragma GCC unroll 8
+    for (size_t v = 0; v < n; v++) {
+        const size_t lanes = v + 1 < n ? SIMD_LANES : tile->last_lanes;
+        f32x16 sum = sums[v];
+        if (tile->bias != NULL) {
+            sum = vec_add(sum, vec_load_n(tile->bias + v * SIMD_LANES, lanes));
+        }
+        if (tile->accumulate) {
+            sum = vec_add(vec_load_n(y + v * SIMD_LANES, lanes), sum);
+        }
+        if (lanes == SIMD_LANES) {
+            vec_store(y + v * SIMD_LANES, sum);
+        } else {
+            vec_store_n(y + v * SIMD_LANES, sum, lanes);
+        }
+    }
+}
+
+/* One K block from k to k_end: sums = the chains from zero. */
+SIMD_INLINE void block_sums(const struct gemm_tile *tile, size_t k, size_t k_end, f32x16 *sums,
+                            const size_t rows, const size_t vectors, const bool fetch_ahead)
+{
+#pragma GCC unroll 24
+    for (size_t i = 0; i < rows * vectors; i++) {
+        sums[i] = vec_zero();
+    }
+    const float *const x = tile->x;
+    const size_t x_stride = tile->x_stride;
+    for (; k < k_end; k++) {
+        f32x16 w[8];
+#pragma GCC unroll 8
+        for (size_t v = 0; v < vectors; v++) {
+            w[v] = vec_load(tile->w + w_offset(tile, v) + k * PANEL_COLUMNS);
+            if (fetch_ahead) {
+                __builtin_prefetch(tile->next + w_offset(tile, v) + k * PANEL_COLUMNS, 0, 2);
+            }
+        }
+#pragma GCC unroll 12
+        for (size_t r = 0; r < rows; r++) {
+            const f32x16 a = vec_set1(x[r * x_stride + k]);
+#pragma GCC unroll 8
+            for (size_t v = 0; v < vectors; v++) {
+                sums[r * vectors + v] = vec_fma(a, w[v], sums[r * vectors + v]);
+            }
+        }
+    }
+}
+
+SIMD_INLINE void run_tile(const struct gemm_tile *tile, const size_t rows, const size_t vectors)
+{
+    f32x16 sums[TILE_SUMS_MAX];
+    float total[TILE_SUMS_MAX * SIMD_LANES];
+    size_t k = 0;
+    do {
+        const size_t left = tile->n_in - k;
+        const size_t k_end = k + (left < GEMM_K_BLOCK ? left : GEMM_K_BLOCK);
+        if (rows >= 4 && tile->next != NULL) {
+            block_sums(tile, k, k_end, sums, rows, vectors, true);
+        } else {
+            block_sums(tile, k, k_end, sums, rows, vectors, false);
+        }
+        if (k > 0) {
+#pragma GCC unroll 24
+            for (size_t i = 0; i < rows * vectors; i++) {
+                sums[i] = vec_add(vec_load(total + i * SIMD_LANES), sums[i]);
+            }
+        }
+        if (k_end < tile->n_in) {
+#pragma GCC unroll 24
+            for (size_t i = 0; i < rows * vectors; i++) {
+                vec_store(total + i * SIMD_LANES, sums[i]);
+            }
+        }
+        k = k_end;
+    } while (k < tile->n_in);
+#pragma GCC unroll 12
+    for (size_t r = 0; r < rows; r++) {
+        store_row(tile, sums + r * vectors, r, vectors);
+    }
+}
+
+#define TILE(rows, vectors)                                                                        \
+    static void tile_##rows##_##vectors(const struct gemm_tile *tile)                              \
+    {                                                                                              \
+        run_tile(tile, rows, vectors);                                                             \
+    }
+TILE(1, 1)
+TILE(2, 1)
+TILE(3, 1)
+TILE(4, 1)
+TILE(5, 1)
+TILE(6, 1)
+#if SIMD_TILE_VECTORS >= 4
+TILE(7, 1)
+TILE(8, 1)
+TILE(9, 1)
+TILE(10, 1)
+TILE(11, 1)
+TILE(12, 1)
+TILE(1, 2)
+TILE(2, 2)
+TILE(3, 2)
+TILE(4, 2)
+TILE(5, 2)
+TILE(6, 2)
+TILE(7, 2)
+TILE(8, 2)
+TILE(9, 2)
+TILE(10, 2)
+TILE(11, 2)
+TILE(12, 2)
+TILE(1, 4)
+TILE(2, 4)
+TILE(3, 4)
+TILE(4, 4)
+TILE(5, 4)
+TILE(6, 4)
+TILE(1, 8)
+TILE(2, 8)
+TILE(3, 8)
+#endif
+
+/* Tiles of one width; of_rows[r - 1] takes r rows. */
+struct tile_shape {
+    size_t vectors, rows_max;
+    tile_function *of_rows[12];
+};
+
+#if SIMD_TILE_VECTORS >= 4
+static const struct tile_shape shape_8 = {8, 3, {tile_1_8, tile_2_8, tile_3_8}};
+static const struct tile_shape shape_4 = {
+    4, 6, {tile_1_4, tile_2_4, tile_3_4, tile_4_4, tile_5_4, tile_6_4}};
+static const struct tile_shape shape_2 = {2,
+                                          12,
+                                          {tile_1_2, tile_2_2, tile_3_2, tile_4_2, tile_5_2,
+                                           tile_6_2, tile_7_2, tile_8_2, tile_9_2, tile_10_2,
+                                           tile_11_2, tile_12_2}};
+static const struct tile_shape shape_1 = {1,
+                                          12,
+                                          {tile_1_1, tile_2_1, tile_3_1, tile_4_1, tile_5_1,
+                                           tile_6_1, tile_7_1, tile_8_1, tile_9_1, tile_10_1,
+                                           tile_11_1, tile_12_1}};
+
+/* Few rows stream the weights once through many short sums; many rows reuse each weight. */
+static const struct tile_shape *choose_shape(size_t n_rows, size_t n_vectors)
+{
+    if (n_rows <= shape_8.rows_max && n_vectors >= shape_8.vectors) {
+        return &shape_8;
+    }
+    if (n_vectors >= shape_4.vectors) {
+        return &shape_4;
+    }
+    return n_vectors >= shape_2.vectors ? &shape_2 : &shape_1;
+}
+#else
+static const struct tile_shape shape_1 = {
+    1, 6, {tile_1_1, tile_2_1, tile_3_1, tile_4_1, tile_5_1, tile_6_1}};
+
+static const struct tile_shape *choose_shape(size_t n_rows, size_t n_vectors)
+{
+    (void)n_rows;
+    (void)n_vectors;
+    return &shape_1;
+}
+#endif
+
+/* All rows of one tile column; rows are dealt evenly, so that no tile is much smaller than the
+ * others. */
+static void run_column(const struct gemm_block *block, struct gemm_tile *tile,
+                       const struct tile_shape *shape)
+{
+    const size_t n_tiles = (block->n_rows + shape->rows_max - 1) / shape->rows_max;
+    size_t row = 0;
+    for (size_t i = 0; i < n_tiles; i++) {
+        const size_t row_end = block->n_rows * (i + 1) / n_tiles;
+        tile->x = block->x + row * block->x_stride;
+        tile->y = block->y + row * block->y_stride;
+        shape->of_rows[row_end - row - 1](tile);
+        row = row_end;
+    }
+}
+
+void ISA(gemm_block)(const struct gemm_block *block)
+{
+    const size_t panel_stride =
+        block->panel_stride != 0 ? block->panel_stride : PANEL_COLUMNS * block->n_in;
+    const size_t n_vectors = (block->n_out + SIMD_LANES - 1) / SIMD_LANES;
+    struct gemm_block at = *block;
+    struct gemm_tile tile = {
+        .x_stride = block->x_stride,
+        .w = block->w,
+        .panel_stride = panel_stride,
+        .y_stride = block->y_stride,
+        .n_in = block->n_in,
+        .accumulate = block->accumulate,
+    };
+    for (size_t v = 0; v < n_vectors;) {
+        const struct tile_shape *const shape = choose_shape(block->n_rows, n_vectors - v);
+        const size_t v_end = v + shape->vectors;
+        const size_t column = v * SIMD_LANES;
+        const size_t left = block->n_out - (v_end - 1) * SIMD_LANES;
+        tile.last_lanes = left < SIMD_LANES ? left : SIMD_LANES;
+        tile.bias = block->bias != NULL ? block->bias + column : NULL;
+        tile.next = NULL;
+        if (v_end < n_vectors) {
+            tile.next = block->w + v_end / PANEL_VECTORS * panel_stride +
+                        v_end % PANEL_VECTORS * SIMD_LANES;
+        }
+        at.y = block->y + column;
+        run_column(&at, &tile, shape);
+        tile.w = tile.next;
+        v = v_end;
+    }
+}
+
+/* A gemm cut into units: rows of one batch entry times tile columns, in the order in which a thread
+ * walks them (columns fastest). */
+struct gemm_plan {
+    const struct gemm_args *args;
+    size_t n_batch, n_row_units, n_column_units;
+};
+#define UNIT_COLUMNS (2 * PANEL_COLUMNS)
+
+static struct gemm_plan plan_units(const struct gemm_args *args, size_t n_threads)
+{
+    struct gemm_plan plan = {args, args->n_batch == 0 ? 1 : args->n_batch, 0, 0};
+    plan.n_column_units = (args->n_out + UNIT_COLUMNS - 1) / UNIT_COLUMNS;
+    size_t rows = UNIT_ROWS;
+    for (;;) {
+        plan.n_row_units = (args->n_rows + rows - 1) / rows;
+        const size_t n = plan.n_batch * plan.n_row_units * plan.n_column_units;
+        if (n % n_threads == 0 || n >= 8 * n_threads || rows / 2 < UNIT_ROWS_MIN) {
+            return plan;
+        }
+        rows /= 2;
+    }
+}
+
+/* Columns [unit, unit_end) of one row unit, which lie side by side, in one call. */
+static void run_units(const struct gemm_plan *plan, size_t row_unit, size_t column_unit,
+                      size_t n_column_units)
+{
+    const struct gemm_args *const args = plan->args;
+    const size_t batch = row_unit / plan->n_row_units;
+    const size_t index = row_unit % plan->n_row_units;
+    const size_t row = args->n_rows * index / plan->n_row_units;
+    const size_t row_end = args->n_rows * (index + 1) / plan->n_row_units;
+    const size_t column = column_unit * UNIT_COLUMNS;
+    const size_t column_end = (column_unit + n_column_units) * UNIT_COLUMNS;
+    const struct gemm_block block = {
+        .x = args->x + batch * args->x_batch + row * args->x_stride,
+        .x_stride = args->x_stride,
+        .w = args->w + batch * args->w_batch + column * args->n_in,
+        .y = args->y + batch * args->y_batch + row * args->y_stride + column,
+        .y_stride = args->y_stride,
+        .n_rows = row_end - row,
+        .n_in = args->n_in,
+        .n_out = (column_end < args->n_out ? column_end : args->n_out) - column,
+        .bias = args->bias != NULL ? args->bias + column : NULL,
+        .accumulate = args->accumulate,
+    };
+    ISA(gemm_block)(&block);
+}
+
+static void gemm_task(void *context, size_t thread_index, size_t n_threads)
+{
+    const struct gemm_plan *const plan = context;
+    const size_t n_units = plan->n_batch * plan->n_row_units * plan->n_column_units;
+    size_t unit = 0;
+    size_t unit_end = 0;
+    pool_share(n_units, thread_index, n_threads, &unit, &unit_end);
+    while (unit < unit_end) {
+        const size_t column = unit % plan->n_column_units;
+        const size_t left = plan->n_column_units - column;
+        const size_t n = left < unit_end - unit ? left : unit_end - unit;
+        run_units(plan, unit / plan->n_column_units, column, n);
+        unit += n;
+    }
+}
+
+enum status ISA(op_gemm)(struct backend *backend, const struct gemm_args *args)
+{
+    if (args->n_rows == 0 || args->n_out == 0) {
+        return STATUS_OK;
+    }
+    struct gemm_plan plan = plan_units(args, backend->n_threads);
+    const size_t work = 2 * plan.n_batch * args->n_rows * args->n_in * args->n_out;
+    cpu_run(backend, work, gemm_task, &plan);
+    return STATUS_OK;
+}
