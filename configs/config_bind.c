@@ -83,14 +83,16 @@ static enum status bind_reward_map(struct binder *binder, struct reward_config *
         return STATUS_OK;
     }
     for (const struct config_node *member = map->first; member != NULL; member = member->next) {
-        if (strcmp(member->key, "name") == 0) { /* first, for the labels of the others */
-            TRY(bind_reward_member(binder, reward, member->key, member));
+        if (strcmp(member->key, "name") != 0) {
+            continue; /* the name comes first, for the labels of the others */
         }
+        TRY(bind_reward_member(binder, reward, member->key, member));
     }
     for (const struct config_node *member = map->first; member != NULL; member = member->next) {
-        if (strcmp(member->key, "name") != 0) {
-            TRY(bind_reward_member(binder, reward, member->key, member));
+        if (strcmp(member->key, "name") == 0) {
+            continue;
         }
+        TRY(bind_reward_member(binder, reward, member->key, member));
     }
     return STATUS_OK;
 }

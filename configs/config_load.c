@@ -4,7 +4,6 @@
 #include "base/memory.h"
 #include "configs/config_internal.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,6 +83,12 @@ static enum status load_set(struct loading *loading, const char *set)
     return load_override(loading, key, equals + 1, where, "--set");
 }
 
+static char to_lower(char letter)
+{
+    static const char small[] = "abcdefghijklmnopqrstuvwxyz";
+    return letter >= 'A' && letter <= 'Z' ? small[letter - 'A'] : letter;
+}
+
 /* HONE_SET_GRPO__EPSILON=0.3 is --set grpo.epsilon=0.3 */
 static enum status load_variable(struct loading *loading, const char *variable)
 {
@@ -97,8 +102,12 @@ static enum status load_variable(struct loading *loading, const char *variable)
     }
     for (const char *at = from; at < equals; at++) {
         const bool is_dot = at[0] == '_' && at + 1 < equals && at[1] == '_';
-        key[n++] = is_dot ? '.' : (char)tolower((unsigned char)*at);
-        at += is_dot;
+        key[n] = to_lower(*at);
+        if (is_dot) {
+            key[n] = '.';
+            at++;
+        }
+        n++;
     }
     key[n] = '\0';
     (void)snprintf(where, sizeof where, "%.*s", (int)(equals - variable), variable);
@@ -153,12 +162,17 @@ static enum status set_place(struct run_config *config, const char *path)
     return status;
 }
 
+static enum status loading_begin(struct loading *loading)
+{
+    TRY(arena_create(16384, &loading->config->arena));
+    TRY(arena_create(16384, &loading->scratch));
+    return memory_alloc(1, sizeof *loading->report, &loading->report);
+}
+
 static enum status load_all(struct loading *loading, const struct config_source *source)
 {
     struct run_config *const config = loading->config;
-    TRY(arena_create(16384, &config->arena));
-    TRY(arena_create(16384, &loading->scratch));
-    TRY(memory_alloc(1, sizeof *loading->report, &loading->report));
+    TRY(loading_begin(loading));
     TRY(set_place(config, source->path));
     TRY(load_layers(loading, source));
     const char *const where = source->path != NULL ? source->path : "configuration";

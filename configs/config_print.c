@@ -211,11 +211,20 @@ static enum status add_reward_lines(struct line_builder *builder,
 {
     char key[CONFIG_TEXT_MAX];
     for (size_t i = 0; i < n_settings; i++) {
-        if (setting_is_of_reward(&settings[i])) {
-            (void)snprintf(key, sizeof key, "rewards.%.40s.%s", reward->name,
-                           settings[i].key + sizeof REWARD_PREFIX - 1);
-            TRY(add_value_line(builder, &settings[i], key, reward, reward->origins));
+        if (!setting_is_of_reward(&settings[i])) {
+            continue;
         }
+        (void)snprintf(key, sizeof key, "rewards.%.40s.%s", reward->name,
+                       settings[i].key + sizeof REWARD_PREFIX - 1);
+        TRY(add_value_line(builder, &settings[i], key, reward, reward->origins));
+    }
+    return STATUS_OK;
+}
+
+static enum status add_rewards(struct line_builder *builder, const struct run_config *config)
+{
+    for (size_t i = 0; i < config->n_rewards; i++) {
+        TRY(add_reward_lines(builder, &config->rewards[i]));
     }
     return STATUS_OK;
 }
@@ -224,13 +233,12 @@ static enum status add_lines(struct line_builder *builder, const struct run_conf
 {
     for (size_t i = 0; i < n_settings; i++) {
         const struct setting *const row = &settings[i];
-        if (row->kind == SETTING_REWARDS) {
-            for (size_t r = 0; r < config->n_rewards; r++) {
-                TRY(add_reward_lines(builder, &config->rewards[r]));
-            }
-        } else if (!setting_is_of_reward(row)) {
-            TRY(add_value_line(builder, row, row->key, config, config->origins));
+        if (setting_is_of_reward(row)) {
+            continue;
         }
+        TRY(row->kind == SETTING_REWARDS
+                ? add_rewards(builder, config)
+                : add_value_line(builder, row, row->key, config, config->origins));
     }
     return STATUS_OK;
 }

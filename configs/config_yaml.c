@@ -120,9 +120,7 @@ static enum status read_children(struct reader *reader, unsigned depth, yaml_eve
         }
         struct config_node *child = NULL;
         TRY(arena_alloc(reader->arena, 1, sizeof *child, &child));
-        if (parent->kind == NODE_MAP) {
-            TRY(read_key(reader, parent, child));
-        }
+        TRY(parent->kind == NODE_MAP ? read_key(reader, parent, child) : STATUS_OK);
         TRY(read_node(reader, depth, child));
         *tail = child;
         tail = &child->next;
@@ -165,6 +163,15 @@ static enum status read_node(struct reader *reader, unsigned depth, struct confi
     return read_children(reader, depth + 1, YAML_SEQUENCE_END_EVENT, node);
 }
 
+/* The value of the document, then the event after the document's end. */
+static enum status read_root(struct reader *reader, struct config_node **out)
+{
+    TRY(arena_alloc(reader->arena, 1, sizeof **out, out));
+    TRY(read_node(reader, 0, *out));
+    TRY(reader_next(reader));
+    return reader_next(reader);
+}
+
 static enum status read_stream(struct reader *reader, struct config_node **out)
 {
     TRY(reader_next(reader)); /* stream start */
@@ -179,10 +186,7 @@ static enum status read_stream(struct reader *reader, struct config_node **out)
     }
     TRY(reader_next(reader));
     struct config_node *root = NULL;
-    TRY(arena_alloc(reader->arena, 1, sizeof *root, &root));
-    TRY(read_node(reader, 0, root));
-    TRY(reader_next(reader)); /* document end */
-    TRY(reader_next(reader));
+    TRY(read_root(reader, &root));
     if (reader->event.type != YAML_STREAM_END_EVENT) {
         return reader_fail(reader, reader->event.start_mark, "only one document is read");
     }
