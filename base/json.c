@@ -361,18 +361,20 @@ struct print_buffer {
     char *text;
     size_t used;
     size_t room;
+    enum status failure; /* kept, since jansson ignores what some of its calls return */
 };
 
 static int print_more(const char *piece, size_t n, void *context)
 {
     struct print_buffer *buffer = context;
 
-    if (n >= buffer->room - buffer->used) {
+    if (buffer->failure == STATUS_OK && n >= buffer->room - buffer->used) {
         const size_t room = 2 * buffer->room + n;
-        if (memory_resize(buffer->used, room, 1, &buffer->text) != STATUS_OK) {
-            return -1;
-        }
-        buffer->room = room;
+        buffer->failure = memory_resize(buffer->used, room, 1, &buffer->text);
+        buffer->room = buffer->failure == STATUS_OK ? room : buffer->room;
+    }
+    if (buffer->failure != STATUS_OK) {
+        return -1;
     }
     memcpy(buffer->text + buffer->used, piece, n);
     buffer->used += n;
@@ -385,9 +387,11 @@ enum status json_print(const struct json *value, char **out, size_t *n_out)
 
     *out = NULL;
     TRY(memory_alloc(buffer.room, 1, &buffer.text));
-    if (json_dump_callback(inner_const(value), print_more, &buffer,
-                           JSON_COMPACT | JSON_SORT_KEYS | JSON_ENCODE_ANY |
-                               JSON_REAL_PRECISION(17)) != 0) {
+    ran_short = false;
+    const int failed = json_dump_callback(inner_const(value), print_more, &buffer,
+                                          JSON_COMPACT | JSON_SORT_KEYS | JSON_ENCODE_ANY |
+                                              JSON_REAL_PRECISION(17));
+    if (failed != 0 || ran_short || buffer.failure != STATUS_OK) {
         memory_free(buffer.text);
         return status_set(STATUS_NO_MEMORY, "no memory for JSON text of %zu bytes or more",
                           buffer.used);
