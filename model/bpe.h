@@ -1,0 +1,62 @@
+/* Owns byte pair encoding: the bytes of one piece to token ids (model.md 13.1, step 5). Tokens are
+ * byte strings here; the printable alphabet of tokenizer.json was undone when it was read. */
+#ifndef HONE_MODEL_BPE_H
+#define HONE_MODEL_BPE_H
+
+#include "base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Byte strings numbered 0 .. n-1 and a hash of them. The strings are borrowed. */
+struct text_ref {
+    const char *text; /* NULL: no such entry */
+    uint32_t n;
+};
+struct text_table {
+    struct text_ref *refs; /* (n_refs) */
+    size_t n_refs;
+    uint64_t *slots; /* hash in the upper half, index + 1 in the lower; 0 is free */
+    size_t mask;
+};
+/* Room for n_refs indices, all empty. Errors: NO_MEMORY. */
+MUST_CHECK enum status text_table_init(struct text_table *table, size_t n_refs);
+void text_table_dispose(struct text_table *table);
+/* Gives index its string and makes it findable; the caller has checked that neither is taken. */
+void text_table_set(struct text_table *table, size_t index, const char *text, size_t n);
+/* Index of a string, or -1. */
+int32_t text_table_find(const struct text_table *table, const char *text, size_t n);
+
+struct bpe_merge {
+    int32_t left, right, result; /* rank = position in the list */
+};
+
+struct bpe_options {
+    size_t n_tokens;
+    struct text_table *pieces; /* byte string -> id of the vocabulary; kept until bpe_destroy */
+    const struct bpe_merge *merges;
+    size_t n_merges;
+    bool ignore_merges;       /* a piece that is an entry is that entry */
+    const bool *is_forbidden; /* (n_tokens) entries that ignore_merges must not give; copied */
+};
+
+struct bpe;
+MUST_CHECK enum status bpe_create(const struct bpe_options *options, struct bpe **out);
+void bpe_destroy(struct bpe *bpe);
+
+/* Ids that grow. Start from zeros. */
+struct id_buffer {
+    int32_t *ids;
+    size_t count, room;
+    size_t n_dropped; /* characters without a token */
+};
+MUST_CHECK enum status id_buffer_put(struct id_buffer *buffer, int32_t id);
+void id_buffer_dispose(struct id_buffer *buffer);
+
+/* Appends the ids of piece[0..n). Time n log n. allow_forbidden: is_forbidden is not looked at.
+ * Errors: NO_MEMORY; BAD_ARGUMENT (a piece of 2 GiB). */
+MUST_CHECK enum status bpe_encode(const struct bpe *bpe, const char *piece, size_t n,
+                                  bool allow_forbidden, struct id_buffer *out);
+
+#endif

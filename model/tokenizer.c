@@ -1,0 +1,297 @@
+/* Owns the tokenizer as others see it: loading a folder, encoding, decoding. */
+#include "model/tokenizer.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "model/tokenizer_config.h"
+#include "model/tokenizer_internal.h"
+
+#include <string.h>
+
+#define TOKENIZER_BYTES_MAX ((size_t)256 << 20)
+#define DEPTH_MAX 32u
+
+/* --- Loading --- */
+
+/* "text" or {"content": "text"}, as tokenizer_config.json writes special tokens; -1 if neither or
+ * unknown. */
+static int32_t special_id(const struct tokenizer *tokenizer, const struct json *value)
+{
+    const struct json *content = json_is(value, JSON_OBJECT) ? json_get(value, "content") : value;
+
+    if (!json_is(content, JSON_STRING)) {
+        return -1;
+    }
+    return text_table_find(&tokenizer->names, json_text(content, ""), json_text_bytes(content));
+}
+
+static enum status read_config(const char *dir, struct tokenizer *tokenizer)
+{
+    struct json *config = NULL;
+
+    TRY(tokenizer_config_load(dir, &config));
+    const int32_t bos = special_id(tokenizer, json_get(config, "bos_token"));
+    tokenizer->bos = bos >= 0 ? bos : tokenizer->bos;
+    tokenizer->eos = special_id(tokenizer, json_get(config, "eos_token"));
+    tokenizer->adds_bos = json_bool(json_get(config, "add_bos_token"), tokenizer->adds_bos);
+    json_destroy(config);
+    if (tokenizer->adds_bos && tokenizer->bos < 0) {
+        return status_set(STATUS_BAD_FORMAT,
+                          "%s/tokenizer_config.json: add_bos_token without a known bos_token", dir);
+    }
+    return STATUS_OK;
+}
+
+/* tokenizer.json's text into a tokenizer that may be half-filled on failure. */
+static enum status read_text(const char *text, size_t n, struct tokenizer *tokenizer)
+{
+    struct json *root = NULL;
+
+    TRY(json_parse_with_nul(text, n, DEPTH_MAX, &root));
+    const enum status status = tokenizer_read(root, tokenizer);
+    json_destroy(root);
+    tokenizer->digest = hash_sha256(text, n);
+    return status;
+}
+
+static enum status read_file(const char *path, struct tokenizer *tokenizer)
+{
+    char *text = NULL;
+    size_t n = 0;
+
+    TRY(file_read(path, TOKENIZER_BYTES_MAX, &text, &n));
+    const enum status status = read_text(text, n, tokenizer);
+    memory_free(text);
+    return status == STATUS_OK ? status : status_wrap(status, "%s", path);
+}
+
+enum status tokenizer_load(const char *dir, struct tokenizer **out)
+{
+    struct tokenizer *tokenizer = NULL;
+    char *path = NULL;
+
+    *out = NULL;
+    TRY(path_join(dir, "tokenizer.json", &path));
+    enum status status = memory_alloc(1, sizeof(*tokenizer), &tokenizer);
+    if (status == STATUS_OK) {
+        tokenizer->bos = -1;
+        tokenizer->eos = -1;
+        status = read_file(path, tokenizer);
+    }
+    if (status == STATUS_OK) {
+        status = read_config(dir, tokenizer);
+    }
+    memory_free(path);
+    if (status != STATUS_OK) {
+        tokenizer_destroy(tokenizer);
+        return status;
+    }
+    *out = tokenizer;
+    return STATUS_OK;
+}
+
+void tokenizer_destroy(struct tokenizer *tokenizer)
+{
+    if (tokenizer == NULL) {
+        return;
+    }
+    bpe_destroy(tokenizer->bpe);
+    splitter_dispose(&tokenizer->splitter);
+    added_trie_dispose(&tokenizer->raw);
+    added_trie_dispose(&tokenizer->normal);
+    text_table_dispose(&tokenizer->names);
+    text_table_dispose(&tokenizer->pieces);
+    memory_free(tokenizer->added);
+    memory_free(tokenizer->is_special);
+    memory_free(tokenizer->texts);
+    memory_free(tokenizer->blob);
+    memory_free(tokenizer);
+}
+
+/* --- Asking --- */
+
+size_t tokenizer_vocab_size(const struct tokenizer *tokenizer)
+{
+    return tokenizer->vocab_size;
+}
+
+bool tokenizer_adds_bos(const struct tokenizer *tokenizer)
+{
+    return tokenizer->adds_bos;
+}
+
+int32_t tokenizer_id(const struct tokenizer *tokenizer, const char *token)
+{
+    return text_table_find(&tokenizer->names, token, strlen(token));
+}
+
+int32_t tokenizer_bos(const struct tokenizer *tokenizer)
+{
+    return tokenizer->bos;
+}
+
+int32_t tokenizer_eos(const struct tokenizer *tokenizer)
+{
+    return tokenizer->eos;
+}
+
+bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id)
+{
+    return id >= 0 && (size_t)id < tokenizer->vocab_size && tokenizer->is_special[id];
+}
+
+struct digest256 tokenizer_digest(const struct tokenizer *tokenizer)
+{
+    return tokenizer->digest;
+}
+
+/* --- Encoding --- */
+
+struct encoder {
+    const struct tokenizer *tokenizer;
+    bool parse_special;
+    struct split_scratch scratch;
+    struct byte_buffer normal;
+    struct id_buffer ids;
+};
+
+/* Normalised text without added tokens. */
+static enum status encode_plain(struct encoder *e, const char *text, size_t n)
+{
+    const char *cut = text;
+
+    TRY(splitter_run(&e->tokenizer->splitter, text, n, &e->scratch, &cut));
+    for (size_t i = 0; i < e->scratch.spans.count; i++) {
+        const struct text_span span = e->scratch.spans.items[i];
+        TRY(bpe_encode(e->tokenizer->bpe, cut + span.start, span.end - span.start, e->parse_special,
+                       &e->ids));
+    }
+    return STATUS_OK;
+}
+
+/* Raw text without the added tokens that are searched before the normalizer. */
+static enum status encode_gap(struct encoder *e, const char *text, size_t n)
+{
+    struct added_walk walk = {
+        .trie = &e->tokenizer->normal, .tokens = e->tokenizer->added, .text = text, .n = n};
+    struct text_piece piece;
+
+    if (e->tokenizer->normalizes_nfc) {
+        e->normal.count = 0;
+        TRY(text_normalize_nfc(text, n, &e->normal));
+        walk.text = e->normal.bytes;
+        walk.n = e->normal.count;
+    }
+    if (!e->parse_special) {
+        return encode_plain(e, walk.text, walk.n);
+    }
+    while (added_walk_next(&walk, &piece)) {
+        if (piece.id < 0) {
+            TRY(encode_plain(e, walk.text + piece.start, piece.end - piece.start));
+        } else {
+            TRY(id_buffer_put(&e->ids, piece.id));
+        }
+    }
+    return STATUS_OK;
+}
+
+static enum status encode_valid(struct encoder *e, const char *text, size_t n)
+{
+    struct added_walk walk = {
+        .trie = &e->tokenizer->raw, .tokens = e->tokenizer->added, .text = text, .n = n};
+    struct text_piece piece;
+
+    if (!e->parse_special) {
+        return encode_gap(e, text, n);
+    }
+    while (added_walk_next(&walk, &piece)) {
+        if (piece.id < 0) {
+            TRY(encode_gap(e, text + piece.start, piece.end - piece.start));
+        } else {
+            TRY(id_buffer_put(&e->ids, piece.id));
+        }
+    }
+    return STATUS_OK;
+}
+
+/* Broken UTF-8 is repaired first: the patterns run on valid text only. */
+static enum status encode_any(struct encoder *e, const char *text, size_t n)
+{
+    char *repaired = NULL;
+    size_t n_repaired = 0;
+    bool is_lossy;
+
+    if (text_is_utf8(text, n)) {
+        return encode_valid(e, text, n);
+    }
+    TRY(utf8_repair(text, n, &repaired, &n_repaired, &is_lossy));
+    const enum status status = encode_valid(e, repaired, n_repaired);
+    memory_free(repaired);
+    return status;
+}
+
+enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t n,
+                             bool parse_special, struct token_list *out)
+{
+    struct encoder e = {.tokenizer = tokenizer, .parse_special = parse_special};
+
+    *out = (struct token_list){0};
+    const enum status status = encode_any(&e, text, n);
+    split_scratch_dispose(&e.scratch);
+    byte_buffer_dispose(&e.normal);
+    if (status != STATUS_OK) {
+        id_buffer_dispose(&e.ids);
+        return status;
+    }
+    *out =
+        (struct token_list){.ids = e.ids.ids, .count = e.ids.count, .n_dropped = e.ids.n_dropped};
+    return STATUS_OK;
+}
+
+void token_list_dispose(struct token_list *list)
+{
+    memory_free(list->ids);
+    *list = (struct token_list){0};
+}
+
+/* --- Decoding --- */
+
+/* What an id contributes; nothing for unknown and skipped ones. */
+static struct text_ref text_of(const struct tokenizer *tokenizer, int32_t id, bool skip_special)
+{
+    if (id < 0 || (size_t)id >= tokenizer->vocab_size ||
+        (skip_special && tokenizer->is_special[id])) {
+        return (struct text_ref){0};
+    }
+    return tokenizer->texts[id];
+}
+
+enum status tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size_t count,
+                             bool skip_special, bool repair, char **out, size_t *n_out)
+{
+    struct byte_buffer bytes = {0};
+    size_t n = 0;
+    bool is_lossy;
+
+    *out = NULL;
+    *n_out = 0;
+    for (size_t i = 0; i < count; i++) {
+        n += text_of(tokenizer, ids[i], skip_special).n;
+    }
+    TRY(byte_buffer_reserve(&bytes, n));
+    for (size_t i = 0; i < count; i++) {
+        const struct text_ref text = text_of(tokenizer, ids[i], skip_special);
+        if (text.n > 0) {
+            memcpy(bytes.bytes + bytes.count, text.text, text.n);
+            bytes.count += text.n;
+        }
+    }
+    if (!repair || text_is_utf8(bytes.bytes, bytes.count)) {
+        *out = bytes.bytes; /* zero-filled: a NUL follows */
+        *n_out = bytes.count;
+        return STATUS_OK;
+    }
+    const enum status status = utf8_repair(bytes.bytes, bytes.count, out, n_out, &is_lossy);
+    byte_buffer_dispose(&bytes);
+    return status;
+}

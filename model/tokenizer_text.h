@@ -1,0 +1,38 @@
+/* Owns what the tokenizer needs to know of text: a growing byte buffer, the two character
+ * classes of added tokens, and the NFC normal form (utf8proc). */
+#ifndef HONE_MODEL_TOKENIZER_TEXT_H
+#define HONE_MODEL_TOKENIZER_TEXT_H
+
+#include "base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Bytes that grow; always followed by a NUL that is not counted. Start from zeros. */
+struct byte_buffer {
+    char *bytes;
+    size_t count, room;
+};
+MUST_CHECK enum status byte_buffer_reserve(struct byte_buffer *buffer, size_t n_more);
+MUST_CHECK enum status byte_buffer_put(struct byte_buffer *buffer, const char *bytes, size_t n);
+void byte_buffer_dispose(struct byte_buffer *buffer);
+
+bool text_is_utf8(const char *text, size_t n);
+
+/* White_Space of Unicode, which is not what C or PCRE2 call space. */
+bool code_point_is_space(uint32_t code_point);
+/* Letters, marks, decimal digits, connector punctuation and joiners. */
+bool code_point_is_word(uint32_t code_point);
+
+/* Bytes of white space at the start or the end of valid UTF-8. */
+size_t text_leading_space(const char *text, size_t n);
+size_t text_trailing_space(const char *text, size_t n);
+/* Whether the first or the last character of valid UTF-8 is a word character. */
+bool text_starts_with_word(const char *text, size_t n);
+bool text_ends_with_word(const char *text, size_t n);
+
+/* Appends the NFC form of text[0..n), valid UTF-8. Errors: NO_MEMORY. */
+MUST_CHECK enum status text_normalize_nfc(const char *text, size_t n, struct byte_buffer *out);
+
+#endif
