@@ -177,6 +177,15 @@ size_t dispatch_workers_alive(const struct dispatch *dispatch)
     return n;
 }
 
+bool dispatch_peer(const struct dispatch *dispatch, size_t index, struct peer_id *out)
+{
+    if (index >= dispatch->n_workers) {
+        return false;
+    }
+    *out = dispatch->workers[index].peer;
+    return true;
+}
+
 enum status dispatch_open(struct dispatch *dispatch, uint64_t group_id)
 {
     if (dispatch->n_groups == dispatch->limits.max_groups) {

@@ -38,6 +38,8 @@ bool dispatch_seen(struct dispatch *dispatch, const struct peer_id *peer, int64_
 /* The worker left, or a message could not be delivered to it: its leases end. */
 void dispatch_bye(struct dispatch *dispatch, const struct peer_id *peer);
 size_t dispatch_workers_alive(const struct dispatch *dispatch);
+/* Connection of the index-th worker ever seen; false past the last. */
+bool dispatch_peer(const struct dispatch *dispatch, size_t index, struct peer_id *out);
 
 /* --- Groups --- */
 MUST_CHECK enum status dispatch_open(struct dispatch *dispatch, uint64_t group_id);

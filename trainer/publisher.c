@@ -3,6 +3,8 @@
 #include "base/memory.h"
 #include "model/weights.h"
 
+#include <stdio.h>
+
 struct publisher {
     const float *weights;
     size_t n_floats, n_chunks, version;
@@ -90,13 +92,29 @@ static enum status send_chunk(const struct publisher *publisher, struct socket *
     return status;
 }
 
+static enum status refuse(const struct publisher *publisher, struct socket *socket,
+                          const struct peer_id *peer)
+{
+    struct message *message = NULL;
+    char reason[64];
+    const int n = snprintf(reason, sizeof(reason), "only version %zu is here", publisher->version);
+    TRY(message_create(MESSAGE_REFUSE, &message));
+    message_put_text(message, "reason", n < 0 ? "gone" : reason);
+    const enum status status = socket_send(socket, peer, message);
+    message_destroy(message);
+    return status;
+}
+
 enum status publisher_answer(struct publisher *publisher, struct socket *socket,
                              const struct peer_id *peer, const struct message *request)
 {
     const int64_t first = message_int(request, "first", -1);
     const int64_t count = message_int(request, "count", 0);
     const bool is_present = message_int(request, "version", -1) == (int64_t)publisher->version;
-    if (first < 0 || !is_present) {
+    if (!is_present) {
+        return refuse(publisher, socket, peer);
+    }
+    if (first < 0) {
         return send_info(publisher, socket, peer);
     }
     for (int64_t i = first; i < first + count && (size_t)i < publisher->n_chunks; i++) {
