@@ -1,0 +1,92 @@
+/* hone: finds the subcommand and calls it. */
+#include "cli/commands.h"
+
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+struct command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *help;
+};
+
+static const struct command commands[] = {
+    {"run", cmd_run, "train: supervisor, trainer, rollout workers and reward service"},
+    {"demo", cmd_demo, "make data and a tiny model, cold-start it, align it, show the curve"},
+    {"trainer", cmd_trainer, "the trainer alone (started by run)"},
+    {"rollout", cmd_rollout, "one rollout worker alone"},
+    {"reward", cmd_reward, "the reward service alone"},
+    {"sft", cmd_sft, "supervised training, for a cold start"},
+    {"eval", cmd_eval, "measure a model on held-out rows"},
+    {"generate", cmd_generate, "try a prompt"},
+    {"model", cmd_model, "init, inspect or check a model folder"},
+    {"data", cmd_data, "make or check data"},
+    {"db", cmd_db, "ask a run's database in SQL"},
+    {"show", cmd_show, "a step, group or sample of a run"},
+    {"config", cmd_config, "every setting with its value and origin"},
+    {"doctor", cmd_doctor, "what this machine has and what is missing"},
+    {"bench", cmd_bench, "speed of the kernels as a share of the machine's peak"},
+    {"version", cmd_version, "version, build and libraries"},
+};
+static const size_t n_commands = sizeof commands / sizeof commands[0];
+
+static void print_commands(FILE *stream)
+{
+    (void)fprintf(stream, "usage: hone COMMAND ...\n\n"
+                          "Aligns DeepSeek-architecture language models with GRPO.\n\n");
+    for (size_t i = 0; i < n_commands; i++) {
+        (void)fprintf(stream, "  %-10s %s\n", commands[i].name, commands[i].help);
+    }
+    (void)fprintf(stream, "\n`hone COMMAND --help` shows a command's options. Begin with "
+                          "`hone demo`.\n");
+}
+
+/* How many letters two words share at the same distance from the start or the end: enough to tell
+ * "trian" means "train...". */
+static size_t likeness(const char *a, const char *b)
+{
+    const size_t n_a = strlen(a);
+    const size_t n_b = strlen(b);
+    size_t n = 0;
+    for (size_t i = 0; i < n_a && i < n_b; i++) {
+        n += a[i] == b[i];
+        n += a[n_a - 1 - i] == b[n_b - 1 - i];
+    }
+    return n;
+}
+
+static int unknown_command(const char *name)
+{
+    const struct command *nearest = &commands[0];
+    for (size_t i = 1; i < n_commands; i++) {
+        if (likeness(name, commands[i].name) > likeness(name, nearest->name)) {
+            nearest = &commands[i];
+        }
+    }
+    (void)fprintf(stderr, "hone: %.60s: no such command; nearest is %s (see hone --help)\n", name,
+                  nearest->name);
+    return 2;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        print_commands(stderr);
+        return 2;
+    }
+    const char *name = argv[1];
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+        print_commands(stdout);
+        return 0;
+    }
+    if (strcmp(name, "--version") == 0) {
+        name = "version";
+    }
+    for (size_t i = 0; i < n_commands; i++) {
+        if (strcmp(name, commands[i].name) == 0) {
+            return commands[i].run(argc - 1, argv + 1);
+        }
+    }
+    return unknown_command(name);
+}
