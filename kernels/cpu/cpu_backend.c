@@ -13,27 +13,36 @@ extern const struct backend_ops cpu_ops_avx512;
 extern const struct backend_ops cpu_ops_avx2;
 extern const struct backend_ops cpu_ops_portable;
 
+typedef size_t burst_function(size_t n_rounds, float *sink);
+burst_function fma_burst_avx512, fma_burst_avx2, fma_burst_portable;
+typedef void math_function(enum cpu_math function, const float *x, float *y, size_t n);
+math_function math_map_avx512, math_map_avx2, math_map_portable;
+
 /* Scratch slabs double, so this many hold more than any machine has. */
 #define N_SLABS_MAX 32
 #define SLAB_BYTES_MIN ((size_t)1 << 16)
 #define ALIGNMENT ((size_t)64)
 
-/* blocks[] are stacked in data from the bottom; used counts bytes. */
+/* Blocks are stacked in data from the bottom; used counts bytes. */
 struct slab {
     char *data;
     size_t bytes, used;
 };
 
-struct cpu_backend {
-    struct backend base; /* first: a struct backend * is one of these */
-    struct pool *pool;
-    struct slab slabs[N_SLABS_MAX];
-    size_t n_slabs;
-};
-
+/* An instruction set: what it is called and what it brings. */
 struct cpu_device {
     const char *name;
     const struct backend_ops *ops;
+    burst_function *fma_burst;
+    math_function *math_map;
+};
+
+struct cpu_backend {
+    struct backend base; /* first: a struct backend * is one of these */
+    struct cpu_device device;
+    struct pool *pool;
+    struct slab slabs[N_SLABS_MAX];
+    size_t n_slabs;
 };
 
 static struct cpu_backend *cpu_of(struct backend *backend)
@@ -49,12 +58,14 @@ static size_t list_devices(struct cpu_device out[3])
     const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-        out[n++] = (struct cpu_device){"cpu-avx512", &cpu_ops_avx512};
+        out[n++] =
+            (struct cpu_device){"cpu-avx512", &cpu_ops_avx512, fma_burst_avx512, math_map_avx512};
     }
     if (has_avx2) {
-        out[n++] = (struct cpu_device){"cpu-avx2", &cpu_ops_avx2};
+        out[n++] = (struct cpu_device){"cpu-avx2", &cpu_ops_avx2, fma_burst_avx2, math_map_avx2};
     }
-    out[n++] = (struct cpu_device){"cpu-portable", &cpu_ops_portable};
+    out[n++] = (struct cpu_device){"cpu-portable", &cpu_ops_portable, fma_burst_portable,
+                                   math_map_portable};
     return n;
 }
 
@@ -100,6 +111,7 @@ enum status cpu_backend_open(const char *device, size_t n_threads, struct backen
         return status;
     }
     cpu->base = (struct backend){devices[i].ops, devices[i].name, "cpu-f32-1", threads};
+    cpu->device = devices[i];
     *out = &cpu->base;
     return STATUS_OK;
 }
@@ -214,6 +226,17 @@ void cpu_scratch_release(struct backend *backend, void *block)
     struct slab *slab = &cpu->slabs[top_slab(cpu)];
     assert((char *)block >= slab->data && (char *)block < slab->data + slab->used);
     slab->used = (size_t)((char *)block - slab->data);
+}
+
+size_t cpu_fma_burst(struct backend *backend, size_t n_rounds, float *sink)
+{
+    return cpu_of(backend)->device.fma_burst(n_rounds, sink);
+}
+
+void cpu_math_map(struct backend *backend, enum cpu_math function, const float *x, float *y,
+                  size_t n)
+{
+    cpu_of(backend)->device.math_map(function, x, y, n);
 }
 
 enum status cpu_alloc(struct backend *backend, size_t n, size_t size, void *out_pointer)

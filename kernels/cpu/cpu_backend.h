@@ -32,6 +32,15 @@ MUST_CHECK enum status cpu_scratch_acquire(struct backend *backend, size_t n, si
                                            void *out_pointer);
 void cpu_scratch_release(struct backend *backend, void *block);
 
+/* Register-only FMA work of the calling thread, for measuring the peak: returns the flop done.
+ * *sink is read and written. */
+size_t cpu_fma_burst(struct backend *backend, size_t n_rounds, float *sink);
+
+/* y[i] = function of x[i] (simd/simd_math.h) on the calling thread; in place is legal. */
+enum cpu_math { CPU_MATH_EXP, CPU_MATH_LOG, CPU_MATH_SIGMOID, CPU_MATH_SILU };
+void cpu_math_map(struct backend *backend, enum cpu_math function, const float *x, float *y,
+                  size_t n);
+
 /* Entries of the op table. */
 enum status cpu_alloc(struct backend *backend, size_t n, size_t size, void *out_pointer);
 void cpu_release(struct backend *backend, void *block);

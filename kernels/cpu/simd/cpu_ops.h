@@ -5,6 +5,7 @@
 #define HONE_KERNELS_CPU_SIMD_CPU_OPS_H
 
 #include "kernels/backend.h"
+#include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/simd/simd.h"
 
 enum status ISA(op_pack)(struct backend *backend, const struct pack_args *args);
@@ -69,6 +70,12 @@ struct dw_block {
     size_t n_rows, n_in, n_out;
 };
 void ISA(dw_block)(const struct dw_block *block);
+
+/* About n_rounds * 8 dependent steps of independent register-only FMA chains; returns the flop
+ * done. *sink is read and written, so that nothing is optimised away. */
+size_t ISA(fma_burst)(size_t n_rounds, float *sink);
+
+void ISA(math_map)(enum cpu_math function, const float *x, float *y, size_t n);
 
 /* One instruction set's table. */
 extern const struct backend_ops ISA(cpu_ops);

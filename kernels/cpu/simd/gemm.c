@@ -188,7 +188,7 @@ static const struct tile_shape *choose_shape(size_t n_rows, size_t n_vectors)
     if (n_rows <= shape_8.rows_max && n_vectors >= shape_8.vectors) {
         return &shape_8;
     }
-    if (n_vectors >= shape_4.vectors) {
+    if (n_vectors >= shape_4.vectors && (n_rows <= shape_4.rows_max || n_rows > shape_2.rows_max)) {
         return &shape_4;
     }
     return n_vectors >= shape_2.vectors ? &shape_2 : &shape_1;

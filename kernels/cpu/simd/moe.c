@@ -1,0 +1,187 @@
+/* Owns the routed experts, forward. Rows are grouped by expert; an item of at most 48 of them is
+ * gathered, multiplied by gate and up (panels interleaved, so that a tile holds both halves),
+ * passed through SwiGLU while it is in the cache, and multiplied by down. Then each row sums its
+ * slots in slot order. Every row's numbers depend on that row alone. */
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/moe_group.h"
+#include "kernels/cpu/simd/cpu_ops.h"
+#include "kernels/cpu/simd/swiglu.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+/* The forward pass of one block of rows. */
+struct moe_job {
+    struct moe_ffn_args args; /* of this block's rows */
+    struct moe_groups groups;
+    atomic_size_t next_item;
+    float *out; /* (n_slots, d) by position */
+    size_t out_stride;
+    float *work; /* a thread: x, gate_up, h of an item */
+    size_t x_stride, gate_up_stride, h_stride, work_floats;
+};
+
+/* The panels of gate and up alternate: columns [64 p, 64 p + 32) are gate, the next 32 up. */
+static size_t gate_up_columns(size_t f)
+{
+    return (f + PANEL_COLUMNS - 1) / PANEL_COLUMNS * 2 * PANEL_COLUMNS;
+}
+
+static void swiglu_row(const float *gate_up, float *h, size_t f)
+{
+    for (size_t i = 0; i < f; i += SIMD_LANES) {
+        const size_t left = f - i;
+        const size_t at = i / PANEL_COLUMNS * 2 * PANEL_COLUMNS + i % PANEL_COLUMNS;
+        const f32x16 value =
+            swiglu_vector(vec_load(gate_up + at), vec_load(gate_up + at + PANEL_COLUMNS));
+        vec_store_n(h + i, value, left < SIMD_LANES ? left : SIMD_LANES);
+    }
+}
+
+static void save_gate_up(const float *gate_up, float *saved, size_t f)
+{
+    for (size_t i = 0; i < f; i += PANEL_COLUMNS) {
+        const size_t left = f - i;
+        const size_t n = left < PANEL_COLUMNS ? left : PANEL_COLUMNS;
+        memcpy(saved + i, gate_up + 2 * i, n * sizeof(float));
+        memcpy(saved + f + i, gate_up + 2 * i + PANEL_COLUMNS, n * sizeof(float));
+    }
+}
+
+static void run_item(const struct moe_job *job, const struct moe_item *item, float *work)
+{
+    const struct moe_ffn_args *const args = &job->args;
+    const size_t n = item->end - item->begin;
+    const size_t d = args->d;
+    const size_t f = args->f;
+    float *const x = work;
+    float *const gate_up = x + MOE_ITEM_ROWS * job->x_stride;
+    float *const h = gate_up + MOE_ITEM_ROWS * job->gate_up_stride;
+    for (size_t i = 0; i < n; i++) {
+        const size_t row = job->groups.slot_at[item->begin + i] / args->top_k;
+        memcpy(x + i * job->x_stride, args->x + row * args->x_stride, d * sizeof(*x));
+    }
+    const struct gemm_block up = {
+        .x = x,
+        .x_stride = job->x_stride,
+        .w = args->w_gate_up + item->expert * 2 * packed_floats(d, f),
+        .y = gate_up,
+        .y_stride = job->gate_up_stride,
+        .n_rows = n,
+        .n_in = d,
+        .n_out = gate_up_columns(f),
+    };
+    ISA(gemm_block)(&up);
+    for (size_t i = 0; i < n; i++) {
+        const float *const row = gate_up + i * job->gate_up_stride;
+        swiglu_row(row, h + i * job->h_stride, f);
+        if (args->saved_gate_up != NULL) {
+            const size_t slot = job->groups.slot_at[item->begin + i];
+            save_gate_up(row, args->saved_gate_up + slot * 2 * f, f);
+        }
+    }
+    const struct gemm_block down = {
+        .x = h,
+        .x_stride = job->h_stride,
+        .w = args->w_down + item->expert * packed_floats(f, d),
+        .y = job->out + item->begin * job->out_stride,
+        .y_stride = job->out_stride,
+        .n_rows = n,
+        .n_in = f,
+        .n_out = d,
+    };
+    ISA(gemm_block)(&down);
+}
+
+static void items_task(void *context, size_t thread_index, size_t n_threads)
+{
+    struct moe_job *const job = context;
+    float *const work = job->work + thread_index * job->work_floats;
+    (void)n_threads;
+    for (;;) {
+        const size_t i = atomic_fetch_add(&job->next_item, 1);
+        if (i >= job->groups.n_items) {
+            return;
+        }
+        run_item(job, &job->groups.items[i], work);
+    }
+}
+
+static void combine_row(const struct moe_job *job, size_t row)
+{
+    const struct moe_ffn_args *const args = &job->args;
+    const uint32_t *const positions = job->groups.position_of + row * args->top_k;
+    const float *const weights = args->weights + row * args->top_k;
+    float *const y = args->y + row * args->y_stride;
+    for (size_t i = 0; i < args->d; i += SIMD_LANES) {
+        const size_t left = args->d - i;
+        const size_t n = left < SIMD_LANES ? left : SIMD_LANES;
+        f32x16 sum = vec_zero();
+        for (size_t k = 0; k < args->top_k; k++) {
+            const float *const out = job->out + positions[k] * job->out_stride + i;
+            sum = vec_fma(vec_set1(weights[k]), vec_load_n(out, n), sum);
+        }
+        vec_store_n(y + i, vec_add(vec_load_n(y + i, n), sum), n);
+    }
+}
+
+static void combine_task(void *context, size_t thread_index, size_t n_threads)
+{
+    const struct moe_job *const job = context;
+    size_t row = 0;
+    size_t row_end = 0;
+    pool_share(job->args.n_rows, thread_index, n_threads, &row, &row_end);
+    for (; row < row_end; row++) {
+        combine_row(job, row);
+    }
+}
+
+static enum status run_block(struct backend *backend, struct moe_job *job)
+{
+    const struct moe_ffn_args *const args = &job->args;
+    TRY(moe_groups_build(backend, args->indices, args->n_rows, args->top_k, args->n_experts,
+                         &job->groups));
+    atomic_init(&job->next_item, 0);
+    cpu_run(backend, 6 * job->groups.n_slots * args->d * args->f, items_task, job);
+    cpu_run(backend, 2 * job->groups.n_slots * args->d, combine_task, job);
+    moe_groups_release(backend, &job->groups);
+    return STATUS_OK;
+}
+
+static enum status run_blocks(struct backend *backend, const struct moe_ffn_args *args,
+                              struct moe_job *job)
+{
+    for (size_t row = 0; row < args->n_rows; row += MOE_BLOCK_ROWS) {
+        const size_t left = args->n_rows - row;
+        job->args = *args;
+        job->args.n_rows = left < MOE_BLOCK_ROWS ? left : MOE_BLOCK_ROWS;
+        job->args.x += row * args->x_stride;
+        job->args.y += row * args->y_stride;
+        job->args.indices += row * args->top_k;
+        job->args.weights += row * args->top_k;
+        if (args->saved_gate_up != NULL) {
+            job->args.saved_gate_up += row * args->top_k * 2 * args->f;
+        }
+        TRY(run_block(backend, job));
+    }
+    return STATUS_OK;
+}
+
+enum status ISA(op_moe_ffn)(struct backend *backend, const struct moe_ffn_args *args)
+{
+    const size_t block_rows = args->n_rows < MOE_BLOCK_ROWS ? args->n_rows : MOE_BLOCK_ROWS;
+    struct moe_job job = {
+        .out_stride = cpu_padded_stride(args->d),
+        .x_stride = cpu_padded_stride(args->d),
+        .gate_up_stride = cpu_padded_stride(gate_up_columns(args->f)),
+        .h_stride = cpu_padded_stride(args->f),
+    };
+    job.work_floats = MOE_ITEM_ROWS * (job.x_stride + job.gate_up_stride + job.h_stride);
+    const size_t out_floats = block_rows * args->top_k * job.out_stride;
+    TRY(cpu_scratch_acquire(backend, out_floats + backend->n_threads * job.work_floats,
+                            sizeof(float), &job.out));
+    job.work = job.out + out_floats;
+    const enum status status = run_blocks(backend, args, &job);
+    cpu_scratch_release(backend, job.out);
+    return status;
+}
