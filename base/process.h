@@ -21,13 +21,18 @@ struct process {
 };
 /* Starts a child in its own process group with PR_SET_PDEATHSIG SIGKILL, default signal mask and
  * dispositions, no core file, and no inherited descriptor but 0, 1, 2. Errors: IO when it cannot be
- * started (message: argv[0] and why). */
+ * started (message: argv[0] and why). The kernel ties PR_SET_PDEATHSIG to the *thread* that calls
+ * this: call it from one that lives as long as the process, or the child is killed with the thread.
+ */
 MUST_CHECK enum status process_start(const struct process_options *options, struct process *out);
 /* SIGTERM or SIGKILL to the whole group. */
 void process_signal(const struct process *process, int signal_number);
-/* true when it has ended; *exit_code is its code, or 128 + signal. Never blocks. */
+/* true when it has ended; *exit_code is its code, or 128 + signal. Never blocks. The child is not
+ * reaped, so that its pid and group cannot become someone else's: process_stop does that, and must
+ * be called for a child that ended by itself too. Repeated calls tell the same. */
 bool process_has_ended(struct process *process, int *exit_code);
-/* SIGTERM, up to grace_ms, then SIGKILL to the group; reaps; closes the pipes. */
+/* SIGTERM, up to grace_ms, then SIGKILL to the group (whatever is left of it); reaps; closes the
+ * pipes. A second call does nothing. */
 void process_stop(struct process *process, int grace_ms);
 
 /* Turns SIGTERM, SIGINT, SIGUSR1 into a flag for the main loop (and a second SIGTERM/SIGINT into

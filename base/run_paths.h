@@ -15,7 +15,8 @@ enum run_endpoint {
 };
 /* "ipc://..." for run_dir, always within the 107 bytes of a socket path: below RUN/sock when short
  * enough, else in a 0700 folder of $XDG_RUNTIME_DIR or /tmp named by a hash of the absolute
- * run_dir. Creates the folder. Caller frees *out. */
+ * run_dir; RUN/sock is then a link to it, which is what others follow, so that an environment of
+ * their own does not lead them elsewhere. Creates the folders. Caller frees *out. */
 MUST_CHECK enum status run_endpoint(const char *run_dir, enum run_endpoint which, char **out);
 MUST_CHECK enum status run_database_path(const char *run_dir, char **out);    /* caller frees */
 MUST_CHECK enum status run_checkpoints_path(const char *run_dir, char **out); /* caller frees */

@@ -1,7 +1,7 @@
 /* Owns ZeroMQ: contexts, ROUTER and DEALER sockets, and one wait over sockets and descriptors with
  * a deadline. The rules of reliability.md 5.6 are set here once (mandatory routing, no infinite
- * linger, size limits, EINTR). A socket belongs to one thread. Children must be spawned with
- * process.h (posix_spawn), never by fork after this. */
+ * linger, size limits, EINTR). A socket belongs to one thread. A process that has a context starts
+ * children with process.h only, whose child touches no context and runs another program at once. */
 #ifndef HONE_BASE_SOCKET_H
 #define HONE_BASE_SOCKET_H
 
@@ -44,6 +44,8 @@ MUST_CHECK enum status socket_send(struct socket *socket, const struct peer_id *
 MUST_CHECK enum status socket_receive(struct socket *socket, struct peer_id *peer,
                                       struct message **out);
 
+#define WAIT_ITEMS_MAX ((size_t)256)
+
 /* One thing to wait for: a socket, or a descriptor when socket is NULL. */
 struct wait_item {
     struct socket *socket;
@@ -52,7 +54,7 @@ struct wait_item {
     bool can_read, can_write; /* out; can_read also on hang-up */
 };
 /* Waits until an item is ready or timeout_ms (>= 0) has passed; EINTR ends it early with nothing
- * ready. */
+ * ready. Errors: BAD_ARGUMENT past WAIT_ITEMS_MAX items or without a timeout, IO. */
 MUST_CHECK enum status socket_wait(struct wait_item *items, size_t n_items, int timeout_ms);
 
 #endif
