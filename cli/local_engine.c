@@ -1,0 +1,27 @@
+#include "cli/local_engine.h"
+
+enum status local_engine_open(const char *model_dir, const char *device, size_t n_threads,
+                              const struct engine_options *options, struct local_engine *out)
+{
+    const struct policy_options policy_options = {.max_rows = options->max_batch_tokens,
+                                                  .max_draws = options->max_num_seqs};
+
+    *out = (struct local_engine){.backend = NULL};
+    TRY(backend_open(device, n_threads, &out->backend));
+    TRY(policy_load(out->backend, model_dir, &policy_options, &out->policy));
+    const size_t n_positions = policy_config(out->policy)->max_positions;
+    if (options->max_sequence > n_positions) {
+        return status_set(STATUS_BAD_ARGUMENT,
+                          "prompt and completion may have %zu tokens, %s has %zu positions",
+                          options->max_sequence, model_dir, n_positions);
+    }
+    return engine_create(out->policy, options, &out->engine);
+}
+
+void local_engine_close(struct local_engine *local)
+{
+    engine_destroy(local->engine);
+    policy_destroy(local->policy);
+    backend_close(local->backend);
+    *local = (struct local_engine){.backend = NULL};
+}
