@@ -64,6 +64,16 @@ static void bind_finite(struct bind *bind, double value)
     }
 }
 
+/* Column of integers: what no int64 holds becomes NULL. */
+static void bind_whole(struct bind *bind, double value)
+{
+    if (isfinite(value) && fabs(value) < 9e18) {
+        bind_int(bind, (int64_t)value);
+    } else {
+        bind_null(bind);
+    }
+}
+
 /* *found: the step has a digest; *same: it equals `digest`. */
 static enum status compare_digest(struct writer *writer, const char *sql, int64_t run_id,
                                   int64_t step, const struct digest128 *digest, bool *found,
@@ -184,10 +194,10 @@ enum status writer_put_step(struct writer *writer, int64_t run_id, const struct 
     bind_blob(&bind, step->weight_digest.bytes, sizeof(step->weight_digest));
     bind_int(&bind, step->ended_ns);
     for (size_t i = 0; i < n_step_columns; i++) {
-        if (i < N_REAL_COLUMNS || !isfinite(columns[i])) {
+        if (i < N_REAL_COLUMNS) {
             bind_finite(&bind, columns[i]);
         } else {
-            bind_int(&bind, (int64_t)columns[i]);
+            bind_whole(&bind, columns[i]);
         }
     }
     TRY(writer_run(writer, &bind));
