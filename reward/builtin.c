@@ -1,0 +1,351 @@
+#include "reward/builtin_internal.h"
+
+#include "base/clock.h"
+#include "base/memory.h"
+
+#include <string.h>
+#include <strings.h>
+
+struct text text_from(const char *literal)
+{
+    return (struct text){literal, strlen(literal)};
+}
+
+static bool is_space(char c)
+{
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
+struct text text_trim(struct text text)
+{
+    while (text.n > 0 && is_space(text.data[0])) {
+        text.data++;
+        text.n--;
+    }
+    while (text.n > 0 && is_space(text.data[text.n - 1])) {
+        text.n--;
+    }
+    return text;
+}
+
+bool text_equal(struct text a, struct text b)
+{
+    return a.n == b.n && (a.n == 0 || memcmp(a.data, b.data, a.n) == 0);
+}
+
+const char *text_find(struct text haystack, const char *needle)
+{
+    return haystack.n == 0 ? NULL : memmem(haystack.data, haystack.n, needle, strlen(needle));
+}
+
+const char *text_find_last(struct text haystack, const char *needle)
+{
+    const size_t n = strlen(needle);
+    for (size_t i = haystack.n; i >= n && i > 0; i--) {
+        if (memcmp(haystack.data + i - n, needle, n) == 0) {
+            return haystack.data + i - n;
+        }
+    }
+    return NULL;
+}
+
+struct text text_final_part(const struct builtin_options *options, struct text completion)
+{
+    static const char end_tag[] = "</think>";
+    const char *end = text_find_last(completion, end_tag);
+    if (end == NULL) {
+        return options->requires_think ? (struct text){NULL, 0} : completion;
+    }
+    const char *begin = end + strlen(end_tag);
+    return (struct text){begin, completion.n - (size_t)(begin - completion.data)};
+}
+
+/* Compares as `exact` does: optionally without case, optionally with runs of white space as one
+ * blank. */
+static bool matches(const struct builtin_options *options, struct text a, struct text b)
+{
+    size_t i = 0;
+    size_t j = 0;
+    while (i < a.n && j < b.n) {
+        const bool are_spaces = is_space(a.data[i]) && is_space(b.data[j]);
+        if (options->squeezes_space && are_spaces) {
+            for (; i < a.n && is_space(a.data[i]); i++) {
+            }
+            for (; j < b.n && is_space(b.data[j]); j++) {
+            }
+            continue;
+        }
+        const bool is_equal = options->is_case_sensitive
+                                  ? a.data[i] == b.data[j]
+                                  : strncasecmp(a.data + i, b.data + j, 1) == 0;
+        if (!is_equal) {
+            return false;
+        }
+        i++;
+        j++;
+    }
+    return i == a.n && j == b.n;
+}
+
+static struct verdict score_exact(const struct builtin_options *options,
+                                  const struct score_sample *sample, struct text completion,
+                                  struct text answer)
+{
+    (void)sample;
+    const struct text final = text_trim(text_final_part(options, completion));
+    if (final.data == NULL) {
+        return (struct verdict){.reason = "no </think>"};
+    }
+    const bool is_equal = matches(options, final, text_trim(answer));
+    return (struct verdict){.value = is_equal ? 1.0 : 0.0, .extracted = final};
+}
+
+static struct verdict score_length(const struct builtin_options *options,
+                                   const struct score_sample *sample, struct text completion,
+                                   struct text answer)
+{
+    (void)completion;
+    (void)answer;
+    return (struct verdict){.value = options->scale * (double)sample->n_tokens};
+}
+
+/* Moves *text past `tag` when it comes next (after white space); false otherwise. */
+static bool take_tag(struct text *text, const char *tag)
+{
+    const size_t n = strlen(tag);
+    const struct text rest = text_trim(*text);
+    if (rest.n < n || memcmp(rest.data, tag, n) != 0) {
+        return false;
+    }
+    *text = (struct text){rest.data + n, rest.n - n};
+    return true;
+}
+
+/* Moves *text past `end_tag`; false when it is missing or only white space is before it. */
+static bool take_content(struct text *text, const char *end_tag)
+{
+    const char *end = text_find(*text, end_tag);
+    if (end == NULL) {
+        return false;
+    }
+    const size_t n = (size_t)(end - text->data);
+    const bool is_filled = text_trim((struct text){text->data, n}).n > 0;
+    const size_t skip = n + strlen(end_tag);
+    *text = (struct text){text->data + skip, text->n - skip};
+    return is_filled;
+}
+
+static bool occurs_once(struct text text, const char *tag)
+{
+    const char *first = text_find(text, tag);
+    return first != NULL && first == text_find_last(text, tag);
+}
+
+/* grpo.md 15.3: <think> filled </think> <answer> filled </answer>, each tag once; or TRL's
+ * think-only form. */
+static struct verdict score_format_think(const struct builtin_options *options,
+                                         const struct score_sample *sample, struct text completion,
+                                         struct text answer)
+{
+    struct text rest = completion;
+    (void)sample;
+    (void)answer;
+    if (!occurs_once(completion, "<think>") || !occurs_once(completion, "</think>")) {
+        return (struct verdict){.reason = "think tags are not there exactly once"};
+    }
+    if (!take_tag(&rest, "<think>") || !take_content(&rest, "</think>")) {
+        return (struct verdict){.reason = "does not begin with <think> ... </think>"};
+    }
+    if (options->is_think_only) {
+        return (struct verdict){.value = 1.0};
+    }
+    if (!occurs_once(completion, "<answer>") || !occurs_once(completion, "</answer>")) {
+        return (struct verdict){.reason = "answer tags are not there exactly once"};
+    }
+    if (!take_tag(&rest, "<answer>") || !take_content(&rest, "</answer>") ||
+        text_trim(rest).n > 0) {
+        return (struct verdict){.reason = "does not end with <answer> ... </answer>"};
+    }
+    return (struct verdict){.value = 1.0};
+}
+
+static const struct builtin_kind kinds[] = {
+    {"exact", " case squeeze_space require_think require_stop ", true, score_exact},
+    {"regex", " pattern group require_stop ", false, score_regex},
+    {"numeric", " tolerance require_think require_stop ", true, score_numeric},
+    {"boxed_math", " percent_mode require_think require_stop ", true, score_boxed_math},
+    {"format_think", " style require_stop ", false, score_format_think},
+    {"length", " scale ", false, score_length},
+};
+
+const char *builtin_names(void)
+{
+    return "exact, regex, numeric, boxed_math, format_think, length";
+}
+
+static enum status check_keys(const struct builtin_kind *kind, const struct json *config)
+{
+    struct json_iterator it = {.object = config};
+    while (config != NULL && json_next(&it)) {
+        char key[64] = " ";
+        const size_t n = it.key_bytes;
+        if (n < sizeof(key) - 2) {
+            memcpy(key + 1, it.key, n);
+            key[n + 1] = ' ';
+        }
+        if (n >= sizeof(key) - 2 || strstr(kind->keys, key) == NULL) {
+            return status_set(STATUS_BAD_CONFIG, "builtin:%s has no option %s; it has:%s",
+                              kind->name, it.key, kind->keys);
+        }
+    }
+    return STATUS_OK;
+}
+
+static enum status choose(const struct json *config, const char *key, const char *fallback,
+                          const char *other, bool *is_other)
+{
+    const char *value = json_text(json_get(config, key), fallback);
+    *is_other = strcmp(value, other) == 0;
+    if (!*is_other && strcmp(value, fallback) != 0) {
+        return status_set(STATUS_BAD_CONFIG, "%s: %s, wanted %s or %s", key, value, fallback,
+                          other);
+    }
+    return STATUS_OK;
+}
+
+static enum status read_options(const struct json *config, struct builtin_options *out)
+{
+    *out = (struct builtin_options){
+        .is_case_sensitive = json_bool(json_get(config, "case"), true),
+        .squeezes_space = json_bool(json_get(config, "squeeze_space"), false),
+        .requires_think = json_bool(json_get(config, "require_think"), false),
+        .requires_stop = json_bool(json_get(config, "require_stop"), false),
+        .group = (long)json_int(json_get(config, "group"), -1),
+        .tolerance = json_number(json_get(config, "tolerance"), 1e-6),
+        .scale = json_number(json_get(config, "scale"), 1.0),
+    };
+    TRY(choose(config, "style", "full", "think_only", &out->is_think_only));
+    return choose(config, "percent_mode", "both", "strict", &out->is_percent_strict);
+}
+
+static const struct builtin_kind *find_kind(const char *name)
+{
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        if (strcmp(kinds[i].name, name) == 0) {
+            return &kinds[i];
+        }
+    }
+    return NULL;
+}
+
+static enum status prepare_pattern(const struct json *config, struct builtin *builtin)
+{
+    const char *pattern = json_text(json_get(config, "pattern"), NULL);
+    if (builtin->kind->score != score_regex) {
+        return STATUS_OK;
+    }
+    if (pattern == NULL) {
+        return status_set(STATUS_BAD_CONFIG, "builtin:regex needs the option pattern");
+    }
+    return regex_compile(pattern, &builtin->options.pattern);
+}
+
+enum status builtin_create(const char *name, const struct json *config, struct builtin **out)
+{
+    struct builtin *builtin = NULL;
+    const struct builtin_kind *kind = find_kind(name);
+    *out = NULL;
+    if (kind == NULL) {
+        return status_set(STATUS_BAD_CONFIG, "no scorer builtin:%s; there are: %s", name,
+                          builtin_names());
+    }
+    TRY(check_keys(kind, config));
+    TRY(memory_alloc(1, sizeof(*builtin), &builtin));
+    builtin->kind = kind;
+    enum status status = read_options(config, &builtin->options);
+    if (status == STATUS_OK) {
+        status = prepare_pattern(config, builtin);
+    }
+    if (status != STATUS_OK) {
+        builtin_destroy(builtin);
+        return status;
+    }
+    *out = builtin;
+    return STATUS_OK;
+}
+
+void builtin_destroy(struct builtin *builtin)
+{
+    if (builtin != NULL) {
+        regex_free(builtin->options.pattern);
+        memory_free(builtin);
+    }
+}
+
+/* {"extracted": ..., "reason": ...}; NULL when there is nothing to say or no memory for it. */
+static char *make_detail(const struct verdict *verdict)
+{
+    enum { EXTRACT_MAX = 512 };
+    struct json *detail = json_object_create();
+    char *text = NULL;
+    size_t n = verdict->extracted.n < EXTRACT_MAX ? verdict->extracted.n : EXTRACT_MAX;
+    enum status status = STATUS_OK;
+    if (verdict->extracted.data != NULL) {
+        status = json_put(detail, "extracted", json_from_text(verdict->extracted.data, n));
+    }
+    if (status == STATUS_OK && verdict->reason != NULL) {
+        status = json_put(detail, verdict->status == SCORE_ERROR ? "msg" : "reason",
+                          json_from_text(verdict->reason, strlen(verdict->reason)));
+    }
+    if (status == STATUS_OK && verdict->status == SCORE_ERROR) {
+        status = json_put(detail, "kind", json_from_text("exception", 9));
+    }
+    if (status != STATUS_OK || json_count(detail) == 0 ||
+        json_print(detail, &text, &n) != STATUS_OK) {
+        text = NULL;
+    }
+    json_destroy(detail);
+    return text;
+}
+
+static struct verdict judge(const struct builtin *builtin, const struct score_sample *sample,
+                            struct text completion)
+{
+    char *printed = NULL;
+    struct text answer = {NULL, 0};
+    const enum json_kind kind = json_kind_of(sample->answer);
+    if (kind == JSON_STRING) {
+        answer = (struct text){json_text(sample->answer, ""), json_text_bytes(sample->answer)};
+    } else if (kind != JSON_NULL && json_print(sample->answer, &printed, &answer.n) == STATUS_OK) {
+        answer.data = printed;
+    }
+    const bool compares = builtin->kind->needs_answer || builtin->options.group >= 0;
+    struct verdict verdict = {.status = SCORE_NA};
+    if (answer.data != NULL || !compares) {
+        verdict = builtin->kind->score(&builtin->options, sample, completion, answer);
+    }
+    memory_free(printed);
+    return verdict;
+}
+
+void builtin_score(const struct builtin *builtin, const struct score_sample *sample,
+                   struct score *score)
+{
+    const int64_t begin_us = clock_now_us();
+    char *repaired = NULL;
+    size_t n = sample->completion_bytes < COMPLETION_BYTES_MAX ? sample->completion_bytes
+                                                               : COMPLETION_BYTES_MAX;
+    bool is_lossy = false;
+    struct verdict verdict = {.status = SCORE_ERROR, .reason = "no memory"};
+    if (utf8_repair(sample->completion, n, &repaired, &n, &is_lossy) == STATUS_OK) {
+        const bool is_cut = builtin->options.requires_stop && strcmp(sample->finish, "stop") != 0;
+        verdict = is_cut ? (struct verdict){.reason = "did not end by itself"}
+                         : judge(builtin, sample, (struct text){repaired, n});
+    }
+    *score = (struct score){.status = verdict.status,
+                            .value = verdict.value,
+                            .detail = make_detail(&verdict),
+                            .us = clock_now_us() - begin_us,
+                            .tries = 1};
+    memory_free(repaired);
+}
