@@ -1,0 +1,227 @@
+/* hone run: checks everything first, takes the run folder, then supervises the processes. */
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "cli/supervisor.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/run_paths.h"
+#include "reward/reward.h"
+#include "trainer/trainer.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CODE_DRY_RUN 256
+
+static const struct cli_option options[] = {
+    {'s', "set", "KEY=VALUE", "override a setting, e.g. grpo.epsilon=0.3; may be repeated"},
+    {CODE_DRY_RUN, "dry-run", NULL, "check everything, print what would happen, and stop"},
+    {'j', "json", NULL, "progress as one JSON object a step"},
+};
+static const struct cli_command command = {
+    .name = "run",
+    .arguments = "CONFIG",
+    .summary = "Trains a model with GRPO: starts the trainer, the rollout workers and the reward\n"
+               "service on this machine, restarts what dies, and resumes where an earlier run of\n"
+               "the same name stopped. SIGTERM writes a checkpoint first (exit code 75).",
+    .options = options,
+    .n_options = sizeof options / sizeof options[0],
+    .n_arguments_min = 1,
+    .n_arguments_max = 1,
+    .examples = "  hone run run.yaml --dry-run\n"
+                "  hone run run.yaml --set run.name=again --set run.max_steps=5\n",
+};
+
+struct run_options {
+    const char *config_path;
+    struct cli_sets sets;
+    bool is_dry, is_json;
+};
+
+static int parse_run(int argc, char **argv, struct run_options *out, int *exit_code)
+{
+    struct cli_parse parse;
+    int code = 0;
+    cli_parse_begin(&parse, &command, argc, argv);
+    while ((code = cli_parse_next(&parse)) > 0) {
+        if (code == CODE_DRY_RUN) {
+            out->is_dry = true;
+        } else if (code == 'j') {
+            out->is_json = true;
+        } else if (cli_sets_add(&out->sets, parse.value) != STATUS_OK) {
+            *exit_code = cli_usage_error(&command, "%s", status_message());
+            return -1;
+        }
+    }
+    *exit_code = parse.exit_code;
+    if (code == 0) {
+        out->config_path = parse.arguments[0];
+    }
+    return code;
+}
+
+/* --- The run folder --- */
+
+static enum status has_checkpoint(const char *run_dir, bool *out)
+{
+    char *path = NULL;
+    struct file_list list = {0};
+    *out = false;
+    TRY(run_checkpoints_path(run_dir, &path));
+    enum status status = folder_exists(path) ? file_list(path, &list) : STATUS_OK;
+    for (size_t i = 0; i < list.count; i++) {
+        const char *const name = list.names[i];
+        *out |= strncmp(name, "step_", 5) == 0 && strchr(name, '.') == NULL;
+    }
+    file_list_free(&list);
+    memory_free(path);
+    return status;
+}
+
+/* run.resume: never must not touch an earlier run, must needs one. */
+static enum status check_resume(const struct run_config *config, const char *run_dir)
+{
+    bool is_there = false;
+    char *database = NULL;
+    TRY(has_checkpoint(run_dir, &is_there));
+    TRY(run_database_path(run_dir, &database));
+    const bool has_database = file_exists(database);
+    memory_free(database);
+    if (config->run.resume == RESUME_NEVER && (is_there || has_database)) {
+        return status_set(STATUS_BAD_CONFIG,
+                          "%s: holds an earlier run; run.resume: never does not go on with it. "
+                          "Take another run.name, or remove the folder",
+                          run_dir);
+    }
+    if (config->run.resume == RESUME_MUST && !is_there) {
+        return status_set(STATUS_BAD_CONFIG, "%s: no checkpoint, which run.resume: must wants",
+                          run_dir);
+    }
+    return STATUS_OK;
+}
+
+/* "pid 12 on host since 2026-01-31 12:00:00": what whoever finds the folder in use is told. */
+static void holder_text(char *out, size_t room)
+{
+    char host[64] = "unknown host";
+    char since[32] = "";
+    const time_t now = time(NULL);
+    struct tm parts;
+    (void)gethostname(host, sizeof host - 1);
+    if (localtime_r(&now, &parts) != NULL) {
+        (void)strftime(since, sizeof since, "%Y-%m-%d %H:%M:%S", &parts);
+    }
+    (void)snprintf(out, room, "pid %ld on %s since %s", (long)getpid(), host, since);
+}
+
+static enum status take_folder(const char *run_dir, struct file_lock **out)
+{
+    char holder[160];
+    char *path = NULL;
+    TRY(folder_create(run_dir));
+    TRY(path_join(run_dir, "LOCK", &path));
+    holder_text(holder, sizeof holder);
+    const enum status status = file_lock_acquire(path, holder, out);
+    memory_free(path);
+    return status;
+}
+
+static enum status write_config(const struct run_config *config, const char *run_dir)
+{
+    struct json *json = NULL;
+    char *text = NULL;
+    char *path = NULL;
+    size_t n = 0;
+    TRY(config_to_json(config, &json));
+    enum status status = json_print(json, &text, &n);
+    json_destroy(json);
+    if (status == STATUS_OK) {
+        status = path_join(run_dir, "config.json", &path);
+    }
+    if (status == STATUS_OK) {
+        status = file_write_atomic(path, text, n);
+    }
+    memory_free(path);
+    memory_free(text);
+    return status;
+}
+
+/* --- The run --- */
+
+static void print_arithmetic(const struct run_config *config, const char *run_dir)
+{
+    const size_t n_samples = config->grpo.prompts_per_step * config->grpo.num_generations;
+    (void)printf("%zu prompts x %zu = %zu samples = %zu pass%s x %zu update%s\n",
+                 config->grpo.prompts_per_step, config->grpo.num_generations, n_samples,
+                 config->grpo.num_iterations, config->grpo.num_iterations == 1 ? "" : "es",
+                 config->grpo.num_minibatches, config->grpo.num_minibatches == 1 ? "" : "s");
+    (void)printf("%zu steps, %zu rollout worker%s, run folder %s\n", config->run.max_steps,
+                 config->rollout.workers, config->rollout.workers == 1 ? "" : "s", run_dir);
+    (void)fflush(stdout);
+}
+
+/* All that can be known to be wrong before a process is started. */
+static enum status check_all(const struct run_config *config, const char *run_dir)
+{
+    TRY(check_resume(config, run_dir));
+    TRY(trainer_check(config));
+    return reward_check(config);
+}
+
+static enum status supervise(const struct run_config *config, const char *run_dir,
+                             const struct run_options *run, int *exit_code)
+{
+    const struct supervisor_options supervisor = {.config_path = run->config_path,
+                                                  .sets = &run->sets,
+                                                  .run_dir = run_dir,
+                                                  .n_workers = config->rollout.workers,
+                                                  .is_json = run->is_json};
+    TRY(write_config(config, run_dir));
+    return supervisor_run(&supervisor, exit_code);
+}
+
+static enum status run_config(const struct run_config *config, const struct run_options *run,
+                              int *exit_code)
+{
+    char *run_dir = NULL;
+    struct file_lock *lock = NULL;
+    enum log_level level = LOG_INFO;
+    TRY(log_level_parse(config->log.level, &level));
+    log_setup("", run->is_dry || level == LOG_DEBUG ? level : LOG_WARN);
+    TRY(cli_run_dir(config, &run_dir));
+    enum status status = check_all(config, run_dir);
+    if (status == STATUS_OK && !run->is_json) {
+        print_arithmetic(config, run_dir);
+    }
+    if (status == STATUS_OK && !run->is_dry) {
+        status = take_folder(run_dir, &lock);
+    }
+    if (status == STATUS_OK && !run->is_dry) {
+        status = supervise(config, run_dir, run, exit_code);
+    }
+    file_lock_release(lock);
+    memory_free(run_dir);
+    return status;
+}
+
+int cmd_run(int argc, char **argv)
+{
+    struct run_options run = {0};
+    struct run_config *config = NULL;
+    int exit_code = 0;
+    if (parse_run(argc, argv, &run, &exit_code) < 0) {
+        return exit_code;
+    }
+    exit_code = cli_load_config(run.config_path, &run.sets, CONFIG_RUN, &config);
+    if (exit_code != 0) {
+        return exit_code;
+    }
+    const enum status status = run_config(config, &run, &exit_code);
+    config_destroy(config);
+    return status == STATUS_OK ? exit_code : cli_fail(command.name, status);
+}
