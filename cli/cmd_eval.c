@@ -17,8 +17,7 @@
 
 #define SEED_EVAL UINT64_C(0x6576616c) /* draws of evaluation are not those of training */
 #define GROUP_EVAL (UINT64_C(1) << 40) /* nor are their groups */
-#define WAIT_ITEMS_MAX 256u
-#define PROMPT_ROWS ((size_t)1024) /* of a forward, beside one row a sequence */
+#define PROMPT_ROWS ((size_t)1024)     /* of a forward, beside one row a sequence */
 
 enum { OPTION_MODEL = 'm', OPTION_SET = 's', OPTION_JSON = 256 };
 
@@ -65,8 +64,10 @@ static enum status open_engine(struct evaluation *e)
     const size_t n_samples = e->n_rows * config->eval.num_generations;
     const size_t n_seqs =
         n_samples < config->rollout.max_num_seqs ? n_samples : config->rollout.max_num_seqs;
-    const size_t max_sequence =
-        e->data.counts.longest_prompt + config->rollout.max_completion_length;
+    const size_t longest_prompt = e->data.counts.longest_prompt < config->data.max_prompt_length
+                                      ? e->data.counts.longest_prompt
+                                      : config->data.max_prompt_length;
+    const size_t max_sequence = longest_prompt + config->rollout.max_completion_length;
     const size_t n_useful = n_seqs + PROMPT_ROWS;
     const size_t n_wanted =
         config->rollout.max_batch_tokens < n_useful ? config->rollout.max_batch_tokens : n_useful;

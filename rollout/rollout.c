@@ -14,18 +14,21 @@
 #define REWARD_SILENCE_US INT64_C(3000000)
 #define MEBI ((size_t)1 << 20)
 
-/* More sequences than a step has samples never run at once, so no cache is kept for them. */
+/* A step's samples and prompts bound what can run at once; nothing is kept for more. */
 static struct engine_options engine_options_of(const struct run_config *config)
 {
     const size_t n_samples = config->grpo.prompts_per_step * config->grpo.num_generations;
     const size_t n_seqs =
         n_samples < config->rollout.max_num_seqs ? n_samples : config->rollout.max_num_seqs;
 
-    return (struct engine_options){.max_num_seqs = n_seqs > 0 ? n_seqs : 1,
-                                   .max_batch_tokens = config->rollout.max_batch_tokens,
-                                   .max_sequence = config->data.max_prompt_length +
-                                                   config->rollout.max_completion_length,
-                                   .kv_cache_bytes = config->rollout.kv_cache_bytes};
+    const size_t n_rows = n_seqs + config->grpo.prompts_per_step * config->data.max_prompt_length;
+
+    return (struct engine_options){
+        .max_num_seqs = n_seqs > 0 ? n_seqs : 1,
+        .max_batch_tokens =
+            n_rows < config->rollout.max_batch_tokens ? n_rows : config->rollout.max_batch_tokens,
+        .max_sequence = config->data.max_prompt_length + config->rollout.max_completion_length,
+        .kv_cache_bytes = config->rollout.kv_cache_bytes};
 }
 
 /* 0: the machine's cores divided among the workers that run.yaml starts on it. */
