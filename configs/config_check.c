@@ -106,10 +106,6 @@ static void check_required(const struct check *check, enum config_use use)
                        uses[use].command, settings[i].help);
         }
     }
-    if (use == CONFIG_EVAL &&
-        check->config->data.eval.count + check->config->data.train.count == 0) {
-        complain(check, "data.eval", "hone eval needs it, or data.train");
-    }
 }
 
 /* --- Words with a form --- */
