@@ -92,8 +92,9 @@ MUST_CHECK enum status policy_forward(struct policy *policy, const struct policy
 MUST_CHECK enum status policy_backward(struct policy *policy, const float *g, const float *h);
 
 /* MTP module 0 on the batch of the last policy_forward (model.md 9): row i of a sequence predicts
- * token i + 2 from hidden i and the embedding of token i + 1. target_rows[j] = i and targets[j] =
- * the token at i + 2. */
+ * token i + 2 from hidden i and the embedding of token i + 1. target_rows[j] = the batch row of i
+ * (ascending, never the last of a sequence) and targets[j] = the token at i + 2. Log-probabilities
+ * are of the batch's sampling distribution. */
 struct policy_mtp_args {
     const int32_t *target_rows, *targets;
     size_t n_targets;
@@ -118,16 +119,18 @@ void policy_expert_counts(const struct policy *policy, uint32_t *counts);
 void policy_update_router_bias(struct policy *policy, const uint32_t *counts, float gamma);
 
 /* --- Looking inside (hone model check, tests) --- */
+/* What MTP computed stands at the batch row of i; rows without it hold zeros, and index -1. */
 struct policy_trace {
     float *hidden;     /* (n_layers, n_rows, d) residual stream after each layer, or NULL */
     float *normed;     /* (n_rows, d) after the final norm, or NULL */
     float *logits;     /* (n_rows, V), or NULL */
     int32_t *indices;  /* (n_moe_layers, n_rows, K), or NULL */
     float *weights;    /* (n_moe_layers, n_rows, K), or NULL */
-    float *mtp_hidden; /* (n_rows, d): rows of the last policy_mtp_forward, or NULL */
+    float *mtp_hidden; /* (n_rows, d) of the last policy_mtp_forward, or NULL */
     float *mtp_logits; /* (n_rows, V), or NULL */
 };
-/* Fills what is not NULL from the last policy_forward / policy_mtp_forward. */
+/* Fills what is not NULL from the last policy_forward / policy_mtp_forward of a trainable policy.
+ */
 MUST_CHECK enum status policy_read_trace(struct policy *policy, const struct policy_trace *trace);
 
 #endif

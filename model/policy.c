@@ -1,0 +1,237 @@
+/* Owns the policy object: creation, loading, accessors, router bias. */
+#include "model/policy.h"
+
+#include "base/memory.h"
+#include "model/policy_internal.h"
+
+#include <string.h>
+
+static enum status create_weights(struct policy *policy)
+{
+    const struct backend_ops *ops = policy->backend->ops;
+    const size_t n = policy->table->n_floats;
+
+    TRY(ops->alloc(policy->backend, n, sizeof(float), &policy->weights));
+    if (policy->options.is_trainable) {
+        TRY(ops->alloc(policy->backend, n, sizeof(float), &policy->gradients));
+    }
+    return STATUS_OK;
+}
+
+static enum status create_parts(struct policy *policy)
+{
+    const size_t n_layers = policy->config.n_layers + policy->config.n_mtp_modules;
+    const size_t n_kept = policy->options.is_trainable ? n_layers : 1;
+
+    policy_sizes_fill(&policy->config, &policy->sizes);
+    TRY(weight_table_create(&policy->config, &policy->table));
+    TRY(create_weights(policy));
+    TRY(memory_alloc(n_layers, sizeof(struct policy_layer), &policy->layers));
+    TRY(memory_alloc(n_kept, sizeof(struct policy_activations), &policy->activations));
+    TRY(policy_packs_create(policy));
+    return policy_layout_create(policy);
+}
+
+enum status policy_create(struct backend *backend, const struct model_config *config,
+                          const struct policy_options *options, struct policy **out)
+{
+    struct policy *policy;
+    enum status status;
+
+    *out = NULL;
+    if (options->max_rows == 0 || options->max_rows > (size_t)INT32_MAX / 4) {
+        return status_set(STATUS_BAD_ARGUMENT, "max_rows is %zu, want 1 to %d", options->max_rows,
+                          INT32_MAX / 4);
+    }
+    TRY(memory_alloc(1, sizeof(*policy), &policy));
+    policy->backend = backend;
+    policy->config = *config;
+    policy->options = *options;
+    status = create_parts(policy);
+    if (status != STATUS_OK) {
+        policy_destroy(policy);
+        return status;
+    }
+    *out = policy;
+    return STATUS_OK;
+}
+
+enum status policy_load(struct backend *backend, const char *dir,
+                        const struct policy_options *options, struct policy **out)
+{
+    struct model_config config;
+    struct policy *policy;
+    enum status status;
+
+    *out = NULL;
+    TRY(model_config_load(dir, &config));
+    TRY(weights_probe_mtp(dir, &config));
+    TRY(policy_create(backend, &config, options, &policy));
+    status = weights_load(dir, policy->table, policy->weights);
+    if (status == STATUS_OK) {
+        status = policy_refresh(policy);
+    }
+    if (status != STATUS_OK) {
+        policy_destroy(policy);
+        return status;
+    }
+    *out = policy;
+    return STATUS_OK;
+}
+
+static void release_device(struct policy *policy)
+{
+    const struct backend_ops *ops = policy->backend->ops;
+
+    ops->release(policy->backend, policy->buffers);
+    ops->release(policy->backend, policy->packed);
+    ops->release(policy->backend, policy->gradients);
+    ops->release(policy->backend, policy->weights);
+}
+
+void policy_destroy(struct policy *policy)
+{
+    if (policy == NULL) {
+        return;
+    }
+    release_device(policy);
+    memory_free(policy->host_values);
+    memory_free(policy->counts);
+    memory_free(policy->moe_layers);
+    memory_free(policy->host_merge);
+    memory_free(policy->host_mtp_targets);
+    memory_free(policy->host_mtp_rows);
+    memory_free(policy->mtp_of_row);
+    memory_free(policy->host_targets);
+    memory_free(policy->host_tokens);
+    memory_free(policy->staging);
+    memory_free(policy->blocks);
+    memory_free(policy->mtp_spans);
+    memory_free(policy->spans);
+    memory_free(policy->packs);
+    memory_free(policy->activations);
+    memory_free(policy->layers);
+    weight_table_destroy(policy->table);
+    memory_free(policy);
+}
+
+const struct model_config *policy_config(const struct policy *policy)
+{
+    return &policy->config;
+}
+
+const struct weight_table *policy_table(const struct policy *policy)
+{
+    return policy->table;
+}
+
+float *policy_weights(struct policy *policy)
+{
+    return policy->weights;
+}
+
+float *policy_gradients(struct policy *policy)
+{
+    return policy->gradients;
+}
+
+struct policy_memory policy_memory(const struct policy *policy)
+{
+    const size_t weights = policy->table->n_floats * sizeof(float);
+
+    return (struct policy_memory){.weights = weights,
+                                  .packed = policy->packed_floats * sizeof(float),
+                                  .gradients = policy->gradients == NULL ? 0 : weights,
+                                  .activations = policy->buffer_bytes};
+}
+
+struct policy_activations *policy_activations_of(struct policy *policy, size_t layer)
+{
+    return &policy->activations[policy->options.is_trainable ? layer : 0];
+}
+
+enum status policy_copy_rows(struct policy *policy, const float *src, float *dst, size_t n_rows)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    if (src == dst) {
+        return STATUS_OK;
+    }
+    return policy->backend->ops->gather_rows(policy->backend,
+                                             &(struct rows_args){.src = src,
+                                                                 .src_stride = s->d_stride,
+                                                                 .rows = policy->identity,
+                                                                 .dst = dst,
+                                                                 .dst_stride = s->d_stride,
+                                                                 .n_rows = n_rows,
+                                                                 .d = s->d});
+}
+
+enum status policy_upload_rows(struct policy *policy, int32_t *device, const int32_t *host,
+                               size_t n)
+{
+    if (n == 0) {
+        return STATUS_OK;
+    }
+    return policy->backend->ops->upload(policy->backend, device, host, n * sizeof(int32_t));
+}
+
+enum status policy_check_tokens(const struct policy *policy, const char *what,
+                                const int32_t *tokens, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (tokens[i] < 0 || (size_t)tokens[i] >= policy->config.vocab_size) {
+            return status_set(STATUS_BAD_ARGUMENT, "%s %zu is %d, the vocabulary has %zu", what, i,
+                              (int)tokens[i], policy->config.vocab_size);
+        }
+    }
+    return STATUS_OK;
+}
+
+size_t policy_moe_layers(const struct policy *policy, const int32_t **layers)
+{
+    *layers = policy->moe_layers;
+    return policy->n_moe_layers;
+}
+
+enum status policy_count_experts(struct policy *policy, size_t moe_index,
+                                 const struct policy_activations *a, size_t n_rows)
+{
+    const struct policy_sizes *s = &policy->sizes;
+    const size_t n = n_rows * s->top_k;
+    uint32_t *counts = policy->counts + moe_index * s->n_experts;
+
+    TRY(policy->backend->ops->download(policy->backend, policy->staging, a->indices,
+                                       n * sizeof(int32_t)));
+    for (size_t i = 0; i < n; i++) {
+        counts[policy->staging[i]]++;
+    }
+    return STATUS_OK;
+}
+
+void policy_expert_counts(const struct policy *policy, uint32_t *counts)
+{
+    for (size_t i = 0; i < policy->n_moe_layers * policy->sizes.n_experts; i++) {
+        counts[i] += policy->counts[i];
+    }
+}
+
+void policy_update_router_bias(struct policy *policy, const uint32_t *counts, float gamma)
+{
+    const size_t n = policy->sizes.n_experts;
+
+    for (size_t i = 0; i < policy->n_moe_layers; i++) {
+        const uint32_t *load = counts + i * n;
+        float *bias = policy->weights + policy->layers[policy->moe_layers[i]].router_bias;
+        uint64_t total = 0;
+
+        for (size_t j = 0; j < n; j++) {
+            total += load[j];
+        }
+        for (size_t j = 0; j < n; j++) { /* against the mean, in whole numbers */
+            const uint64_t scaled = (uint64_t)load[j] * n;
+
+            bias[j] += scaled < total ? gamma : scaled > total ? -gamma : 0.0f;
+        }
+    }
+}

@@ -1,0 +1,250 @@
+/* Owns sampling's side: the latent cache of every layer, and one forward over new tokens with a
+ * draw for some of them. Prefill, chunks of it and decode differ only in the spans. */
+#include "base/memory.h"
+#include "model/policy_internal.h"
+
+#include <string.h>
+
+struct policy_cache {
+    struct policy *policy; /* borrowed */
+    float *data;           /* (n_layers, n_pages, page) */
+    size_t n_pages;
+};
+
+enum status policy_cache_create(struct policy *policy, size_t n_pages, struct policy_cache **out)
+{
+    struct policy_cache *cache;
+    size_t n;
+    enum status status;
+
+    *out = NULL;
+    if (n_pages > (size_t)INT32_MAX ||
+        !size_multiply(n_pages * policy->config.n_layers, policy->sizes.page_stride, &n)) {
+        return status_set(STATUS_NO_MEMORY, "a cache of %zu pages overflows a size", n_pages);
+    }
+    TRY(memory_alloc(1, sizeof(*cache), &cache));
+    cache->policy = policy;
+    cache->n_pages = n_pages;
+    status = policy->backend->ops->alloc(policy->backend, n, sizeof(float), &cache->data);
+    if (status != STATUS_OK) {
+        memory_free(cache);
+        return status;
+    }
+    *out = cache;
+    return STATUS_OK;
+}
+
+void policy_cache_destroy(struct policy_cache *cache)
+{
+    if (cache != NULL) {
+        cache->policy->backend->ops->release(cache->policy->backend, cache->data);
+        memory_free(cache);
+    }
+}
+
+size_t policy_cache_page_bytes(const struct policy *policy)
+{
+    return policy->config.n_layers * policy->sizes.page_stride * sizeof(float);
+}
+
+static struct kv_pages layer_pages(const struct policy_cache *cache, size_t layer)
+{
+    const struct policy_sizes *s = &cache->policy->sizes;
+
+    return (struct kv_pages){.data = cache->data + layer * cache->n_pages * s->page_stride,
+                             .entry_stride = s->entry_stride,
+                             .page_stride = s->page_stride};
+}
+
+enum status policy_cache_copy_page(struct policy_cache *cache, int32_t from, int32_t to)
+{
+    const struct policy *policy = cache->policy;
+    const size_t page = policy->sizes.page_stride;
+
+    if (from < 0 || to < 0 || (size_t)from >= cache->n_pages || (size_t)to >= cache->n_pages) {
+        return status_set(STATUS_BAD_ARGUMENT, "page %d to %d: the cache has %zu", (int)from,
+                          (int)to, cache->n_pages);
+    }
+    for (size_t i = 0; i < policy->config.n_layers; i++) {
+        float *data = layer_pages(cache, i).data;
+
+        TRY(policy->backend->ops->gather_rows(policy->backend,
+                                              &(struct rows_args){.src = data + (size_t)from * page,
+                                                                  .src_stride = page,
+                                                                  .rows = policy->identity,
+                                                                  .dst = data + (size_t)to * page,
+                                                                  .dst_stride = page,
+                                                                  .n_rows = 1,
+                                                                  .d = page}));
+    }
+    return STATUS_OK;
+}
+
+static enum status check_spans(const struct policy_cache *cache,
+                               const struct policy_extend_args *args)
+{
+    size_t n_rows = 0;
+
+    for (size_t i = 0; i < args->n_spans; i++) {
+        const struct kv_span *span = &args->spans[i];
+        const size_t n_tokens = span->n_cached + span->n_rows;
+
+        if (span->first_row != n_rows || span->n_rows > args->n_rows - n_rows) {
+            return status_set(STATUS_BAD_ARGUMENT,
+                              "span %zu begins at row %zu, want %zu and %zu rows in all", i,
+                              span->first_row, n_rows, args->n_rows);
+        }
+        for (size_t j = 0; j * KV_BLOCK_TOKENS < n_tokens; j++) {
+            if (span->blocks[j] < 0 || (size_t)span->blocks[j] >= cache->n_pages) {
+                return status_set(STATUS_BAD_ARGUMENT, "span %zu names page %d of %zu", i,
+                                  (int)span->blocks[j], cache->n_pages);
+            }
+        }
+        n_rows += span->n_rows;
+    }
+    if (n_rows != args->n_rows) {
+        return status_set(STATUS_BAD_ARGUMENT, "the spans cover %zu of %zu rows", n_rows,
+                          args->n_rows);
+    }
+    return STATUS_OK;
+}
+
+static enum status check_extend(const struct policy *policy, const struct policy_cache *cache,
+                                const struct policy_extend_args *args)
+{
+    if (args->n_rows == 0 || args->n_rows > policy->options.max_rows) {
+        return status_set(STATUS_BAD_ARGUMENT, "a batch of %zu rows, sized for 1 to %zu",
+                          args->n_rows, policy->options.max_rows);
+    }
+    if (args->n_draws > policy->options.max_draws) {
+        return status_set(STATUS_BAD_ARGUMENT, "%zu draws, sized for %zu", args->n_draws,
+                          policy->options.max_draws);
+    }
+    TRY(policy_check_tokens(policy, "token", args->tokens, args->n_rows));
+    for (size_t i = 0; i < args->n_rows; i++) {
+        if (args->positions[i] < 0 || (size_t)args->positions[i] >= policy->config.max_positions) {
+            return status_set(STATUS_BAD_ARGUMENT, "row %zu is at position %d, the model has %zu",
+                              i, (int)args->positions[i], policy->config.max_positions);
+        }
+    }
+    for (size_t i = 0; i < args->n_draws; i++) {
+        if (args->draw_rows[i] < 0 || (size_t)args->draw_rows[i] >= args->n_rows) {
+            return status_set(STATUS_BAD_ARGUMENT, "draw %zu wants row %d of %zu", i,
+                              (int)args->draw_rows[i], args->n_rows);
+        }
+    }
+    return check_spans(cache, args);
+}
+
+/* true when every value is finite. */
+static bool are_finite(const float *values, size_t n)
+{
+    uint32_t worst = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+
+        memcpy(&bits, &values[i], sizeof(bits));
+        bits <<= 1; /* without the sign, order of bits is order of magnitude */
+        worst = bits > worst ? bits : worst;
+    }
+    return worst < 0xff000000u;
+}
+
+enum status policy_logits(struct policy *policy, const float *x, size_t n)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    return policy->backend->ops->gemm(
+        policy->backend, &(struct gemm_args){.x = x,
+                                             .x_stride = s->d_stride,
+                                             .w = policy->w_head,
+                                             .y = policy->logits,
+                                             .y_stride = policy_stride(policy->config.vocab_size),
+                                             .n_rows = n,
+                                             .n_in = s->d,
+                                             .n_out = policy->config.vocab_size});
+}
+
+enum status policy_draw(struct policy *policy, const float *x, const struct sample_row *draws,
+                        size_t n, int32_t *drawn, float *logp)
+{
+    const struct backend_ops *ops = policy->backend->ops;
+    const size_t vocab = policy->config.vocab_size, stride = policy_stride(vocab);
+
+    TRY(policy_logits(policy, x, n));
+    for (size_t i = 0; i < n; i++) {
+        if (!are_finite(policy->logits + i * stride, vocab)) {
+            return status_set(STATUS_NUMERICS, "a logit of draw %zu is not finite", i);
+        }
+    }
+    TRY(ops->upload(policy->backend, policy->draws, draws, n * sizeof(struct sample_row)));
+    TRY(ops->sample(policy->backend, &(struct sample_args){.logits = policy->logits,
+                                                           .logits_stride = stride,
+                                                           .rows = policy->draws,
+                                                           .tokens = policy->drawn,
+                                                           .logp = policy->logp,
+                                                           .n_rows = n,
+                                                           .vocab = vocab}));
+    TRY(ops->download(policy->backend, drawn, policy->drawn, n * sizeof(int32_t)));
+    return ops->download(policy->backend, logp, policy->logp, n * sizeof(float));
+}
+
+/* Final norm of the rows that draw, then their logits and draws. */
+static enum status draw_rows(struct policy *policy, const struct policy_extend_args *args,
+                             const float *h)
+{
+    const struct policy_sizes *s = &policy->sizes;
+    const struct backend_ops *ops = policy->backend->ops;
+
+    TRY(policy_upload_rows(policy, policy->target_rows, args->draw_rows, args->n_draws));
+    TRY(ops->gather_rows(policy->backend, &(struct rows_args){.src = h,
+                                                              .src_stride = s->d_stride,
+                                                              .rows = policy->target_rows,
+                                                              .dst = policy->head_x,
+                                                              .dst_stride = s->d_stride,
+                                                              .n_rows = args->n_draws,
+                                                              .d = s->d}));
+    TRY(ops->rms_norm(policy->backend,
+                      &(struct rms_norm_args){.x = policy->head_x,
+                                              .x_stride = s->d_stride,
+                                              .w = policy->weights + policy->final_norm,
+                                              .y = policy->head_x,
+                                              .y_stride = s->d_stride,
+                                              .n_rows = args->n_draws,
+                                              .d = s->d,
+                                              .eps = (float)policy->config.rms_norm_eps}));
+    return policy_draw(policy, policy->head_x, args->draws, args->n_draws, args->drawn, args->logp);
+}
+
+enum status policy_extend(struct policy *policy, struct policy_cache *cache,
+                          const struct policy_extend_args *args)
+{
+    const struct backend_ops *ops = policy->backend->ops;
+    struct policy_block_rows rows = {.n_rows = args->n_rows,
+                                     .positions = policy->positions,
+                                     .spans = args->spans,
+                                     .n_spans = args->n_spans};
+    const size_t last = policy->config.n_layers - 1;
+
+    policy->n_rows = 0; /* the activations of a forward pass end here */
+    TRY(check_extend(policy, cache, args));
+    TRY(policy_upload_rows(policy, policy->tokens, args->tokens, args->n_rows));
+    TRY(policy_upload_rows(policy, policy->positions, args->positions, args->n_rows));
+    TRY(ops->embedding(policy->backend,
+                       &(struct embedding_args){.table = policy->weights + policy->embedding,
+                                                .ids = policy->tokens,
+                                                .out = policy_activations_of(policy, 0)->h_in,
+                                                .out_stride = policy->sizes.d_stride,
+                                                .n_rows = args->n_rows,
+                                                .d = policy->sizes.d}));
+    for (size_t i = 0; i <= last; i++) {
+        rows.pages = layer_pages(cache, i);
+        TRY(policy_block_forward(policy, &policy->layers[i], policy_activations_of(policy, i),
+                                 &rows));
+    }
+    if (args->n_draws == 0) {
+        return STATUS_OK;
+    }
+    return draw_rows(policy, args, policy_activations_of(policy, last)->h_out);
+}

@@ -1,0 +1,211 @@
+/* Owns what the files of the policy share: shapes, packed weights, activations, scratch.
+ *
+ *   policy.c         create, destroy, accessors          policy_layout.c  sizes and buffers
+ *   policy_pack.c    packed copies of the weights         policy_block.c   one layer, forward
+ *   policy_block_backward.c  one layer, backward          policy_forward.c a packed batch
+ *   policy_backward.c  its gradient                       policy_mtp.c     the MTP module
+ *   policy_extend.c  cache, prefill, decode, draws        policy_trace.c   looking inside
+ *
+ * Letters: T rows, d hidden_size, rq q_lora_rank, rk kv_lora_rank, H heads. Row strides are padded
+ * (policy_stride), so buffers are (T, stride). */
+#ifndef HONE_MODEL_POLICY_INTERNAL_H
+#define HONE_MODEL_POLICY_INTERNAL_H
+
+#include "model/policy.h"
+
+/* Widths (columns in use) and strides (columns allocated) of the activation rows. */
+struct policy_sizes {
+    size_t d, heads, nope, rope, v, q_rank, kv_rank;
+    size_t q_head;     /* nope + rope */
+    size_t q_dim;      /* heads * q_head */
+    size_t kv_dim;     /* kv_rank + rope: latent and rotary key before the cache */
+    size_t first;      /* q_rank, or q_dim without q_lora */
+    size_t kv_at;      /* where kv_dim begins beside first in a projection row: a panel border */
+    size_t project;    /* kv_at + kv_dim */
+    size_t latent_dim; /* heads * kv_rank */
+    size_t value_dim;  /* heads * v */
+    size_t n_experts, top_k, expert_width;
+    size_t d_stride, project_stride, q_rank_stride, q_stride, kv_rank_stride, latent_stride,
+        value_stride;
+    size_t ffn_width[2]; /* of a dense layer; of the shared experts (0: none): index is_moe */
+    size_t ffn_up_at[2]; /* where up begins beside gate: a panel border */
+    size_t gate_up_stride[2];
+    size_t page_stride, entry_stride; /* latent cache */
+};
+
+/* One layer's parameters: offsets of its rows in the flat buffer, and packed copies (see
+ * policy_pack.c for what each holds). The *_t copies serve the backward pass. */
+struct policy_layer {
+    bool is_moe;
+    size_t input_norm, first, q_a_norm, q_b, kv_a, kv_a_norm, kv_b, o, post_norm;
+    size_t gate, up, down; /* dense MLP or shared experts */
+    size_t router, router_bias, expert_gate, expert_up, expert_down, expert_stride;
+    float *w_project, *w_q_b, *w_uk, *w_uv, *w_o, *w_gate_up, *w_down, *w_router;
+    float *w_expert_gate_up, *w_expert_down;
+    float *t_project, *t_q_b, *t_uk, *t_uv, *t_o, *t_gate_up, *t_down, *t_router;
+    float *t_expert_gate, *t_expert_up, *t_expert_down;
+};
+
+/* What one layer leaves for its backward pass. Without training all layers share one set and the
+ * residual stream is updated in place (h_in == h_mid == h_out). */
+struct policy_activations {
+    float *h_in, *h_mid, *h_out;   /* (T, d) residual stream before, between, after */
+    float *normed_in, *normed_mid; /* (T, d) */
+    float *rstd_in, *rstd_mid, *rstd_q, *rstd_kv; /* (T) */
+    float *project;       /* (T, project): [q_a or q | latent, rotary key (rotated)] before norms */
+    float *q_latent;      /* (T, rq) normed; unused without q_lora */
+    float *q;             /* (T, H, nope | rope (rotated)) */
+    float *latent;        /* (T, rk) normed */
+    float *q_absorbed;    /* (T, H, rk) */
+    float *attended;      /* (T, H, rk) */
+    float *lse;           /* (T, H) */
+    float *values;        /* (T, H, v) */
+    float *gate_up;       /* (T, gate | up) of the dense MLP or the shared experts */
+    float *scores;        /* (T, E) */
+    float *route_weights; /* (T, K) */
+    int32_t *indices;     /* (T, K) */
+    float *expert_gate_up; /* (T K, 2 F) */
+};
+
+/* Gradients on the way, shared by all layers. */
+struct policy_gradients_scratch {
+    float *d_h;      /* (2 T, d): residual gradient; second half: MTP's gradient of embeddings */
+    float *d_h_mtp;  /* (T, d) residual gradient inside the MTP module */
+    float *d_normed; /* (T, d) */
+    float *d_project, *d_q, *d_q_latent, *d_latent, *d_absorbed, *d_attended, *d_values;
+    float *d_gate_up[2];
+    float *d_hidden; /* (T, ffn) */
+    float *d_route_weights, *d_logits;
+    float *d_pages;
+    float *d_final;  /* (T + 1, d) after the final norm; the last row takes what nobody wants */
+    float *d_head;   /* (2 T, d) of the head's inputs */
+    float *g, *h;    /* (2 T) upstream gradients of targets */
+    float *merged_x; /* (2 T, d), and per-row values beside it */
+    float *merged_g, *merged_h, *merged_lse, *merged_entropy, *merged_logp;
+    int32_t *merged_rows, *merged_targets, *merged_scatter;
+    float *d_eh;         /* (T, 2 d) */
+    float *d_mtp_hidden; /* (T, d) gradient of the hidden rows MTP read */
+};
+
+enum mtp_state { MTP_IDLE, MTP_FORWARD, MTP_DONE };
+
+struct policy {
+    struct backend *backend; /* borrowed */
+    struct model_config config;
+    struct policy_options options;
+    struct policy_sizes sizes;
+    struct weight_table *table;
+    float *weights, *gradients;
+    float *packed;
+    void *buffers; /* one block: all activations and scratch */
+    size_t packed_floats, buffer_bytes;
+    struct pack_args *packs;
+    size_t n_packs;
+
+    size_t embedding, final_norm, head, enorm, hnorm, eh, mtp_norm; /* offsets of rows */
+    float *w_head, *t_head, *w_eh, *t_eh;
+    struct policy_layer *layers;            /* n_layers + n_mtp_modules */
+    struct policy_activations *activations; /* as many when trainable, else 1 */
+    struct policy_gradients_scratch grad;
+
+    float *cos_table, *sin_table;
+    struct kv_pages pages; /* one layer's, for whole sequences */
+    float *ffn_hidden, *router_logits;
+    float *normed, *rstd_final;  /* (T, d) after the final norm */
+    float *head_x;               /* (2 T or draws, d) inputs of the head: main, then MTP */
+    float *logp, *entropy, *lse; /* (2 T) */
+    float *logits;               /* (logit_rows, V) */
+    size_t logit_rows, head_rows;
+    int32_t *tokens, *positions, *identity, *target_rows, *targets; /* (T) on the device */
+    struct sample_row *draws;
+    int32_t *drawn;
+    float *mtp_embedded, *mtp_hidden, *mtp_rstd_e, *mtp_rstd_h, *mtp_eh; /* (T, ..) inputs */
+    float *mtp_normed, *mtp_rstd;
+    int32_t *mtp_tokens, *mtp_positions, *mtp_rows, *mtp_target_rows, *mtp_targets;
+
+    /* Host side. */
+    struct kv_span *spans, *mtp_spans;
+    int32_t *blocks;
+    int32_t *staging;          /* (4 T) for what is uploaded */
+    int32_t *host_tokens;      /* (T) tokens of the last batch */
+    int32_t *host_targets;     /* (T) rows that were targets, then (T) the targets */
+    int32_t *mtp_of_row;       /* (T) row inside the MTP batch, or -1 */
+    int32_t *host_mtp_rows;    /* (T) batch row of each MTP row */
+    int32_t *host_mtp_targets; /* (T) batch rows, then (T) targets */
+    int32_t *moe_layers;
+    size_t n_moe_layers;
+    int32_t *host_merge; /* (2 T) */
+    uint32_t *counts;    /* (n_moe_layers, E) */
+    float *host_values;
+
+    /* The last policy_forward. */
+    size_t n_rows, n_spans, n_targets, n_pages_used;
+    struct sampling_params sampling;
+    size_t n_mtp_rows, n_mtp_spans, n_mtp_targets;
+    enum mtp_state mtp;
+    bool mtp_detached;
+    bool mtp_reaches_trunk; /* an MTP gradient waits in d_mtp_hidden */
+};
+
+/* Columns allocated for rows of n: whole cache lines, and no multiple of 4 KiB (cpu.md 5.1). */
+size_t policy_stride(size_t n);
+
+/* policy_layout.c: sizes from the configuration; all buffers in one block; host arrays. */
+void policy_sizes_fill(const struct model_config *config, struct policy_sizes *out);
+MUST_CHECK enum status policy_layout_create(struct policy *policy);
+/* policy_pack.c: offsets, packed copies and the list of packs. */
+MUST_CHECK enum status policy_packs_create(struct policy *policy);
+
+/* One layer over n_rows rows whose entries go to spans' pages. */
+struct policy_block_rows {
+    size_t n_rows;
+    const int32_t *positions; /* device */
+    const struct kv_span *spans;
+    size_t n_spans;
+    struct kv_pages pages;
+};
+/* h_in of `a` -> h_out of `a`. */
+MUST_CHECK enum status policy_block_forward(struct policy *policy, const struct policy_layer *layer,
+                                            const struct policy_activations *a,
+                                            const struct policy_block_rows *rows);
+/* d_h: gradient of h_out in, of h_in out. rows as in the forward; pages are filled again. */
+MUST_CHECK enum status policy_block_backward(struct policy *policy,
+                                             const struct policy_layer *layer,
+                                             const struct policy_activations *a,
+                                             const struct policy_block_rows *rows, float *d_h);
+/* The attention op's arguments, the same in both directions. */
+struct mla_attention_args policy_attention_args(const struct policy *policy,
+                                                const struct policy_activations *a,
+                                                const struct policy_block_rows *rows);
+/* The feed-forward half of the above. */
+MUST_CHECK enum status policy_ffn_backward(struct policy *policy, const struct policy_layer *layer,
+                                           const struct policy_activations *a, size_t n_rows,
+                                           float *d_h);
+
+/* Small shared steps. */
+struct policy_activations *policy_activations_of(struct policy *policy, size_t layer);
+MUST_CHECK enum status policy_copy_rows(struct policy *policy, const float *src, float *dst,
+                                        size_t n_rows);
+MUST_CHECK enum status policy_upload_rows(struct policy *policy, int32_t *device,
+                                          const int32_t *host, size_t n);
+MUST_CHECK enum status policy_check_tokens(const struct policy *policy, const char *what,
+                                           const int32_t *tokens, size_t n);
+/* Adds what the experts of MoE layer `moe_index` took in n_rows rows to policy->counts. */
+MUST_CHECK enum status policy_count_experts(struct policy *policy, size_t moe_index,
+                                            const struct policy_activations *a, size_t n_rows);
+/* Log-probabilities of n targets whose head inputs begin at row `at` of head_x; logp, entropy to
+ * the host (entropy may be NULL). */
+MUST_CHECK enum status policy_head_forward(struct policy *policy, size_t at, const int32_t *targets,
+                                           size_t n, float *logp, float *entropy);
+/* Logits of n <= logit_rows head inputs x (n, d) and a draw for each; drawn, logp on the host.
+ * Errors: NUMERICS when a logit is not finite. */
+MUST_CHECK enum status policy_draw(struct policy *policy, const float *x,
+                                   const struct sample_row *draws, size_t n, int32_t *drawn,
+                                   float *logp);
+/* logits (n, V) of head inputs x (n, d), n <= logit_rows, in policy->logits. */
+MUST_CHECK enum status policy_logits(struct policy *policy, const float *x, size_t n);
+/* The head's arguments for rows from `at` on. */
+struct lm_head_args policy_head_args(const struct policy *policy, size_t at, const int32_t *targets,
+                                     size_t n);
+
+#endif

@@ -1,0 +1,352 @@
+/* Owns the sizes of a policy and the one block that holds every buffer of it. The layout function
+ * runs twice: without a base it measures, with a base it assigns. */
+#include "base/memory.h"
+#include "model/policy_internal.h"
+#include "model/rope_table.h"
+
+#define LINE_BYTES ((size_t)64)
+
+size_t policy_stride(size_t n)
+{
+    const size_t padded = (n + 15) / 16 * 16;
+
+    return padded > 0 && padded % 1024 == 0 ? padded + 16 : padded;
+}
+
+static size_t next_panel(size_t n)
+{
+    return (n + PANEL_COLUMNS - 1) / PANEL_COLUMNS * PANEL_COLUMNS;
+}
+
+void policy_sizes_fill(const struct model_config *config, struct policy_sizes *out)
+{
+    struct policy_sizes s = {.d = config->hidden_size,
+                             .heads = config->n_heads,
+                             .nope = config->qk_nope_head_dim,
+                             .rope = config->qk_rope_head_dim,
+                             .v = config->v_head_dim,
+                             .q_rank = config->q_lora_rank,
+                             .kv_rank = config->kv_lora_rank,
+                             .n_experts = config->n_experts,
+                             .top_k = config->experts_per_token,
+                             .expert_width = config->moe_intermediate_size};
+
+    s.q_head = s.nope + s.rope;
+    s.q_dim = s.heads * s.q_head;
+    s.kv_dim = s.kv_rank + s.rope;
+    s.first = s.q_rank > 0 ? s.q_rank : s.q_dim;
+    s.kv_at = next_panel(s.first);
+    s.project = s.kv_at + s.kv_dim;
+    s.latent_dim = s.heads * s.kv_rank;
+    s.value_dim = s.heads * s.v;
+    s.d_stride = policy_stride(s.d);
+    s.project_stride = policy_stride(s.project);
+    s.q_rank_stride = policy_stride(s.q_rank);
+    s.q_stride = s.q_rank > 0 ? policy_stride(s.q_dim) : s.project_stride;
+    s.kv_rank_stride = policy_stride(s.kv_rank);
+    s.latent_stride = policy_stride(s.latent_dim);
+    s.value_stride = policy_stride(s.value_dim);
+    s.ffn_width[0] = config->intermediate_size;
+    s.ffn_width[1] = config->n_shared_experts * config->moe_intermediate_size;
+    for (size_t i = 0; i < 2; i++) {
+        s.ffn_up_at[i] = next_panel(s.ffn_width[i]);
+        s.gate_up_stride[i] = policy_stride(s.ffn_up_at[i] + s.ffn_width[i]);
+    }
+    s.entry_stride = (s.kv_dim + 15) / 16 * 16;
+    s.page_stride = s.entry_stride * KV_BLOCK_TOKENS;
+    *out = s;
+}
+
+struct carver {
+    char *base; /* NULL while measuring */
+    size_t used;
+    bool has_overflow;
+};
+
+/* n items of `size` bytes on a cache line; NULL while measuring. */
+static void *carve(struct carver *carver, size_t n, size_t size)
+{
+    const size_t at = carver->used;
+    size_t bytes, end;
+
+    if (!size_multiply(n, size, &bytes) || !size_add(at, bytes, &end) ||
+        !size_add(end, LINE_BYTES - 1, &end)) {
+        carver->has_overflow = true;
+        return NULL;
+    }
+    carver->used = end / LINE_BYTES * LINE_BYTES;
+    return carver->base == NULL ? NULL : carver->base + at;
+}
+
+static float *carve_floats(struct carver *carver, size_t n_rows, size_t n)
+{
+    size_t count;
+
+    if (!size_multiply(n_rows, n, &count)) {
+        carver->has_overflow = true;
+        return NULL;
+    }
+    return carve(carver, count, sizeof(float));
+}
+
+static int32_t *carve_ids(struct carver *carver, size_t n)
+{
+    return carve(carver, n, sizeof(int32_t));
+}
+
+static void carve_activations(struct carver *c, const struct policy *policy, bool is_moe,
+                              struct policy_activations *a)
+{
+    const struct policy_sizes *s = &policy->sizes;
+    const size_t t = policy->options.max_rows;
+
+    a->normed_in = carve_floats(c, t, s->d_stride);
+    a->rstd_in = carve_floats(c, t, 1);
+    a->project = carve_floats(c, t, s->project_stride);
+    a->q = a->project;
+    if (s->q_rank > 0) {
+        a->q_latent = carve_floats(c, t, s->q_rank_stride);
+        a->rstd_q = carve_floats(c, t, 1);
+        a->q = carve_floats(c, t, s->q_stride);
+    }
+    a->latent = carve_floats(c, t, s->kv_rank_stride);
+    a->rstd_kv = carve_floats(c, t, 1);
+    a->q_absorbed = carve_floats(c, t, s->latent_stride);
+    a->attended = carve_floats(c, t, s->latent_stride);
+    a->lse = carve_floats(c, t, s->heads);
+    a->values = carve_floats(c, t, s->value_stride);
+    a->normed_mid = carve_floats(c, t, s->d_stride);
+    a->rstd_mid = carve_floats(c, t, 1);
+    a->gate_up = carve_floats(c, t, s->gate_up_stride[is_moe]);
+    if (is_moe) {
+        a->scores = carve_floats(c, t, s->n_experts);
+        a->route_weights = carve_floats(c, t, s->top_k);
+        a->indices = carve(c, t * s->top_k, sizeof(int32_t));
+        if (policy->options.is_trainable) {
+            a->expert_gate_up = carve_floats(c, t * s->top_k, 2 * s->expert_width);
+        }
+    }
+}
+
+/* Every layer's own set, the residual stream running from one to the next. */
+static void carve_kept_layers(struct carver *c, struct policy *policy)
+{
+    const struct model_config *config = &policy->config;
+    const size_t n = config->n_layers + config->n_mtp_modules;
+    const size_t t = policy->options.max_rows, stride = policy->sizes.d_stride;
+
+    for (size_t i = 0; i < n; i++) {
+        struct policy_activations *a = &policy->activations[i];
+
+        carve_activations(c, policy, model_config_is_moe_layer(config, i), a);
+        a->h_in = i == 0 || i >= config->n_layers ? carve_floats(c, t, stride)
+                                                  : policy->activations[i - 1].h_out;
+        a->h_mid = carve_floats(c, t, stride);
+        a->h_out = carve_floats(c, t, stride);
+    }
+}
+
+/* One set for all layers: the widest of dense and MoE. */
+static void carve_shared_layer(struct carver *c, struct policy *policy)
+{
+    struct policy_activations *a = &policy->activations[0];
+    const size_t *strides = policy->sizes.gate_up_stride;
+    const size_t t = policy->options.max_rows;
+
+    carve_activations(c, policy, policy->config.n_experts > 0, a);
+    if (strides[0] > strides[1]) {
+        a->gate_up = carve_floats(c, t, strides[0]);
+    }
+    a->h_in = carve_floats(c, t, policy->sizes.d_stride);
+    a->h_mid = a->h_in;
+    a->h_out = a->h_in;
+}
+
+static void carve_gradients(struct carver *c, struct policy *policy)
+{
+    const struct policy_sizes *s = &policy->sizes;
+    const size_t t = policy->options.max_rows, stride = s->d_stride;
+    const size_t widest = s->ffn_width[0] > s->ffn_width[1] ? s->ffn_width[0] : s->ffn_width[1];
+    struct policy_gradients_scratch *g = &policy->grad;
+
+    g->d_h = carve_floats(c, 2 * t, stride);
+    g->d_h_mtp = carve_floats(c, t, stride);
+    g->d_normed = carve_floats(c, t, stride);
+    g->d_project = carve_floats(c, t, s->project_stride);
+    g->d_q = s->q_rank > 0 ? carve_floats(c, t, s->q_stride) : g->d_project;
+    g->d_q_latent = carve_floats(c, t, s->q_rank_stride);
+    g->d_latent = carve_floats(c, t, s->kv_rank_stride);
+    g->d_absorbed = carve_floats(c, t, s->latent_stride);
+    g->d_attended = carve_floats(c, t, s->latent_stride);
+    g->d_values = carve_floats(c, t, s->value_stride);
+    g->d_gate_up[0] = carve_floats(c, t, s->gate_up_stride[0]);
+    g->d_gate_up[1] = carve_floats(c, t, s->gate_up_stride[1]);
+    g->d_hidden = carve_floats(c, t, policy_stride(widest));
+    g->d_route_weights = carve_floats(c, t, s->top_k);
+    g->d_logits = carve_floats(c, t, s->n_experts);
+    g->d_pages = carve_floats(c, t, s->page_stride);
+    g->d_final = carve_floats(c, t + 1, stride);
+    g->d_head = carve_floats(c, 2 * t, stride);
+    g->g = carve_floats(c, 2 * t, 1);
+    g->h = carve_floats(c, 2 * t, 1);
+    g->merged_x = carve_floats(c, 2 * t, stride);
+    g->merged_g = carve_floats(c, 2 * t, 1);
+    g->merged_h = carve_floats(c, 2 * t, 1);
+    g->merged_lse = carve_floats(c, 2 * t, 1);
+    g->merged_entropy = carve_floats(c, 2 * t, 1);
+    g->merged_logp = carve_floats(c, 2 * t, 1);
+    g->merged_rows = carve_ids(c, 2 * t);
+    g->merged_targets = carve_ids(c, 2 * t);
+    g->merged_scatter = carve_ids(c, 2 * t);
+    g->d_eh = carve_floats(c, t, policy_stride(2 * s->d));
+    g->d_mtp_hidden = carve_floats(c, t, stride);
+}
+
+static void carve_mtp(struct carver *c, struct policy *policy)
+{
+    const size_t t = policy->options.max_rows, stride = policy->sizes.d_stride;
+
+    policy->mtp_embedded = carve_floats(c, t, stride);
+    policy->mtp_hidden = carve_floats(c, t, stride);
+    policy->mtp_rstd_e = carve_floats(c, t, 1);
+    policy->mtp_rstd_h = carve_floats(c, t, 1);
+    policy->mtp_eh = carve_floats(c, t, policy_stride(2 * policy->sizes.d));
+    policy->mtp_normed = carve_floats(c, t, stride);
+    policy->mtp_rstd = carve_floats(c, t, 1);
+    policy->mtp_tokens = carve_ids(c, t);
+    policy->mtp_positions = carve_ids(c, t);
+    policy->mtp_rows = carve_ids(c, t);
+    policy->mtp_target_rows = carve_ids(c, t);
+    policy->mtp_targets = carve_ids(c, t);
+}
+
+/* Inputs, head and what is used in passing. */
+static void carve_common(struct carver *c, struct policy *policy)
+{
+    const struct policy_sizes *s = &policy->sizes;
+    const size_t t = policy->options.max_rows;
+    const size_t pairs = policy->config.max_positions * (s->rope / 2);
+    const size_t widest = s->ffn_width[0] > s->ffn_width[1] ? s->ffn_width[0] : s->ffn_width[1];
+
+    policy->cos_table = carve_floats(c, pairs, 1);
+    policy->sin_table = carve_floats(c, pairs, 1);
+    policy->pages = (struct kv_pages){.data = carve_floats(c, t, s->page_stride),
+                                      .entry_stride = s->entry_stride,
+                                      .page_stride = s->page_stride};
+    policy->ffn_hidden = carve_floats(c, t, policy_stride(widest));
+    policy->router_logits = carve_floats(c, t, s->n_experts);
+    policy->normed = carve_floats(c, t, s->d_stride);
+    policy->rstd_final = carve_floats(c, t, 1);
+    policy->head_x = carve_floats(c, policy->head_rows, s->d_stride);
+    policy->logp = carve_floats(c, policy->head_rows, 1);
+    policy->entropy = carve_floats(c, policy->head_rows, 1);
+    policy->lse = carve_floats(c, policy->head_rows, 1);
+    policy->logits = carve_floats(c, policy->logit_rows, policy_stride(policy->config.vocab_size));
+    policy->tokens = carve_ids(c, t);
+    policy->positions = carve_ids(c, t);
+    policy->identity = carve_ids(c, t);
+    policy->target_rows = carve_ids(c, policy->head_rows);
+    policy->targets = carve_ids(c, t);
+    policy->draws = carve(c, policy->logit_rows, sizeof(struct sample_row));
+    policy->drawn = carve_ids(c, policy->logit_rows);
+}
+
+static void carve_all(struct carver *c, struct policy *policy)
+{
+    carve_common(c, policy);
+    if (policy->options.is_trainable) {
+        carve_kept_layers(c, policy);
+        carve_gradients(c, policy);
+    } else {
+        carve_shared_layer(c, policy);
+    }
+    if (policy->config.n_mtp_modules > 0) {
+        carve_mtp(c, policy);
+    }
+}
+
+static size_t largest(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static enum status create_host_arrays(struct policy *policy)
+{
+    const size_t t = policy->options.max_rows;
+    const size_t n_floats = largest(4 * t, policy->logit_rows);
+
+    TRY(memory_alloc(t, sizeof(struct kv_span), &policy->spans));
+    TRY(memory_alloc(t, sizeof(struct kv_span), &policy->mtp_spans));
+    TRY(memory_alloc(t, sizeof(int32_t), &policy->blocks));
+    TRY(memory_alloc(largest(4 * t, t * policy->sizes.top_k), sizeof(int32_t), &policy->staging));
+    TRY(memory_alloc(t, sizeof(int32_t), &policy->host_tokens));
+    TRY(memory_alloc(2 * t, sizeof(int32_t), &policy->host_targets));
+    TRY(memory_alloc(t, sizeof(int32_t), &policy->mtp_of_row));
+    TRY(memory_alloc(t, sizeof(int32_t), &policy->host_mtp_rows));
+    TRY(memory_alloc(2 * t, sizeof(int32_t), &policy->host_mtp_targets));
+    TRY(memory_alloc(2 * t, sizeof(int32_t), &policy->host_merge));
+    TRY(memory_alloc(n_floats, sizeof(float), &policy->host_values));
+    policy->n_moe_layers = model_config_moe_layers(&policy->config);
+    TRY(memory_alloc(policy->n_moe_layers, sizeof(int32_t), &policy->moe_layers));
+    TRY(memory_alloc(policy->n_moe_layers * policy->sizes.n_experts, sizeof(uint32_t),
+                     &policy->counts));
+    return STATUS_OK;
+}
+
+static void fill_host_arrays(struct policy *policy)
+{
+    const size_t n_layers = policy->config.n_layers + policy->config.n_mtp_modules;
+    size_t n = 0;
+
+    for (size_t i = 0; i < policy->options.max_rows; i++) {
+        policy->blocks[i] = (int32_t)i;
+    }
+    for (size_t i = 0; i < n_layers; i++) {
+        if (model_config_is_moe_layer(&policy->config, i)) {
+            policy->moe_layers[n] = (int32_t)i;
+            n++;
+        }
+    }
+}
+
+/* Rotary angles, through host memory. */
+static enum status fill_rope(struct policy *policy)
+{
+    const struct backend_ops *ops = policy->backend->ops;
+    const size_t n = policy->config.max_positions * (policy->sizes.rope / 2);
+    float *tables;
+    enum status status;
+
+    TRY(memory_alloc(2 * n, sizeof(float), &tables));
+    rope_table_fill(&policy->config, policy->config.max_positions, tables, tables + n);
+    status = ops->upload(policy->backend, policy->cos_table, tables, n * sizeof(float));
+    if (status == STATUS_OK) {
+        status = ops->upload(policy->backend, policy->sin_table, tables + n, n * sizeof(float));
+    }
+    memory_free(tables);
+    return status;
+}
+
+enum status policy_layout_create(struct policy *policy)
+{
+    const struct policy_options *options = &policy->options;
+    const size_t n_heads = policy->config.n_mtp_modules > 0 ? 2 : 1;
+    struct carver carver = {.base = NULL};
+
+    policy->head_rows = largest(n_heads * options->max_rows, options->max_draws);
+    policy->logit_rows =
+        largest(options->max_draws, options->max_rows < 64 ? options->max_rows : 64);
+    TRY(create_host_arrays(policy));
+    fill_host_arrays(policy);
+    carve_all(&carver, policy);
+    if (carver.has_overflow) {
+        return status_set(STATUS_NO_MEMORY, "buffers for %zu rows overflow a size",
+                          options->max_rows);
+    }
+    policy->buffer_bytes = carver.used;
+    TRY(policy->backend->ops->alloc(policy->backend, carver.used, 1, &policy->buffers));
+    carver = (struct carver){.base = policy->buffers};
+    carve_all(&carver, policy);
+    TRY(policy_upload_rows(policy, policy->identity, policy->blocks, options->max_rows));
+    return fill_rope(policy);
+}

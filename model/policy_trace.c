@@ -1,0 +1,131 @@
+/* Owns reading intermediate values back after a forward pass, for checks against known numbers. */
+#include "model/policy_internal.h"
+
+#include <string.h>
+
+/* n rows of `width` floats from a padded device buffer to dense host rows. */
+static enum status read_rows(struct policy *policy, const float *device, size_t stride,
+                             size_t width, size_t n, float *host)
+{
+    for (size_t i = 0; i < n; i++) {
+        TRY(policy->backend->ops->download(policy->backend, host + i * width, device + i * stride,
+                                           width * sizeof(float)));
+    }
+    return STATUS_OK;
+}
+
+/* Logits (n, V) of normed rows x. */
+static enum status read_logits(struct policy *policy, const float *x, size_t n, float *host)
+{
+    const size_t vocab = policy->config.vocab_size;
+
+    for (size_t i = 0; i < n; i += policy->logit_rows) {
+        const size_t count = n - i < policy->logit_rows ? n - i : policy->logit_rows;
+
+        TRY(policy_logits(policy, x + i * policy->sizes.d_stride, count));
+        TRY(read_rows(policy, policy->logits, policy_stride(vocab), vocab, count,
+                      host + i * vocab));
+    }
+    return STATUS_OK;
+}
+
+/* Moves packed MTP rows (first n of values) to their batch rows, from the back; the rest is zero
+ * (or, for indices, -1). */
+static void spread_rows(const struct policy *policy, void *values, size_t row_bytes, int filler)
+{
+    char *bytes = values;
+
+    for (size_t row = policy->n_rows; row-- > 0;) {
+        const int32_t at = policy->mtp != MTP_IDLE ? policy->mtp_of_row[row] : -1;
+
+        if (at >= 0) {
+            memmove(bytes + row * row_bytes, bytes + (size_t)at * row_bytes, row_bytes);
+        } else {
+            memset(bytes + row * row_bytes, filler, row_bytes);
+        }
+    }
+}
+
+static enum status read_hidden(struct policy *policy, float *host)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    for (size_t i = 0; i < policy->config.n_layers; i++) {
+        TRY(read_rows(policy, policy->activations[i].h_out, s->d_stride, s->d, policy->n_rows,
+                      host + i * policy->n_rows * s->d));
+    }
+    return STATUS_OK;
+}
+
+/* Routes of every MoE layer; the module's rows are spread. */
+static enum status read_routes(struct policy *policy, int32_t *indices, float *weights)
+{
+    const struct backend_ops *ops = policy->backend->ops;
+    const size_t k = policy->sizes.top_k, per_layer = policy->n_rows * k;
+
+    for (size_t i = 0; i < policy->n_moe_layers; i++) {
+        const size_t layer = (size_t)policy->moe_layers[i];
+        const struct policy_activations *a = &policy->activations[layer];
+        const bool is_mtp = layer >= policy->config.n_layers;
+
+        if (indices != NULL) {
+            TRY(ops->download(policy->backend, indices + i * per_layer, a->indices,
+                              per_layer * sizeof(int32_t)));
+        }
+        if (weights != NULL) {
+            TRY(ops->download(policy->backend, weights + i * per_layer, a->route_weights,
+                              per_layer * sizeof(float)));
+        }
+        if (is_mtp && indices != NULL) {
+            spread_rows(policy, indices + i * per_layer, k * sizeof(int32_t), 0xff);
+        }
+        if (is_mtp && weights != NULL) {
+            spread_rows(policy, weights + i * per_layer, k * sizeof(float), 0);
+        }
+    }
+    return STATUS_OK;
+}
+
+static enum status read_mtp(struct policy *policy, const struct policy_trace *trace)
+{
+    const struct policy_sizes *s = &policy->sizes;
+    const size_t n = policy->n_mtp_rows, vocab = policy->config.vocab_size;
+
+    if (policy->mtp == MTP_IDLE) {
+        return status_set(STATUS_BAD_ARGUMENT, "no MTP forward pass to look into");
+    }
+    if (trace->mtp_hidden != NULL) {
+        TRY(read_rows(policy, policy->activations[policy->config.n_layers].h_out, s->d_stride, s->d,
+                      n, trace->mtp_hidden));
+        spread_rows(policy, trace->mtp_hidden, s->d * sizeof(float), 0);
+    }
+    if (trace->mtp_logits != NULL) {
+        TRY(read_logits(policy, policy->mtp_normed, n, trace->mtp_logits));
+        spread_rows(policy, trace->mtp_logits, vocab * sizeof(float), 0);
+    }
+    return STATUS_OK;
+}
+
+enum status policy_read_trace(struct policy *policy, const struct policy_trace *trace)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    if (!policy->options.is_trainable || policy->n_rows == 0) {
+        return status_set(STATUS_BAD_ARGUMENT,
+                          "a trace needs a trainable policy and a forward pass before it");
+    }
+    if (trace->hidden != NULL) {
+        TRY(read_hidden(policy, trace->hidden));
+    }
+    if (trace->normed != NULL) {
+        TRY(read_rows(policy, policy->normed, s->d_stride, s->d, policy->n_rows, trace->normed));
+    }
+    if (trace->logits != NULL) {
+        TRY(read_logits(policy, policy->normed, policy->n_rows, trace->logits));
+    }
+    TRY(read_routes(policy, trace->indices, trace->weights));
+    if (trace->mtp_hidden != NULL || trace->mtp_logits != NULL) {
+        TRY(read_mtp(policy, trace));
+    }
+    return STATUS_OK;
+}
