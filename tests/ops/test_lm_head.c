@@ -1,0 +1,442 @@
+/* Log-probabilities and entropy of targets: double oracle under every filter, known numbers,
+ * numeric gradients, and the same bits for any batch. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/json.h"
+#include "tests/ops/distribution_oracle.h"
+#include "tests/ops/op_fixture.h"
+
+#define SAMPLING_PLAIN                                                                             \
+    {                                                                                              \
+        .temperature = 1.0F, .top_p = 1.0F                                                         \
+    }
+
+static const struct sampling_params samplings[] = {
+    SAMPLING_PLAIN,
+    {.temperature = 0.7F, .top_p = 1.0F},
+    {.temperature = 1.3F, .top_k = 5, .top_p = 1.0F},
+    {.temperature = 1.0F, .top_p = 0.6F},
+    {.temperature = 0.9F, .top_p = 1.0F, .min_p = 0.2F},
+    {.temperature = 1.1F, .top_k = 9, .top_p = 0.8F, .min_p = 0.1F},
+    {.temperature = 1.0F, .top_k = 1, .top_p = 1e-9F, .min_p = 1.0F},
+};
+#define N_SAMPLINGS (sizeof(samplings) / sizeof(samplings[0]))
+
+struct head_case {
+    size_t n_rows, d, vocab;
+    const float *x, *w; /* (T, d), (V, d) */
+    const int32_t *targets;
+    const float *g, *h;
+    struct sampling_params sampling;
+};
+
+static float *pack_head(struct backend *b, const struct head_case *c, bool transposed)
+{
+    const size_t n_in = transposed ? c->vocab : c->d, n_out = transposed ? c->d : c->vocab;
+    float *packed = new_floats(packed_floats(n_in, n_out));
+
+    assert_ok(b->ops->pack(b, &(struct pack_args){.src = c->w,
+                                                  .src_stride = c->d,
+                                                  .n_in = n_in,
+                                                  .n_out = n_out,
+                                                  .transposed = transposed,
+                                                  .dst = packed}));
+    return packed;
+}
+
+/* logp, entropy, lse. */
+static struct lm_head_args head_args(const struct head_case *c, const float *w, float *out)
+{
+    return (struct lm_head_args){.x = c->x,
+                                 .x_stride = c->d,
+                                 .w = w,
+                                 .targets = c->targets,
+                                 .logp = out,
+                                 .entropy = out + c->n_rows,
+                                 .lse = out + 2 * c->n_rows,
+                                 .n_rows = c->n_rows,
+                                 .d = c->d,
+                                 .vocab = c->vocab,
+                                 .sampling = c->sampling};
+}
+
+static void run_forward(struct backend *b, const void *context, float *out)
+{
+    const struct head_case *c = context;
+    float *w = pack_head(b, c, false);
+    const struct lm_head_args args = head_args(c, w, out);
+
+    assert_ok(b->ops->lm_head_logprob(b, &args));
+    memory_free(w);
+}
+
+/* logp, entropy, lse, then dx (T, d), dw (V, d). */
+static void run_backward(struct backend *b, const void *context, float *out)
+{
+    const struct head_case *c = context;
+    float *w = pack_head(b, c, false), *w_t = pack_head(b, c, true);
+    const struct lm_head_backward_args args = {.forward = head_args(c, w, out),
+                                               .w_t = w_t,
+                                               .g = c->g,
+                                               .h = c->h,
+                                               .dx = out + 3 * c->n_rows,
+                                               .dx_stride = c->d,
+                                               .dw = out + c->n_rows * (3 + c->d)};
+
+    assert_ok(b->ops->lm_head_logprob(b, &args.forward));
+    assert_ok(b->ops->lm_head_backward(b, &args));
+    memory_free(w_t);
+    memory_free(w);
+}
+
+static void make_case(struct head_case *c, size_t n_rows, size_t d, size_t vocab)
+{
+    int32_t *targets;
+
+    assert_ok(memory_alloc(n_rows, sizeof(*targets), &targets));
+    for (size_t i = 0; i < n_rows; i++) {
+        targets[i] = (int32_t)random_below(7, RANDOM_TEST, i, 0, vocab);
+    }
+    *c = (struct head_case){.n_rows = n_rows,
+                            .d = d,
+                            .vocab = vocab,
+                            .x = random_floats(n_rows * d, 1, 1.0F),
+                            .w = random_floats(vocab * d, 2, 2.0F / sqrtf((float)d)),
+                            .targets = targets,
+                            .g = random_floats(n_rows, 3, 1.0F),
+                            .h = random_floats(n_rows, 4, 1.0F),
+                            .sampling = SAMPLING_PLAIN};
+}
+
+static void drop_case(const struct head_case *c)
+{
+    memory_free((void *)(uintptr_t)c->x);
+    memory_free((void *)(uintptr_t)c->w);
+    memory_free((void *)(uintptr_t)c->targets);
+    memory_free((void *)(uintptr_t)c->g);
+    memory_free((void *)(uintptr_t)c->h);
+}
+
+/* Logits of one row at parameters x (T, d), w (V, d) in double. */
+static void oracle_logits(const struct head_case *c, const double *parameters, size_t row,
+                          double *logits)
+{
+    const double *x = parameters + row * c->d, *w = parameters + c->n_rows * c->d;
+    for (size_t v = 0; v < c->vocab; v++) {
+        logits[v] = 0.0;
+        for (size_t j = 0; j < c->d; j++) {
+            logits[v] += x[j] * w[v * c->d + j];
+        }
+    }
+}
+
+static double *parameters_of(const struct head_case *c)
+{
+    const size_t n = c->n_rows * c->d;
+    double *out = new_doubles(n + c->vocab * c->d);
+
+    for (size_t i = 0; i < n + c->vocab * c->d; i++) {
+        out[i] = (double)(i < n ? c->x[i] : c->w[i - n]);
+    }
+    return out;
+}
+
+static void check_forward(size_t d, size_t vocab, const struct sampling_params *sampling)
+{
+    static struct oracle_distribution o;
+    struct head_case c;
+
+    make_case(&c, 17, d, vocab);
+    c.sampling = *sampling;
+    double *parameters = parameters_of(&c), *logits = new_doubles(vocab);
+    float *got = new_floats(3 * c.n_rows);
+    double *want = new_doubles(3 * c.n_rows);
+    run_everywhere(run_forward, &c, 3 * c.n_rows, got);
+    for (size_t row = 0; row < c.n_rows; row++) {
+        oracle_logits(&c, parameters, row, logits);
+        oracle_make(logits, vocab, sampling, c.targets[row], &o);
+        want[2 * c.n_rows + row] = oracle_lse(&o, false);
+        want[row] = o.u[c.targets[row]] - want[2 * c.n_rows + row];
+        want[c.n_rows + row] = oracle_entropy(&o);
+    }
+    compare_to_double("logp, entropy, lse", got, want, 3 * c.n_rows, 4e-6);
+    memory_free(want);
+    memory_free(got);
+    memory_free(logits);
+    memory_free(parameters);
+    drop_case(&c);
+}
+
+static void forward_agrees_with_the_oracle_under_every_filter(void **state)
+{
+    static const size_t vocabularies[] = {1, 7, 8, 17, 127, 129};
+    (void)state;
+    for (size_t i = 0; i < N_SAMPLINGS * 6; i++) {
+        check_forward(1 + 7 * (i % 3), vocabularies[i % 6], &samplings[i / 6]);
+    }
+}
+
+/* Loss sum g logp + h H; the kept set is the one of the unperturbed logits. */
+struct loss_context {
+    const struct head_case *c;
+    struct oracle_distribution *rows;
+};
+
+static double oracle_loss_of(const double *parameters, const void *context)
+{
+    const struct loss_context *l = context;
+    const struct head_case *c = l->c;
+    double loss = 0.0, logits[64];
+
+    for (size_t row = 0; row < c->n_rows; row++) {
+        struct oracle_distribution *o = &l->rows[row];
+        oracle_logits(c, parameters, row, logits);
+        for (size_t v = 0; v < c->vocab; v++) {
+            o->u[v] = logits[v] / o->temperature;
+        }
+        loss += (double)c->g[row] * (o->u[c->targets[row]] - oracle_lse(o, false));
+        loss += (double)c->h[row] * oracle_entropy(o);
+    }
+    return loss;
+}
+
+static void gradient_agrees_with_differences(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_SAMPLINGS; i++) {
+        struct head_case c;
+        double logits[64];
+        make_case(&c, 8, 7, i % 2 == 0 ? 17 : 40);
+        c.sampling = samplings[i];
+        const size_t n = (c.n_rows + c.vocab) * c.d;
+        double *parameters = parameters_of(&c), *want = new_doubles(n);
+        float *got = new_floats(3 * c.n_rows + n);
+        struct loss_context l = {.c = &c};
+        assert_ok(memory_alloc(c.n_rows, sizeof(*l.rows), &l.rows));
+        for (size_t row = 0; row < c.n_rows; row++) {
+            oracle_logits(&c, parameters, row, logits);
+            oracle_make(logits, c.vocab, &c.sampling, c.targets[row], &l.rows[row]);
+        }
+        run_everywhere(run_backward, &c, 3 * c.n_rows + n, got);
+        numeric_gradient(oracle_loss_of, &l, parameters, n, want);
+        compare_to_double("dx, dw", got + 3 * c.n_rows, want, n, 1e-5);
+        memory_free(l.rows);
+        memory_free(got);
+        memory_free(want);
+        memory_free(parameters);
+        drop_case(&c);
+    }
+}
+
+static void a_row_does_not_depend_on_its_batch(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_SAMPLINGS; i += 5) {
+        struct head_case c;
+        struct backend *b;
+        make_case(&c, 1500, 24, 129); /* several chunks */
+        c.sampling = samplings[i];
+        const size_t n = 3 * c.n_rows + (c.n_rows + c.vocab) * c.d;
+        float *all = new_floats(n), *one = new_floats(3 + (1 + c.vocab) * c.d);
+        run_everywhere(run_backward, &c, n, all);
+        assert_ok(backend_open("cpu", 1, &b));
+        for (size_t row = 0; row < c.n_rows; row += 97) {
+            struct head_case single = c;
+            single.n_rows = 1;
+            single.x += row * c.d;
+            single.targets += row;
+            single.g += row;
+            single.h += row;
+            run_backward(b, &single, one);
+            for (size_t part = 0; part < 3; part++) {
+                assert_same_bits("logp, entropy, lse", one + part, all + part * c.n_rows + row, 1);
+            }
+            assert_same_bits("dx", one + 3, all + 3 * c.n_rows + row * c.d, c.d);
+        }
+        backend_close(b);
+        memory_free(one);
+        memory_free(all);
+        drop_case(&c);
+    }
+}
+
+/* dw in one call, and in three calls with rows of zero gradient in between. */
+static void head_gradient_may_be_cut_into_batches(void **state)
+{
+    struct head_case c;
+    struct backend *b;
+    (void)state;
+
+    make_case(&c, 700, 24, 129);
+    float *g = (float *)(uintptr_t)c.g, *h = (float *)(uintptr_t)c.h;
+    for (size_t row = 0; row < c.n_rows; row++) {
+        g[row] = row % 3 == 0 ? 0.0F : g[row];
+        h[row] = row % 6 == 0 ? 0.0F : h[row];
+    }
+    const size_t n = 3 * c.n_rows + (c.n_rows + c.vocab) * c.d;
+    float *all = new_floats(n), *part = new_floats(n);
+    run_everywhere(run_backward, &c, n, all);
+    assert_ok(backend_open("cpu", 2, &b));
+    float *w = pack_head(b, &c, false), *w_t = pack_head(b, &c, true);
+    for (size_t first = 0; first < c.n_rows; first += 100) {
+        struct head_case some = c;
+        some.n_rows = 100;
+        some.x += first * c.d;
+        some.targets += first;
+        const struct lm_head_backward_args args = {.forward = head_args(&some, w, part),
+                                                   .w_t = w_t,
+                                                   .g = c.g + first,
+                                                   .h = c.h + first,
+                                                   .dx = part + 3 * c.n_rows,
+                                                   .dx_stride = c.d,
+                                                   .dw = part + c.n_rows * (3 + c.d)};
+        assert_ok(b->ops->lm_head_logprob(b, &args.forward));
+        assert_ok(b->ops->lm_head_backward(b, &args));
+        assert_same_bits("dx", args.dx, all + 3 * c.n_rows + first * c.d, 100 * c.d);
+    }
+    const size_t at = c.n_rows * (3 + c.d);
+    assert_same_bits("dw", part + at, all + at, c.vocab * c.d);
+    for (size_t j = 0; j < c.d; j++) {
+        assert_true(all[3 * c.n_rows + j] == 0.0F); /* row 0 has no gradient */
+    }
+    backend_close(b);
+    memory_free(w_t);
+    memory_free(w);
+    memory_free(part);
+    memory_free(all);
+    drop_case(&c);
+}
+
+static void logits_that_are_not_finite_name_the_row(void **state)
+{
+    struct head_case c;
+    struct backend *b;
+    (void)state;
+
+    make_case(&c, 300, 16, 64);
+    float *x = (float *)(uintptr_t)c.x, *out = new_floats(3 * c.n_rows), *dx = new_floats(300 * 16);
+    assert_ok(backend_open("cpu", 2, &b));
+    float *w = pack_head(b, &c, false), *w_t = pack_head(b, &c, true);
+    struct lm_head_backward_args args = {
+        .forward = head_args(&c, w, out), .w_t = w_t, .g = c.g, .dx = dx, .dx_stride = c.d};
+    for (size_t i = 0; i < 2; i++) {
+        x[251 * c.d] = NAN;
+        x[17 * c.d] = i == 0 ? INFINITY : -INFINITY;
+        assert_status(b->ops->lm_head_logprob(b, &args.forward), STATUS_NUMERICS, "row 17 ");
+        assert_status(b->ops->lm_head_backward(b, &args), STATUS_NUMERICS, "row 17 ");
+    }
+    ((int32_t *)(uintptr_t)c.targets)[3] = 64;
+    assert_status(b->ops->lm_head_logprob(b, &args.forward), STATUS_BAD_ARGUMENT, "row 3 ");
+    backend_close(b);
+    memory_free(w_t);
+    memory_free(w);
+    memory_free(dx);
+    memory_free(out);
+    drop_case(&c);
+}
+
+static void temperature_zero_is_the_arg_max(void **state)
+{
+    static const float x[4] = {1, 1, 1, 1}, w[5] = {0.5F, 3.0F, 3.0F, -1.0F, 2.0F};
+    static const int32_t targets[4] = {1, 2, 1, 0};
+    static const float g[4] = {1, 1, 1, 1};
+    const struct head_case c = {
+        .n_rows = 4, .d = 1, .vocab = 5, .x = x, .w = w, .targets = targets, .g = g};
+    struct backend *b;
+    float out[12], dx[4], unused[160] = {0};
+    (void)state;
+
+    run_everywhere(run_forward, &c, 12, out);
+    assert_true(out[0] == 0.0F && out[2] == 0.0F);
+    assert_true(isinf(out[1]) && isinf(out[3])); /* a tie goes to the lower id */
+    for (size_t row = 0; row < 4; row++) {
+        assert_true(out[4 + row] == 0.0F);
+    }
+    assert_ok(backend_open("cpu", 1, &b));
+    const struct lm_head_backward_args args = {
+        .forward = head_args(&c, unused, out), .w_t = unused, .g = g, .dx = dx, .dx_stride = 1};
+    assert_status(b->ops->lm_head_backward(b, &args), STATUS_BAD_ARGUMENT, "temperature 0");
+    backend_close(b);
+}
+
+static size_t read_numbers(const struct json *value, float *out)
+{
+    size_t n = 0;
+
+    if (!json_is(value, JSON_ARRAY)) {
+        *out = (float)json_number(value, NAN);
+        return 1;
+    }
+    for (size_t i = 0; i < json_count(value); i++) {
+        n += read_numbers(json_at(value, i), out + n);
+    }
+    return n;
+}
+
+/* The head is the identity, so the logits are the file's and dx is dz. */
+static void known_numbers_of_another_implementation(void **state)
+{
+    enum { ROWS = 9, VOCAB = 13 };
+    char path[1024];
+    struct json *file;
+    float logits[ROWS * VOCAB], identity[VOCAB * VOCAB] = {0}, g[ROWS], h[ROWS], zero[ROWS] = {0};
+    float wanted[ROWS * VOCAB], numbers[ROWS], got[3 * ROWS + (ROWS + VOCAB) * VOCAB];
+    int32_t targets[ROWS];
+    (void)state;
+
+    if (!support_shared_path("golden/losses/logprob.json", path, sizeof(path))) {
+        skip();
+    }
+    assert_ok(json_load(path, 1 << 20, 16, &file));
+    assert_int_equal(read_numbers(json_get(file, "logits"), logits), ROWS * VOCAB);
+    assert_int_equal(read_numbers(json_get(file, "g"), g), ROWS);
+    assert_int_equal(read_numbers(json_get(file, "h"), h), ROWS);
+    for (size_t row = 0; row < ROWS; row++) {
+        targets[row] = (int32_t)json_int(json_at(json_get(file, "target"), row), -1);
+    }
+    for (size_t v = 0; v < VOCAB; v++) {
+        identity[v * VOCAB + v] = 1.0F;
+    }
+    struct head_case c = {
+        .n_rows = ROWS, .d = VOCAB, .vocab = VOCAB, .x = logits, .w = identity, .targets = targets};
+    const struct tolerance close = {2e-6, 2e-6};
+    for (size_t i = 0; i < json_count(json_get(file, "cases")); i++) {
+        const struct json *known = json_at(json_get(file, "cases"), i);
+        const double temperature = json_number(json_get(known, "temperature"), 0.0);
+        c.sampling = (struct sampling_params){.temperature = (float)temperature, .top_p = 1.0F};
+        c.g = g;
+        c.h = zero;
+        run_everywhere(run_backward, &c, sizeof(got) / sizeof(got[0]), got);
+        assert_int_equal(read_numbers(json_get(known, "logp"), numbers), ROWS);
+        support_compare("logp", got, numbers, ROWS, close);
+        assert_int_equal(read_numbers(json_get(known, "entropy"), numbers), ROWS);
+        support_compare("entropy", got + ROWS, numbers, ROWS, close);
+        (void)read_numbers(json_get(known, "dlogits_of_g"), wanted);
+        support_compare("dlogits_of_g", got + 3 * ROWS, wanted, ROWS * VOCAB, close);
+        c.g = zero;
+        c.h = h;
+        run_everywhere(run_backward, &c, sizeof(got) / sizeof(got[0]), got);
+        (void)read_numbers(json_get(known, "dlogits_of_h"), wanted);
+        support_compare("dlogits_of_h", got + 3 * ROWS, wanted, ROWS * VOCAB, close);
+    }
+    json_destroy(file);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(forward_agrees_with_the_oracle_under_every_filter),
+        cmocka_unit_test(gradient_agrees_with_differences),
+        cmocka_unit_test(a_row_does_not_depend_on_its_batch),
+        cmocka_unit_test(head_gradient_may_be_cut_into_batches),
+        cmocka_unit_test(logits_that_are_not_finite_name_the_row),
+        cmocka_unit_test(temperature_zero_is_the_arg_max),
+        cmocka_unit_test(known_numbers_of_another_implementation),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
