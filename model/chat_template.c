@@ -252,20 +252,26 @@ static bool has_system(const struct chat *chat)
 /* Fills chat->messages, which has room for one more than the prompt holds. */
 static enum status read_messages(const struct json *prompt, struct chat *chat)
 {
-    size_t n_text = 0;
-
     if (json_is(prompt, JSON_STRING)) {
         chat->messages[0] =
             (struct chat_message){CHAT_USER, json_text(prompt, ""), json_text_bytes(prompt)};
         chat->count = 1;
-        n_text = chat->messages[0].n;
     }
     for (size_t i = 0; i < json_count(prompt); i++) {
         TRY(read_message(json_at(prompt, i), i, &chat->messages[i]));
-        n_text += chat->messages[i].n;
         chat->count++;
     }
-    return n_text > 0 ? STATUS_OK : status_set(STATUS_BAD_FORMAT, "the prompt is empty");
+    return STATUS_OK;
+}
+
+static bool has_text(const struct chat *chat)
+{
+    for (size_t i = 0; i < chat->count; i++) {
+        if (chat->messages[i].n > 0) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* Caller frees chat->messages. The texts are borrowed from prompt and system_prompt. */
@@ -392,6 +398,12 @@ enum status chat_encode(const struct tokenizer *tokenizer, enum chat_template ch
 
     *out = (struct chat_prompt){0};
     enum status status = read_chat(prompt, system_prompt, &messages);
+    if (status == STATUS_OK && json_count(prompt) == 0 && json_text_bytes(prompt) == 0) {
+        status = status_set(STATUS_BAD_FORMAT, "the prompt is empty");
+    }
+    if (status == STATUS_OK && !has_text(&messages)) {
+        status = status_set(STATUS_BAD_FORMAT, "no message of the prompt has any text");
+    }
     if (status == STATUS_OK) {
         const bool is_open = messages.messages[messages.count - 1].role == CHAT_ASSISTANT;
         const struct chat_end end = {.is_open = is_open, .asks_for_answer = !is_open};

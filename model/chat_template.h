@@ -34,8 +34,8 @@ struct chat_prompt {
 MUST_CHECK enum status chat_encode(const struct tokenizer *tokenizer, enum chat_template chat,
                                    const struct json *prompt, const char *system_prompt,
                                    bool parse_special, struct chat_prompt *out);
-/* The same as closed text: every assistant turn ends, and the generation prompt comes only if asked
- * for. tokenizer is needed for BOS of "raw". Caller disposes *out. */
+/* The same as closed text: every assistant turn ends, empty texts are allowed, and the generation
+ * prompt comes only if asked for. tokenizer is needed for BOS of "raw". Caller disposes *out. */
 MUST_CHECK enum status chat_encode_closed(const struct tokenizer *tokenizer,
                                           enum chat_template chat, const struct json *prompt,
                                           bool add_generation_prompt, struct chat_prompt *out);

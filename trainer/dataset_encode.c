@@ -157,7 +157,7 @@ static enum status judge_row(struct dataset *dataset, size_t index, const struct
     const struct dataset_encoding *e = &dataset->encoding;
     struct row_size size = {0};
 
-    counts->n_without_answer += row->answer == NULL ? 1 : 0;
+    counts->n_without_answer += dataset->use == DATASET_PROMPTS && row->answer == NULL ? 1 : 0;
     if (is_empty(row->prompt) || (dataset->use == DATASET_SFT && is_empty(row->completion))) {
         counts->n_empty++;
         return STATUS_OK;

@@ -1,10 +1,11 @@
 /* Ids and texts of real and small tokenizers, made with the tokenizers library 0.23
  * (golden/tokenizer/README.md of the shared data). Everything is compared exactly. */
-#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include <cmocka.h>
 
 #include "base/clock.h"
 #include "base/file.h"
