@@ -139,21 +139,45 @@ static void a_prefill_stays_open_and_a_system_message_wins(void **state)
                 "ignored", "<｜begin▁of▁sentence｜>S<｜User｜>Hi<｜Assistant｜>I");
 }
 
+/* Marker-like text in a message, which stays text in ids and is a marker to who encodes the whole.
+ */
+static bool has_marker_text(const struct json *row)
+{
+    const struct json *messages = json_get(row, "messages");
+
+    for (size_t i = 0; i < json_count(messages); i++) {
+        if (strstr(json_text(json_get(json_at(messages, i), "content"), ""), "｜") != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void expect_same_ids(const struct chat_prompt *prompt)
+{
+    struct token_list whole;
+
+    assert_ok(tokenizer_encode(v3, prompt->text, prompt->text_bytes, true, &whole));
+    assert_int_equal(whole.count, prompt->ids.count);
+    for (size_t i = 0; i < whole.count; i++) {
+        assert_int_equal(whole.ids[i], prompt->ids.ids[i]);
+    }
+    token_list_dispose(&whole);
+}
+
 static void check_rendered(const struct json *row, size_t line)
 {
     const struct json *want = json_get(row, "text");
     struct chat_prompt out;
-    struct token_list whole;
 
     assert_ok(chat_encode_closed(v3, CHAT_TEMPLATE_DEEPSEEK_V3, json_get(row, "messages"),
                                  json_bool(json_get(row, "add_generation_prompt"), false), &out));
     if (strcmp(out.text, json_text(want, "")) != 0) {
         fail_msg("templates.jsonl:%zu: got %s", line, out.text);
     }
-    assert_ok(tokenizer_encode(v3, out.text, out.text_bytes, true, &whole));
-    assert_int_equal(whole.count, out.ids.count);
-    assert_int_equal(memcmp(whole.ids, out.ids.ids, whole.count * sizeof(*whole.ids)), 0);
-    token_list_dispose(&whole);
+    if (!has_marker_text(row)) {
+        expect_same_ids(&out);
+    }
     chat_prompt_dispose(&out);
 }
 
