@@ -36,7 +36,8 @@ static void *take_block(size_t n_bytes)
 {
     size_t padded;
 
-    if (!size_add(n_bytes == 0 ? 1 : n_bytes, BLOCK_ALIGNMENT - 1, &padded) || must_fail()) {
+    if (!size_add(n_bytes == 0 ? 1 : n_bytes, BLOCK_ALIGNMENT - 1, &padded) ||
+        padded > PTRDIFF_MAX || must_fail()) {
         return NULL;
     }
     void *block = aligned_alloc(BLOCK_ALIGNMENT, padded & ~(BLOCK_ALIGNMENT - 1));
