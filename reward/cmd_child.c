@@ -131,7 +131,11 @@ enum status cmd_child_pump(struct cmd_child *child, const char *name, bool *has_
     }
     write_some(child);
     read_stderr(child, name);
-    return read_stdout(child, has_ended);
+    TRY(read_stdout(child, has_ended));
+    if (*has_ended) {
+        read_stderr(child, name); /* its last words, written before stdout closed */
+    }
+    return STATUS_OK;
 }
 
 char *cmd_child_line(struct cmd_child *child, size_t *n, size_t *taken)

@@ -1,0 +1,385 @@
+#include "reward/scoring.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "reward/builtin.h"
+#include "reward/cmd_scorer.h"
+#include "reward/reward.h"
+
+#include <math.h>
+#include <signal.h>
+#include <string.h>
+
+#define TICK_MOST_MS 1000
+#define VALUE_WARNING 1e6
+
+/* A sample between submit and the tick after its last score. */
+struct pending {
+    struct score_sample sample; /* strings are ours */
+    struct score *scores;       /* (n_rewards) */
+    size_t n_missing;
+    bool is_used, is_reported;
+};
+
+struct component {
+    const struct reward_config *reward;
+    struct builtin *builtin; /* one of the two */
+    struct cmd_scorer *cmd;
+    struct scoring *scoring;
+    size_t index;
+    char *config_json;
+    bool has_warned;
+};
+
+struct scoring {
+    const struct run_config *config;
+    struct component *components;
+    struct scoring_component *descriptions;
+    struct pending **pending; /* by slot; a ticket is slot * n_components + component */
+    size_t n_slots;
+    size_t n_in_flight;
+    size_t *finished; /* slots (n_slots) */
+    size_t n_finished;
+    struct score_result *results; /* of the last tick (n_slots) */
+    size_t n_results;
+    bool has_failed; /* on_error: fail */
+    char failure[256];
+};
+
+const char *score_status_name(enum score_status status)
+{
+    static const char *const names[] = {"ok", "n/a", "error", "timeout"};
+    return names[status];
+}
+
+static void free_sample(struct score_sample *sample)
+{
+    memory_free((void *)(uintptr_t)sample->finish);
+    memory_free((void *)(uintptr_t)sample->prompt);
+    memory_free((void *)(uintptr_t)sample->completion);
+    memory_free((void *)(uintptr_t)sample->data_source);
+    json_destroy((struct json *)(uintptr_t)sample->row);
+    json_destroy((struct json *)(uintptr_t)sample->answer);
+}
+
+static enum status copy_text(const char *text, size_t n, const char **out)
+{
+    char *copy = NULL;
+    TRY(memory_copy_text(text, n, &copy));
+    *out = copy;
+    return STATUS_OK;
+}
+
+static enum status copy_sample(const struct score_sample *from, struct score_sample *to)
+{
+    *to = *from;
+    to->finish = NULL;
+    to->prompt = NULL;
+    to->completion = NULL;
+    to->data_source = NULL;
+    to->row = json_retain((struct json *)(uintptr_t)from->row);
+    to->answer = json_retain((struct json *)(uintptr_t)from->answer);
+    TRY(copy_text(from->finish, strlen(from->finish), &to->finish));
+    TRY(copy_text(from->prompt, from->prompt_bytes, &to->prompt));
+    TRY(copy_text(from->completion, from->completion_bytes, &to->completion));
+    return copy_text(from->data_source, strlen(from->data_source), &to->data_source);
+}
+
+static void free_pending(struct scoring *scoring, size_t slot)
+{
+    struct pending *pending = scoring->pending[slot];
+    if (pending == NULL || !pending->is_used) {
+        return;
+    }
+    free_sample(&pending->sample);
+    for (size_t i = 0; i < scoring->config->n_rewards; i++) {
+        memory_free(pending->scores[i].detail);
+        pending->scores[i] = (struct score){0};
+    }
+    pending->is_used = false;
+    pending->is_reported = false;
+}
+
+static enum status add_slots(struct scoring *scoring)
+{
+    const size_t old = scoring->n_slots;
+    const size_t n = old == 0 ? 64 : 2 * old;
+    TRY(memory_resize(old * sizeof(struct pending *), n, sizeof(struct pending *),
+                      &scoring->pending));
+    TRY(memory_resize(old * sizeof(size_t), n, sizeof(size_t), &scoring->finished));
+    TRY(memory_resize(0, n, sizeof(struct score_result), &scoring->results));
+    for (size_t i = old; i < n; i++) {
+        TRY(memory_alloc(1, sizeof(struct pending), &scoring->pending[i]));
+        TRY(memory_alloc(scoring->config->n_rewards, sizeof(struct score),
+                         &scoring->pending[i]->scores));
+        scoring->n_slots = i + 1;
+    }
+    return STATUS_OK;
+}
+
+static enum status find_slot(struct scoring *scoring, size_t *slot)
+{
+    for (*slot = 0; *slot < scoring->n_slots; (*slot)++) {
+        if (!scoring->pending[*slot]->is_used) {
+            return STATUS_OK;
+        }
+    }
+    *slot = scoring->n_slots;
+    return add_slots(scoring);
+}
+
+static void record(struct component *component, size_t slot, const struct score *score)
+{
+    struct scoring *scoring = component->scoring;
+    struct pending *pending = scoring->pending[slot];
+    pending->scores[component->index] = *score;
+    if (score->status == SCORE_OK && fabs(score->value) > VALUE_WARNING && !component->has_warned) {
+        component->has_warned = true;
+        log_warn("scoring", "reward %s gave %g", component->reward->name, score->value);
+    }
+    pending->n_missing--;
+    if (pending->n_missing == 0) {
+        scoring->finished[scoring->n_finished++] = slot;
+    }
+}
+
+static void on_cmd_result(void *context, size_t ticket, const struct score *score)
+{
+    struct component *component = context;
+    record(component, ticket, score);
+}
+
+enum status scoring_submit(struct scoring *scoring, const struct score_sample *sample)
+{
+    size_t slot = 0;
+    TRY(find_slot(scoring, &slot));
+    struct pending *pending = scoring->pending[slot];
+    pending->is_used = true;
+    pending->n_missing = scoring->config->n_rewards;
+    scoring->n_in_flight++;
+    TRY(copy_sample(sample, &pending->sample));
+    for (size_t i = 0; i < scoring->config->n_rewards; i++) {
+        struct component *component = &scoring->components[i];
+        struct score score;
+        if (component->builtin != NULL) {
+            builtin_score(component->builtin, &pending->sample, &score);
+            record(component, slot, &score);
+            continue;
+        }
+        const enum status status = cmd_scorer_submit(component->cmd, &pending->sample, slot);
+        if (status != STATUS_OK) {
+            return status;
+        }
+    }
+    return STATUS_OK;
+}
+
+size_t scoring_wait_items(const struct scoring *scoring, struct wait_item *items, size_t room)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < scoring->config->n_rewards; i++) {
+        if (scoring->components[i].cmd != NULL) {
+            n += cmd_scorer_wait_items(scoring->components[i].cmd, items + n, room - n);
+        }
+    }
+    return n;
+}
+
+int scoring_timeout_ms(const struct scoring *scoring, int64_t now_us)
+{
+    int timeout_ms = scoring->n_finished > 0 ? 0 : TICK_MOST_MS;
+    for (size_t i = 0; i < scoring->config->n_rewards; i++) {
+        if (scoring->components[i].cmd != NULL) {
+            timeout_ms = cmd_scorer_timeout_ms(scoring->components[i].cmd, now_us, timeout_ms);
+        }
+    }
+    return timeout_ms;
+}
+
+static void note_failure(struct scoring *scoring, const struct reward_config *reward,
+                         const struct pending *pending, const struct score *score)
+{
+    char shown[160];
+    const char *detail = score->detail != NULL ? score->detail : "";
+    if (!scoring->has_failed) {
+        scoring->has_failed = true;
+        (void)status_set(STATUS_SCORING, "reward %s: sample %lld: %s %s", reward->name,
+                         (long long)pending->sample.sample_id, score_status_name(score->status),
+                         log_escape(detail, strlen(detail), shown, sizeof(shown)));
+        const char *message = status_message();
+        const size_t n = strlen(message);
+        memcpy(scoring->failure, message,
+               n < sizeof(scoring->failure) ? n : sizeof(scoring->failure) - 1);
+    }
+}
+
+/* Adds component i to the total by the rules of rewards.md 2.2. */
+static void add_component(struct scoring *scoring, size_t i, const struct pending *pending,
+                          struct score_result *result)
+{
+    const struct reward_config *reward = &scoring->config->rewards[i];
+    const struct score *score = &pending->scores[i];
+    if (reward->weight == 0.0) {
+        return; /* a metric: its errors mask nothing */
+    }
+    if (score->status == SCORE_OK) {
+        result->total += reward->weight * score->value;
+        result->has_total = true;
+    } else if (score->status != SCORE_NA) {
+        result->is_masked = result->is_masked || reward->on_error == ON_ERROR_MASK;
+        result->has_total = result->has_total || reward->on_error == ON_ERROR_ZERO;
+        if (reward->on_error == ON_ERROR_FAIL) {
+            note_failure(scoring, reward, pending, score);
+        }
+    }
+}
+
+static struct score_result conclude(struct scoring *scoring, const struct pending *pending)
+{
+    struct score_result result = {.sample_id = pending->sample.sample_id,
+                                  .scores = pending->scores};
+    for (size_t i = 0; i < scoring->config->n_rewards; i++) {
+        add_component(scoring, i, pending, &result);
+    }
+    result.has_total = result.has_total && !result.is_masked;
+    return result;
+}
+
+enum status scoring_tick(struct scoring *scoring, int64_t now_us,
+                         const struct score_result **results, size_t *n)
+{
+    for (size_t slot = 0; slot < scoring->n_slots; slot++) {
+        if (scoring->pending[slot]->is_reported) {
+            free_pending(scoring, slot);
+        }
+    }
+    for (size_t i = 0; i < scoring->config->n_rewards; i++) {
+        struct cmd_scorer *cmd = scoring->components[i].cmd;
+        const enum status status = cmd != NULL ? cmd_scorer_tick(cmd, now_us) : STATUS_OK;
+        if (status != STATUS_OK) {
+            return status;
+        }
+    }
+    *n = scoring->n_finished;
+    *results = scoring->results;
+    for (size_t k = 0; k < scoring->n_finished; k++) {
+        struct pending *pending = scoring->pending[scoring->finished[k]];
+        scoring->results[k] = conclude(scoring, pending);
+        pending->is_reported = true;
+    }
+    scoring->n_in_flight -= scoring->n_finished;
+    scoring->n_finished = 0;
+    return scoring->has_failed ? status_set(STATUS_SCORING, "%s", scoring->failure) : STATUS_OK;
+}
+
+size_t scoring_in_flight(const struct scoring *scoring)
+{
+    return scoring->n_in_flight;
+}
+
+size_t scoring_components(const struct scoring *scoring, const struct scoring_component **out)
+{
+    *out = scoring->descriptions;
+    return scoring->config->n_rewards;
+}
+
+static enum status open_component(struct scoring *scoring, size_t i)
+{
+    const struct reward_config *reward = &scoring->config->rewards[i];
+    struct component *component = &scoring->components[i];
+    enum status status = STATUS_OK;
+    component->reward = reward;
+    component->scoring = scoring;
+    component->index = i;
+    if (strncmp(reward->source, "builtin:", 8) == 0) {
+        status = builtin_create(reward->source + 8, reward->config, &component->builtin);
+        if (status != STATUS_OK) {
+            return status_wrap(status, "reward %s", reward->name);
+        }
+    } else if (strncmp(reward->source, "cmd:", 4) == 0) {
+        TRY(cmd_scorer_create(scoring->config, reward, on_cmd_result, component, &component->cmd));
+    } else {
+        return status_set(STATUS_BAD_CONFIG,
+                          "reward %s: unknown source %s; wanted builtin:NAME or cmd:COMMAND",
+                          reward->name, reward->source);
+    }
+    if (reward->config != NULL) {
+        TRY(json_print(reward->config, &component->config_json, NULL));
+    }
+    return STATUS_OK;
+}
+
+static void describe(struct scoring *scoring, size_t i)
+{
+    const struct component *component = &scoring->components[i];
+    struct scoring_component *description = &scoring->descriptions[i];
+    *description = (struct scoring_component){
+        .name = component->reward->name,
+        .source = component->reward->source,
+        .scope = "sample",
+        .config_json = component->config_json != NULL ? component->config_json : "{}",
+        .weight = component->reward->weight,
+    };
+    if (component->cmd != NULL) {
+        memcpy(description->sha, cmd_scorer_sha(component->cmd), sizeof(description->sha));
+    }
+}
+
+enum status scoring_create(const struct run_config *config, struct scoring **out)
+{
+    struct scoring *scoring = NULL;
+    *out = NULL;
+    (void)signal(SIGPIPE, SIG_IGN); /* a scorer that dies shows on its stdout */
+    TRY(memory_alloc(1, sizeof(*scoring), &scoring));
+    scoring->config = config;
+    enum status status =
+        memory_alloc(config->n_rewards, sizeof(struct component), &scoring->components);
+    if (status == STATUS_OK) {
+        status = memory_alloc(config->n_rewards, sizeof(struct scoring_component),
+                              &scoring->descriptions);
+    }
+    for (size_t i = 0; i < config->n_rewards && status == STATUS_OK; i++) {
+        status = open_component(scoring, i);
+        if (status == STATUS_OK) {
+            describe(scoring, i);
+        }
+    }
+    if (status != STATUS_OK) {
+        scoring_destroy(scoring);
+        return status;
+    }
+    *out = scoring;
+    return STATUS_OK;
+}
+
+void scoring_destroy(struct scoring *scoring)
+{
+    if (scoring == NULL) {
+        return;
+    }
+    for (size_t i = 0; scoring->components != NULL && i < scoring->config->n_rewards; i++) {
+        builtin_destroy(scoring->components[i].builtin);
+        cmd_scorer_destroy(scoring->components[i].cmd);
+        memory_free(scoring->components[i].config_json);
+    }
+    for (size_t slot = 0; slot < scoring->n_slots; slot++) {
+        free_pending(scoring, slot);
+        memory_free(scoring->pending[slot]->scores);
+        memory_free(scoring->pending[slot]);
+    }
+    memory_free(scoring->pending);
+    memory_free(scoring->finished);
+    memory_free(scoring->results);
+    memory_free(scoring->descriptions);
+    memory_free(scoring->components);
+    memory_free(scoring);
+}
+
+enum status reward_check(const struct run_config *config)
+{
+    struct scoring *scoring = NULL;
+    const enum status status = scoring_create(config, &scoring);
+    scoring_destroy(scoring);
+    return status;
+}
