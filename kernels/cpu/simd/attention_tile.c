@@ -2,6 +2,7 @@
 #include "kernels/cpu/simd/attention_tile.h"
 
 typedef float quad __attribute__((vector_size(16)));
+typedef float quad_in_memory __attribute__((vector_size(16), aligned(4), may_alias));
 
 /* Rows and vectors of the largest tile: what the register file holds. */
 #define TILE_ROWS ((size_t)4)
@@ -89,15 +90,12 @@ void ISA(tile_multiply)(const struct tile_product *product)
 
 static inline quad quad_load(const float *p)
 {
-    return (quad){p[0], p[1], p[2], p[3]};
+    return *(const quad_in_memory *)p;
 }
 
 static inline void quad_store(float *p, quad a)
 {
-    p[0] = a[0];
-    p[1] = a[1];
-    p[2] = a[2];
-    p[3] = a[3];
+    *(quad_in_memory *)p = a;
 }
 
 /* Four tokens' four dimensions. */
