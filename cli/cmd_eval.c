@@ -276,15 +276,22 @@ static enum status score(struct evaluation *e)
     return STATUS_OK;
 }
 
+/* As many rows as there is room for. */
+static enum status begin_rows(struct evaluation *e)
+{
+    while (e->n_begun < e->n_rows && e->free_rows != NULL) {
+        TRY(begin_row(e));
+    }
+    return STATUS_OK;
+}
+
 static enum status run_evaluation(struct evaluation *e)
 {
     const int64_t since_us = clock_now_us();
 
     while (e->n_begun < e->n_rows || !engine_is_idle(e->local.engine) ||
            scoring_in_flight(e->scoring) > 0) {
-        while (e->n_begun < e->n_rows && e->free_rows != NULL) {
-            TRY(begin_row(e));
-        }
+        TRY(begin_rows(e));
         TRY(sample(e));
         TRY(score(e));
     }

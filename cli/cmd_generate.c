@@ -246,14 +246,13 @@ static enum status draw_all(const struct request *request, const struct tokenize
 
 static enum status print_all(const struct request *request, struct json **results)
 {
-    for (size_t i = 0; i < request->n_samples; i++) {
-        if (!request->wants_json) {
-            TRY(print_text(results[i]));
-            continue;
-        }
-        TRY(cli_print_json(json_retain(results[i])));
+    enum status status = STATUS_OK;
+
+    for (size_t i = 0; status == STATUS_OK && i < request->n_samples; i++) {
+        status =
+            request->wants_json ? cli_print_json(json_retain(results[i])) : print_text(results[i]);
     }
-    return STATUS_OK;
+    return status;
 }
 
 static enum status generate(const struct request *request, const struct tokenizer *tokenizer,

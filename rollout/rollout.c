@@ -43,6 +43,20 @@ static size_t thread_count(const struct run_config *config)
     return n_cores > 0 && (size_t)n_cores > n_workers ? (size_t)n_cores / n_workers : 1;
 }
 
+/* The architecture of the folder, which must have a position for every token. */
+static enum status read_model(const char *dir, size_t max_sequence, struct model_config *model)
+{
+    TRY(model_config_load(dir, model));
+    TRY(weights_probe_mtp(dir, model));
+    if (max_sequence > model->max_positions) {
+        return status_set(STATUS_BAD_CONFIG,
+                          "data.max_prompt_length + rollout.max_completion_length is %zu, %s has "
+                          "%zu positions",
+                          max_sequence, dir, model->max_positions);
+    }
+    return STATUS_OK;
+}
+
 static enum status open_model(struct worker *worker, const struct engine_options *options)
 {
     const struct policy_options policy_options = {.max_rows = options->max_batch_tokens,
@@ -50,14 +64,7 @@ static enum status open_model(struct worker *worker, const struct engine_options
     const char *dir = worker->config->model.path;
     struct model_config model;
 
-    TRY(model_config_load(dir, &model));
-    TRY(weights_probe_mtp(dir, &model));
-    if (options->max_sequence > model.max_positions) {
-        return status_set(STATUS_BAD_CONFIG,
-                          "data.max_prompt_length + rollout.max_completion_length is %zu, %s has "
-                          "%zu positions",
-                          options->max_sequence, dir, model.max_positions);
-    }
+    TRY(read_model(dir, options->max_sequence, &model));
     TRY(tokenizer_load(dir, &worker->tokenizer));
     TRY(backend_open(worker->config->run.device, thread_count(worker->config), &worker->backend));
     TRY(policy_create(worker->backend, &model, &policy_options, &worker->policy));

@@ -20,20 +20,23 @@ struct scheduler {
     size_t n_copies, n_finished;
 };
 
-static enum status allocate_schedule(struct scheduler *s)
+static enum status allocate_rows(struct schedule *schedule, size_t n_rows)
 {
-    struct schedule *schedule = &s->schedule;
-    const size_t n_rows = s->limits.max_batch_tokens;
-    const size_t n_seqs = s->limits.max_num_seqs;
-
     TRY(memory_alloc(n_rows, sizeof(int32_t), &schedule->tokens));
     TRY(memory_alloc(n_rows, sizeof(int32_t), &schedule->positions));
-    TRY(memory_alloc(n_rows, sizeof(struct kv_span), &schedule->spans));
+    return memory_alloc(n_rows, sizeof(struct kv_span), &schedule->spans);
+}
+
+static enum status allocate_draws(struct scheduler *s)
+{
+    struct schedule *schedule = &s->schedule;
+    const size_t n_seqs = s->limits.max_num_seqs;
+
     TRY(memory_alloc(n_seqs, sizeof(int32_t), &schedule->draw_rows));
     TRY(memory_alloc(n_seqs, sizeof(struct sample_row), &schedule->draws));
     TRY(memory_alloc(n_seqs, sizeof(size_t), &schedule->draw_slots));
     TRY(memory_alloc(n_seqs, sizeof(struct page_copy), &s->copies));
-    return memory_alloc(n_seqs, sizeof(*s->finished), &s->finished);
+    return memory_alloc(n_seqs, sizeof(const struct sequence *), &s->finished);
 }
 
 static enum status allocate_slots(struct scheduler *s)
@@ -71,7 +74,10 @@ enum status scheduler_create(const struct scheduler_limits *limits, struct kv_ca
     s->limits = *limits;
     s->cache = cache;
     s->last = &s->groups;
-    enum status status = allocate_schedule(s);
+    enum status status = allocate_rows(&s->schedule, limits->max_batch_tokens);
+    if (status == STATUS_OK) {
+        status = allocate_draws(s);
+    }
     if (status == STATUS_OK) {
         status = allocate_slots(s);
     }

@@ -292,12 +292,17 @@ static int idle_ms(const struct worker *worker)
     return due_us <= now_us ? 1 : (int)((due_us - now_us) / 1000 + 1);
 }
 
-/* One turn: messages in, one forward over every running sequence, messages out. */
-static enum status worker_tick(struct worker *worker)
+static enum status keep_contacts(struct worker *worker)
 {
     TRY(keep_contact(worker, worker->trainer, &worker->trainer_contact, "trainer"));
     TRY(keep_contact(worker, worker->reward, &worker->reward_contact, "reward service"));
-    TRY(ask_for_work(worker));
+    return ask_for_work(worker);
+}
+
+/* One turn: messages in, one forward over every running sequence, messages out. */
+static enum status worker_tick(struct worker *worker)
+{
+    TRY(keep_contacts(worker));
     TRY(inbox_drain(worker, idle_ms(worker)));
     TRY(advance_weights(worker));
     TRY(start_work(worker));
@@ -324,15 +329,13 @@ static bool may_leave(const struct worker *worker)
 
 enum status worker_run(struct worker *worker)
 {
-    while (!may_leave(worker)) {
-        const int signal_number = process_signal_caught();
-
-        if (signal_number != 0) {
-            TRY(say_bye(worker, "signal"));
-            return status_set(STATUS_CANCELLED, "worker %s stopped by signal %d", worker->name,
-                              signal_number);
-        }
+    while (!may_leave(worker) && process_signal_caught() == 0) {
         TRY(worker_tick(worker));
+    }
+    if (!may_leave(worker)) {
+        TRY(say_bye(worker, "signal"));
+        return status_set(STATUS_CANCELLED, "worker %s stopped by signal %d", worker->name,
+                          process_signal_caught());
     }
     if (outbox_count(worker->outbox) > 0) {
         log_warn("rollout", "left with %zu samples that nobody acknowledged",
