@@ -29,32 +29,38 @@ struct text_buffer {
     size_t room; /* without the NUL */
 };
 
+/* Makes room for more; up to one byte past the limit, which is how a larger file is seen. */
+static enum status buffer_grow(struct text_buffer *buffer, size_t bytes_max)
+{
+    const size_t room = buffer->room < bytes_max / 2 ? 2 * buffer->room + 4096 : bytes_max + 1;
+
+    TRY(memory_resize(buffer->used, room + 1, 1, &buffer->data));
+    buffer->room = room;
+    return STATUS_OK;
+}
+
 /* Reads to the end of fd. The size of a file is only a hint: it may grow, or be a pipe. */
 static enum status read_all(int fd, const char *path, size_t bytes_max, struct text_buffer *buffer)
 {
-    for (;;) {
-        if (buffer->used == buffer->room) {
-            const size_t room =
-                buffer->room < bytes_max / 2 ? 2 * buffer->room + 4096 : bytes_max + 1;
-            TRY(memory_resize(buffer->used, room + 1, 1, &buffer->data));
-            buffer->room = room;
-        }
-        const ssize_t n = read(fd, buffer->data + buffer->used, buffer->room - buffer->used);
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n < 0) {
-            return refuse_errno(path, "read");
-        }
-        if (n == 0) {
-            buffer->data[buffer->used] = '\0';
-            return STATUS_OK;
-        }
-        buffer->used += (size_t)n;
+    ssize_t n = 1;
+
+    while (n != 0) {
         if (buffer->used > bytes_max) {
             return status_set(STATUS_BAD_FORMAT, "%s: larger than %zu bytes", path, bytes_max);
         }
+        const enum status status =
+            buffer->used == buffer->room ? buffer_grow(buffer, bytes_max) : STATUS_OK;
+        if (status != STATUS_OK) {
+            return status;
+        }
+        n = read(fd, buffer->data + buffer->used, buffer->room - buffer->used);
+        if (n < 0 && errno != EINTR) {
+            return refuse_errno(path, "read");
+        }
+        buffer->used += n > 0 ? (size_t)n : 0;
     }
+    buffer->data[buffer->used] = '\0';
+    return STATUS_OK;
 }
 
 enum status file_read(const char *path, size_t bytes_max, char **out, size_t *n_out)

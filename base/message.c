@@ -304,20 +304,27 @@ static enum status check_keys_known(const struct message *message, enum status c
     return STATUS_OK;
 }
 
+static enum status check_field(const struct message *message, const struct message_field *field,
+                               enum status code)
+{
+    if (field->kind != FIELD_ARRAY) {
+        return check_value(field, json_get(message->head, field->key), code);
+    }
+    if (field->is_required && array_find(message, field->key) == NULL) {
+        return status_set(code, "%s: array %s is missing", message_type_name(message->type),
+                          field->key);
+    }
+    return STATUS_OK;
+}
+
 enum status message_check(const struct message *message, enum status code)
 {
     TRY(check_keys_known(message, code));
     for (size_t i = 0; i < n_message_fields; i++) {
-        const struct message_field *field = &message_fields[i];
-        if (field->type != message->type) {
+        if (message_fields[i].type != message->type) {
             continue;
         }
-        if (field->kind != FIELD_ARRAY) {
-            TRY(check_value(field, json_get(message->head, field->key), code));
-        } else if (field->is_required && array_find(message, field->key) == NULL) {
-            return status_set(code, "%s: array %s is missing", message_type_name(message->type),
-                              field->key);
-        }
+        TRY(check_field(message, &message_fields[i], code));
     }
     return STATUS_OK;
 }

@@ -62,12 +62,12 @@ enum field_kind { FIELD_INT, FIELD_NUMBER, FIELD_TEXT, FIELD_BOOL, FIELD_OBJECT,
  * for FIELD_ARRAY the item count, and dtype counts. FIELD_NUMBER must be finite. An optional field
  * may be absent or null. */
 struct message_field {
-    enum message_type type;
     const char *key;
-    enum field_kind kind;
-    bool is_required;
     int64_t min, max;
+    enum message_type type;
+    enum field_kind kind;
     enum message_dtype dtype;
+    bool is_required;
 };
 extern const struct message_field message_fields[];
 extern const size_t n_message_fields;

@@ -4,27 +4,27 @@
 
 #define INT(type, key, required, min, max)                                                         \
     {                                                                                              \
-        type, key, FIELD_INT, required, min, max, DTYPE_U8                                         \
+        key, min, max, type, FIELD_INT, DTYPE_U8, required                                         \
     }
 #define NUMBER(type, key, required)                                                                \
     {                                                                                              \
-        type, key, FIELD_NUMBER, required, 0, 0, DTYPE_U8                                          \
+        key, 0, 0, type, FIELD_NUMBER, DTYPE_U8, required                                          \
     }
 #define TEXT(type, key, required, max)                                                             \
     {                                                                                              \
-        type, key, FIELD_TEXT, required, 0, max, DTYPE_U8                                          \
+        key, 0, max, type, FIELD_TEXT, DTYPE_U8, required                                          \
     }
 #define BOOL(type, key, required)                                                                  \
     {                                                                                              \
-        type, key, FIELD_BOOL, required, 0, 0, DTYPE_U8                                            \
+        key, 0, 0, type, FIELD_BOOL, DTYPE_U8, required                                            \
     }
 #define OBJECT(type, key, required)                                                                \
     {                                                                                              \
-        type, key, FIELD_OBJECT, required, 0, 0, DTYPE_U8                                          \
+        key, 0, 0, type, FIELD_OBJECT, DTYPE_U8, required                                          \
     }
 #define ARRAY(type, key, required, dtype, max)                                                     \
     {                                                                                              \
-        type, key, FIELD_ARRAY, required, 0, max, dtype                                            \
+        key, 0, max, type, FIELD_ARRAY, dtype, required                                            \
     }
 
 #define ID_MAX INT64_C(0x7fffffffffffffff)

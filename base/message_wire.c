@@ -62,23 +62,36 @@ static enum status put_descriptor(struct json *list, const struct message_array 
     return json_put(descriptor, "n", json_from_int((int64_t)array->n_items));
 }
 
-static enum status fill_head(struct json *head, const struct message *message)
+static enum status put_descriptors(struct json *head, const struct message *message)
 {
-    struct json_iterator member = {.object = message->head};
     struct json *list = json_array_create();
 
     TRY(json_put(head, "a", list));
     for (size_t i = 0; i < message->n_arrays; i++) {
         TRY(put_descriptor(list, &message->arrays[i]));
     }
-    TRY(json_put(head, "t", text_value(message_type_name(message->type))));
-    TRY(put_version(head));
+    return STATUS_OK;
+}
+
+static enum status put_fields(struct json *head, const struct message *message)
+{
+    struct json_iterator member = {.object = message->head};
+
     while (json_next(&member)) {
-        if (json_get(head, member.key) == NULL) { /* a decoded message has an envelope already */
-            TRY(json_put(head, member.key, json_retain(member.value)));
+        if (json_get(head, member.key) != NULL) {
+            continue; /* a decoded message has an envelope already */
         }
+        TRY(json_put(head, member.key, json_retain(member.value)));
     }
     return STATUS_OK;
+}
+
+static enum status fill_head(struct json *head, const struct message *message)
+{
+    TRY(put_descriptors(head, message));
+    TRY(json_put(head, "t", text_value(message_type_name(message->type))));
+    TRY(put_version(head));
+    return put_fields(head, message);
 }
 
 static enum status encode_head(const struct message *message, struct frame *out)

@@ -120,8 +120,8 @@ static void writers_buffer_but_lose_nothing(void **state)
         words[i] = i * 2654435761u;
     }
     assert_ok(file_writer_open(path, &writer));
-    assert_ok(file_writer_put(writer, words, 4 * 100));
-    assert_ok(file_writer_put(writer, words + 100, 4 * 500000));
+    assert_ok(file_writer_put(writer, words, (size_t)400));
+    assert_ok(file_writer_put(writer, words + 100, (size_t)2000000));
     for (size_t i = 500100; i < n_words; i += 100) {
         assert_ok(file_writer_put(writer, words + i, 400));
     }
