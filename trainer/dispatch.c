@@ -168,6 +168,15 @@ void dispatch_bye(struct dispatch *dispatch, const struct peer_id *peer)
     }
 }
 
+void dispatch_undelivered(struct dispatch *dispatch, const struct peer_id *peer)
+{
+    struct worker *worker = find_peer(dispatch, peer);
+    if (worker != NULL) {
+        worker->credit++;
+        (void)give_up(dispatch, worker);
+    }
+}
+
 size_t dispatch_workers_alive(const struct dispatch *dispatch)
 {
     size_t n = 0;

@@ -35,8 +35,11 @@ MUST_CHECK enum status dispatch_hello(struct dispatch *dispatch, const struct pe
 void dispatch_ready(struct dispatch *dispatch, const struct peer_id *peer, size_t credit);
 /* Any frame is a sign of life; false: the peer has never said HELLO. */
 bool dispatch_seen(struct dispatch *dispatch, const struct peer_id *peer, int64_t now_us);
-/* The worker left, or a message could not be delivered to it: its leases end. */
+/* The worker left: its leases and its credit end. */
 void dispatch_bye(struct dispatch *dispatch, const struct peer_id *peer);
+/* The last assignment could not be sent: the worker's leases end, its credit stays, and it gets
+ * nothing until it is seen again. */
+void dispatch_undelivered(struct dispatch *dispatch, const struct peer_id *peer);
 size_t dispatch_workers_alive(const struct dispatch *dispatch);
 /* Connection of the index-th worker ever seen; false past the last. */
 bool dispatch_peer(const struct dispatch *dispatch, size_t index, struct peer_id *out);

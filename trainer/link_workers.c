@@ -193,7 +193,7 @@ void link_send_work(struct link *link, int64_t now_us)
         if (status != STATUS_OK) {
             log_warn("link", "group %llu not sent to %s: %s",
                      (unsigned long long)assignment.group_id, assignment.worker, status_message());
-            dispatch_bye(link->dispatch, &assignment.peer);
+            dispatch_undelivered(link->dispatch, &assignment.peer);
         }
     }
 }
