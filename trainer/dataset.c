@@ -82,7 +82,10 @@ static enum status add_path(struct dataset *dataset, const char *path)
 
 static enum status keep_key(const char *key, char **out)
 {
-    return key == NULL || *key == '\0' ? STATUS_OK : memory_copy_text(key, strlen(key), out);
+    if (key == NULL || *key == '\0' || strcmp(key, "auto") == 0) {
+        return STATUS_OK;
+    }
+    return memory_copy_text(key, strlen(key), out);
 }
 
 static int compare_u64(const void *a, const void *b)

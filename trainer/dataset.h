@@ -23,8 +23,8 @@ enum dataset_use {
     DATASET_SFT      /* a prompt and a completion each */
 };
 
-/* Keys are dotted paths; NULL or "" detects them in the first 100 rows of each file. A key that is
- * given must be in every row. */
+/* Keys are dotted paths; NULL, "" or "auto" detects them in the first 100 rows of each file. A key
+ * that is given must be in every row. */
 struct dataset_options {
     enum dataset_use use;
     const char *prompt_key, *answer_key, *completion_key;
@@ -86,6 +86,7 @@ struct dataset_counts {
     size_t n_duplicates;     /* kept: rows equal to another one */
     size_t n_without_answer; /* kept */
     size_t longest_prompt;   /* tokens, over all rows that are not empty */
+    size_t longest_total;    /* SFT: tokens of the longest usable example, EOS included */
 };
 /* Encodes every row once and keeps the indices of the usable ones. Errors: BAD_CONFIG when none is
  * left (says how many were what), BAD_FORMAT with file:line (a prompt of a wrong shape). */

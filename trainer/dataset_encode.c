@@ -172,6 +172,8 @@ static enum status judge_row(struct dataset *dataset, size_t index, const struct
         counts->n_too_long++;
     } else {
         dataset->usable[dataset->n_usable++] = (uint32_t)index;
+        counts->longest_total =
+            size.n_total > counts->longest_total ? size.n_total : counts->longest_total;
     }
     return STATUS_OK;
 }

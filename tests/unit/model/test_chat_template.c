@@ -233,7 +233,7 @@ static void deepseek_v3_renders_like_the_published_template(void **state)
     }
     memory_free(text);
     print_message("templates: %zu rendered, %zu with tools refused\n", n_checked, n_refused);
-    assert_true(n_checked > 150);
+    assert_true(n_checked >= 80);
 }
 
 static void no_added_token_in_a_row_becomes_its_id(void **state)
