@@ -12,6 +12,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define NOISE_TILE ((size_t)64) /* tokens whose words are made together */
 
@@ -49,18 +50,28 @@ static inline __attribute__((always_inline)) void
 noise_tile(const struct noise_key *row, size_t tile, uint32_t words[NOISE_TILE])
 {
     uint32_t key[2] = {row->key[0], row->key[1]};
+    const uint32_t first = (uint32_t)(16 * tile), position = row->position, sample = row->sample;
+    uint32_t c0[16], c1[16], c2[16], c3[16];
 
     for (size_t j = 0; j < 16; j++) {
-        words[j] = (uint32_t)(16 * tile + j);
-        words[16 + j] = row->position;
-        words[32 + j] = row->sample;
-        words[48 + j] = 0;
+        c0[j] = first + (uint32_t)j;
     }
+    for (size_t j = 0; j < 16; j++) {
+        c1[j] = position;
+    }
+    for (size_t j = 0; j < 16; j++) {
+        c2[j] = sample;
+    }
+    memset(c3, 0, sizeof(c3));
     for (size_t round = 0; round < 10; round++) {
-        noise_round(words, words + 16, words + 32, words + 48, key);
+        noise_round(c0, c1, c2, c3, key);
         key[0] += UINT32_C(0x9E3779B9);
         key[1] += UINT32_C(0xBB67AE85);
     }
+    memcpy(words, c0, sizeof(c0));
+    memcpy(words + 16, c1, sizeof(c1));
+    memcpy(words + 32, c2, sizeof(c2));
+    memcpy(words + 48, c3, sizeof(c3));
 }
 
 /* Uniform in (0, 1): 23 bits and a half are exact in a float, so neither end is ever reached and
