@@ -1,0 +1,159 @@
+/* Owns the meter and the order of the measurements. */
+#include "kernels/bench/bench.h"
+
+#include "base/memory.h"
+#include "base/pool.h"
+#include "kernels/bench/bench_internal.h"
+#include "kernels/cpu/cpu_backend.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define BURST_SECONDS 40e-6
+#define PEAK_SECONDS 20e-3
+#define QUIET_SHARE (1.0 / 1.18)
+#define QUIET_SECONDS_MAX 50e-3
+#define LINE_FLOATS ((size_t)16)
+#define LINE_DOUBLES ((size_t)8)
+
+double bench_now(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void burst_task(void *context, size_t thread_index, size_t n_threads)
+{
+    struct bench_meter *const meter = context;
+    (void)n_threads;
+    meter->flop_done[thread_index * LINE_DOUBLES] = (double)cpu_fma_burst(
+        meter->backend, meter->n_rounds, &meter->sinks[thread_index * LINE_FLOATS]);
+}
+
+static double burst_rate(struct bench_meter *meter, size_t n_threads)
+{
+    double flop = 0.0;
+    const double start = bench_now();
+    if (n_threads == 1) {
+        burst_task(meter, 0, 1);
+    } else {
+        pool_run(cpu_pool(meter->backend), burst_task, meter);
+    }
+    const double seconds = bench_now() - start;
+    for (size_t i = 0; i < n_threads; i++) {
+        flop += meter->flop_done[i * LINE_DOUBLES];
+    }
+    return flop / seconds;
+}
+
+double bench_burst(struct bench_meter *meter)
+{
+    const double rate = burst_rate(meter, meter->backend->n_threads);
+    meter->peak = rate > meter->peak ? rate : meter->peak;
+    return rate;
+}
+
+void bench_wait_quiet(struct bench_meter *meter)
+{
+    const double start = bench_now();
+    while (bench_burst(meter) < QUIET_SHARE * meter->peak &&
+           bench_now() - start < QUIET_SECONDS_MAX) {
+    }
+}
+
+/* Doubles the burst until it lasts as long as it should. */
+static void calibrate(struct bench_meter *meter)
+{
+    double seconds = 0.0;
+    for (meter->n_rounds = 1; seconds < BURST_SECONDS / 1.5; meter->n_rounds *= 2) {
+        const double start = bench_now();
+        burst_task(meter, 0, 1);
+        seconds = bench_now() - start;
+    }
+    meter->n_rounds /= 2;
+}
+
+enum status bench_meter_init(struct backend *backend, struct bench_meter *meter)
+{
+    *meter = (struct bench_meter){.backend = backend};
+    TRY(memory_alloc(backend->n_threads * LINE_FLOATS, sizeof(float), &meter->sinks));
+    const enum status status =
+        memory_alloc(backend->n_threads * LINE_DOUBLES, sizeof(double), &meter->flop_done);
+    if (status != STATUS_OK) {
+        bench_meter_dispose(meter);
+        return status;
+    }
+    calibrate(meter);
+    const double start = bench_now();
+    while (bench_now() - start < PEAK_SECONDS) {
+        (void)bench_burst(meter);
+    }
+    return STATUS_OK;
+}
+
+void bench_meter_dispose(struct bench_meter *meter)
+{
+    memory_free(meter->sinks);
+    memory_free(meter->flop_done);
+    *meter = (struct bench_meter){.backend = meter->backend};
+}
+
+enum status bench_fma_peak(struct backend *backend, double *flops_per_s)
+{
+    struct bench_meter meter;
+    TRY(bench_meter_init(backend, &meter));
+    *flops_per_s = meter.peak;
+    bench_meter_dispose(&meter);
+    return STATUS_OK;
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    const double x = *(const double *)a;
+    const double y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+struct bench_result bench_summarise(const char *name, const char *unit,
+                                    struct bench_samples *samples, double amount, double limit)
+{
+    struct bench_result out = {.unit = unit, .limit = 1e-9 * limit};
+    (void)snprintf(out.name, sizeof(out.name), "%s", name);
+    qsort(samples->seconds, samples->count, sizeof(double), compare_doubles);
+    out.value = 1e-9 * amount / samples->seconds[samples->count / 2];
+    out.best = 1e-9 * amount / samples->seconds[0];
+    out.share = limit > 0.0 ? out.value / out.limit : 0.0;
+    return out;
+}
+
+/* The peak of one thread and of all, as rows of their own. */
+static void report_peaks(struct bench_meter *meter, struct bench_result *results, size_t *n_results)
+{
+    const size_t thread_counts[2] = {1, meter->backend->n_threads};
+    for (size_t i = 0; i < (thread_counts[1] > 1 ? 2U : 1U); i++) {
+        struct bench_samples samples = {.count = BENCH_REPEATS};
+        char name[64];
+        for (size_t j = 0; j < BENCH_REPEATS; j++) {
+            samples.seconds[j] = 1.0 / burst_rate(meter, thread_counts[i]);
+        }
+        (void)snprintf(name, sizeof(name), "fp32 FMA, registers only, %zu thread%s",
+                       thread_counts[i], i == 0 ? "" : "s");
+        results[(*n_results)++] = bench_summarise(name, "GFLOP/s", &samples, 1.0, 0.0);
+    }
+}
+
+enum status bench_kernels(struct backend *backend, struct bench_result *results, size_t *n_results)
+{
+    struct bench_meter meter;
+    *n_results = 0;
+    TRY(bench_meter_init(backend, &meter));
+    report_peaks(&meter, results, n_results);
+    enum status status = bench_streams(&meter, results, n_results);
+    if (status == STATUS_OK) {
+        status = bench_matrices(&meter, results, n_results);
+    }
+    bench_meter_dispose(&meter);
+    return status;
+}

@@ -1,0 +1,32 @@
+/* Owns the measurement of the kernels on the machine it runs on: the shipped ops, against the FMA
+ * peak measured in the same run. Other processes and the host disturb such numbers, so cases are
+ * interleaved, each repetition waits for a quiet moment, and medians are reported beside the best.
+ */
+#ifndef HONE_KERNELS_BENCH_BENCH_H
+#define HONE_KERNELS_BENCH_BENCH_H
+
+#include "base/status.h"
+#include "kernels/backend.h"
+
+#include <stddef.h>
+
+#define BENCH_RESULTS_MAX ((size_t)64)
+
+struct bench_result {
+    char name[64];    /* "gemm 8 x 1024 x 1024" (rows, in, out) */
+    const char *unit; /* "GFLOP/s", "GB/s", "G/s" */
+    double value;     /* median of the repetitions */
+    double best;
+    double limit; /* what the machine could do, same unit; 0: no limit known */
+    double share; /* value / limit, or 0 */
+};
+
+/* The register-only fp32 FMA rate of all the backend's threads, best of about 20 ms, in flop/s. */
+MUST_CHECK enum status bench_fma_peak(struct backend *backend, double *flops_per_s);
+
+/* Measures peak, memory bandwidth, GEMM forms, experts and exp: about 3 s, 200 MB. results has room
+ * for BENCH_RESULTS_MAX. Errors: NO_MEMORY, and what the ops give. */
+MUST_CHECK enum status bench_kernels(struct backend *backend, struct bench_result *results,
+                                     size_t *n_results);
+
+#endif

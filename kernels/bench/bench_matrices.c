@@ -1,0 +1,293 @@
+/* Owns the table of matrix products that decide hone's speed, and their measurement, interleaved:
+ * every repetition visits every case. */
+#include "base/memory.h"
+#include "base/random.h"
+#include "kernels/bench/bench_internal.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum form {
+    FORM_Y,  /* y = x w^T: forward, and dX through the transposed packing */
+    FORM_DW, /* dw += dy^T x */
+    FORM_EXPERTS,
+    FORM_EXPERTS_BACKWARD,
+};
+
+static const char *const form_names[] = {"gemm", "gemm_dw", "experts", "experts backward"};
+
+/* n_rows tokens, n_in -> n_out; experts: d = n_in, width n_out. */
+struct shape {
+    enum form form;
+    size_t n_rows, n_in, n_out;
+};
+
+#define N_EXPERTS ((size_t)8)
+#define TOP_K ((size_t)2)
+/* Shortest measurement; shorter ops are repeated. */
+#define SAMPLE_FLOP 8e6
+#define PAD ((size_t)16) /* keeps strides off multiples of 4 KiB */
+
+static const struct shape shapes[] = {
+    {FORM_Y, 1, 1024, 1024},        {FORM_Y, 8, 1024, 1024},
+    {FORM_Y, 64, 256, 256},         {FORM_Y, 512, 512, 512},
+    {FORM_Y, 64, 128, 384},         {FORM_Y, 2048, 128, 384},
+    {FORM_Y, 2048, 384, 128},       {FORM_Y, 2048, 128, 64},
+    {FORM_Y, 2048, 64, 128},        {FORM_Y, 7168, 128, 128},
+    {FORM_Y, 2048, 256, 256},       {FORM_Y, 2048, 512, 512},
+    {FORM_DW, 2048, 128, 384},      {FORM_DW, 2048, 384, 128},
+    {FORM_DW, 2048, 128, 64},       {FORM_DW, 2048, 64, 128},
+    {FORM_DW, 7168, 128, 128},      {FORM_DW, 2048, 256, 256},
+    {FORM_DW, 2048, 512, 512},      {FORM_EXPERTS, 64, 128, 192},
+    {FORM_EXPERTS, 2048, 128, 192}, {FORM_EXPERTS_BACKWARD, 2048, 128, 192},
+};
+#define N_SHAPES (sizeof(shapes) / sizeof(shapes[0]))
+
+/* Operands all cases share: as large as the largest needs, so that each finds its own caches. */
+struct operands {
+    float *x, *y, *w, *dw, *saved, *weights, *d_weights;
+    int32_t *indices;
+};
+
+/* Floats of the largest operand of each kind over the table. */
+struct sizes {
+    size_t x, y, w, slots, saved;
+};
+
+static size_t max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static bool is_experts(const struct shape *s)
+{
+    return s->form == FORM_EXPERTS || s->form == FORM_EXPERTS_BACKWARD;
+}
+
+static struct sizes largest_sizes(void)
+{
+    struct sizes max = {0};
+    for (size_t i = 0; i < N_SHAPES; i++) {
+        const struct shape *const s = &shapes[i];
+        const size_t width = max_size(s->n_in, s->n_out);
+        const size_t padded = (width + PANEL_COLUMNS) * width;
+        max.x = max_size(max.x, s->n_rows * (s->n_in + PAD));
+        max.y = max_size(max.y, s->n_rows * (width + PAD));
+        max.w = max_size(max.w, is_experts(s) ? 3 * N_EXPERTS * padded : padded);
+        max.slots = max_size(max.slots, s->n_rows * TOP_K);
+        max.saved = max_size(max.saved, is_experts(s) ? 2 * s->n_rows * TOP_K * s->n_out : 0);
+    }
+    return max;
+}
+
+static void operands_free(struct operands *o)
+{
+    memory_free(o->x);
+    memory_free(o->y);
+    memory_free(o->w);
+    memory_free(o->dw);
+    memory_free(o->saved);
+    memory_free(o->weights);
+    memory_free(o->d_weights);
+    memory_free(o->indices);
+}
+
+static void fill_small(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        x[i] = random_uniform(1, RANDOM_TEST, i, 0) - 0.5F;
+    }
+}
+
+/* On failure what was made is still in *out. */
+static enum status operands_make(struct operands *out)
+{
+    const struct sizes n = largest_sizes();
+    TRY(memory_alloc(n.x, sizeof(float), &out->x));
+    TRY(memory_alloc(n.y, sizeof(float), &out->y));
+    TRY(memory_alloc(n.w, sizeof(float), &out->w));
+    TRY(memory_alloc(n.w, sizeof(float), &out->dw));
+    TRY(memory_alloc(n.saved, sizeof(float), &out->saved));
+    TRY(memory_alloc(n.slots, sizeof(float), &out->weights));
+    TRY(memory_alloc(n.slots, sizeof(float), &out->d_weights));
+    TRY(memory_alloc(n.slots, sizeof(int32_t), &out->indices));
+    fill_small(out->x, n.x);
+    fill_small(out->w, n.w);
+    fill_small(out->saved, n.saved);
+    fill_small(out->weights, n.slots);
+    for (size_t i = 0; i < n.slots; i++) {
+        const uint64_t first = random_below(1, RANDOM_TEST, i / TOP_K, 1, N_EXPERTS);
+        out->indices[i] = (int32_t)((first + i % TOP_K) % N_EXPERTS);
+    }
+    return STATUS_OK;
+}
+
+static double shape_flop(const struct shape *s)
+{
+    const double products = (double)(s->n_rows * s->n_in * s->n_out);
+    switch (s->form) {
+    case FORM_EXPERTS:
+        return 6.0 * (double)TOP_K * products;
+    case FORM_EXPERTS_BACKWARD:
+        return 12.0 * (double)TOP_K * products;
+    case FORM_Y:
+    case FORM_DW:
+        break;
+    }
+    return 2.0 * products;
+}
+
+static enum status run_experts(struct backend *backend, const struct shape *s,
+                               const struct operands *o)
+{
+    const size_t matrix = N_EXPERTS * packed_floats(s->n_in, s->n_out);
+    return backend->ops->moe_ffn(backend, &(struct moe_ffn_args){
+                                              .x = o->x,
+                                              .x_stride = s->n_in + PAD,
+                                              .indices = o->indices,
+                                              .weights = o->weights,
+                                              .w_gate_up = o->w,
+                                              .w_down = o->w + 2 * matrix,
+                                              .y = o->y,
+                                              .y_stride = s->n_in + PAD,
+                                              .saved_gate_up = o->saved,
+                                              .n_rows = s->n_rows,
+                                              .d = s->n_in,
+                                              .f = s->n_out,
+                                              .n_experts = N_EXPERTS,
+                                              .top_k = TOP_K,
+                                          });
+}
+
+/* y is used as dx; dy is x. */
+static enum status run_experts_backward(struct backend *backend, const struct shape *s,
+                                        const struct operands *o)
+{
+    const size_t matrix = N_EXPERTS * packed_floats(s->n_in, s->n_out);
+    const size_t gradient = s->n_in * s->n_out;
+    return backend->ops->moe_ffn_backward(backend, &(struct moe_ffn_backward_args){
+                                                       .dy = o->x,
+                                                       .dy_stride = s->n_in + PAD,
+                                                       .x = o->x,
+                                                       .x_stride = s->n_in + PAD,
+                                                       .indices = o->indices,
+                                                       .weights = o->weights,
+                                                       .saved_gate_up = o->saved,
+                                                       .w_gate_t = o->w,
+                                                       .w_up_t = o->w + matrix,
+                                                       .w_down_t = o->w + 2 * matrix,
+                                                       .dx = o->y,
+                                                       .dx_stride = s->n_in + PAD,
+                                                       .d_weights = o->d_weights,
+                                                       .d_gate = o->dw,
+                                                       .d_up = o->dw + gradient,
+                                                       .d_down = o->dw + 2 * gradient,
+                                                       .grad_stride = 3 * gradient,
+                                                       .n_rows = s->n_rows,
+                                                       .d = s->n_in,
+                                                       .f = s->n_out,
+                                                       .n_experts = N_EXPERTS,
+                                                       .top_k = TOP_K,
+                                                   });
+}
+
+static enum status run_gemm(struct backend *backend, const struct shape *s,
+                            const struct operands *o)
+{
+    return backend->ops->gemm(backend, &(struct gemm_args){
+                                           .x = o->x,
+                                           .x_stride = s->n_in + PAD,
+                                           .w = o->w,
+                                           .y = o->y,
+                                           .y_stride = s->n_out + PAD,
+                                           .n_rows = s->n_rows,
+                                           .n_in = s->n_in,
+                                           .n_out = s->n_out,
+                                       });
+}
+
+static enum status run_gemm_dw(struct backend *backend, const struct shape *s,
+                               const struct operands *o)
+{
+    return backend->ops->gemm_dw(backend, &(struct gemm_dw_args){
+                                              .dy = o->y,
+                                              .dy_stride = s->n_out + PAD,
+                                              .x = o->x,
+                                              .x_stride = s->n_in + PAD,
+                                              .dw = o->dw,
+                                              .dw_stride = s->n_in,
+                                              .n_rows = s->n_rows,
+                                              .n_in = s->n_in,
+                                              .n_out = s->n_out,
+                                          });
+}
+
+static enum status run_shape(struct backend *backend, const struct shape *s,
+                             const struct operands *o)
+{
+    switch (s->form) {
+    case FORM_Y:
+        return run_gemm(backend, s, o);
+    case FORM_DW:
+        return run_gemm_dw(backend, s, o);
+    case FORM_EXPERTS:
+        return run_experts(backend, s, o);
+    case FORM_EXPERTS_BACKWARD:
+        return run_experts_backward(backend, s, o);
+    }
+    return STATUS_OK;
+}
+
+/* Seconds of one run of a case, after one that warms the caches. Gradients start from zero each
+ * time: sums that grow for ever would end in infinities. */
+static enum status time_shape(struct bench_meter *meter, const struct shape *s,
+                              const struct operands *o, double *seconds)
+{
+    struct backend *const backend = meter->backend;
+    const double repeats_wanted = SAMPLE_FLOP / shape_flop(s);
+    const size_t n = repeats_wanted > 1.0 ? (size_t)repeats_wanted : 1;
+    const size_t n_matrices = is_experts(s) ? 3 * N_EXPERTS : 1;
+    TRY(backend->ops->fill(backend, o->dw, n_matrices * s->n_in * s->n_out, 0.0F));
+    TRY(run_shape(backend, s, o));
+    bench_wait_quiet(meter);
+    const double start = bench_now();
+    for (size_t i = 0; i < n; i++) {
+        TRY(run_shape(backend, s, o));
+    }
+    *seconds = (bench_now() - start) / (double)n;
+    return STATUS_OK;
+}
+
+static enum status measure(struct bench_meter *meter, const struct operands *o,
+                           struct bench_samples *samples)
+{
+    for (size_t repeat = 0; repeat < BENCH_REPEATS; repeat++) {
+        for (size_t i = 0; i < N_SHAPES; i++) {
+            TRY(time_shape(meter, &shapes[i], o, &samples[i].seconds[repeat]));
+            samples[i].count = repeat + 1;
+        }
+    }
+    return STATUS_OK;
+}
+
+enum status bench_matrices(struct bench_meter *meter, struct bench_result *results,
+                           size_t *n_results)
+{
+    struct bench_samples samples[N_SHAPES] = {{{0.0}, 0}};
+    struct operands operands = {NULL};
+    enum status status = operands_make(&operands);
+    if (status == STATUS_OK) {
+        status = measure(meter, &operands, samples);
+    }
+    for (size_t i = 0; status == STATUS_OK && i < N_SHAPES; i++) {
+        const struct shape *const s = &shapes[i];
+        char name[64];
+        (void)snprintf(name, sizeof(name), "%s %zu x %zu x %zu", form_names[s->form], s->n_rows,
+                       s->n_in, s->n_out);
+        results[(*n_results)++] =
+            bench_summarise(name, "GFLOP/s", &samples[i], shape_flop(s), meter->peak);
+    }
+    operands_free(&operands);
+    return status;
+}

@@ -1,0 +1,90 @@
+/* Owns the measurements that are not matrix products: memory bandwidth and exp. */
+#include "base/memory.h"
+#include "base/pool.h"
+#include "kernels/bench/bench_internal.h"
+#include "kernels/cpu/cpu_backend.h"
+
+#include <stdint.h>
+
+/* Larger than any last-level cache in sight, so that reads come from DRAM. */
+#define READ_WORDS ((size_t)1 << 24)
+#define EXP_FLOATS ((size_t)1 << 13)
+#define N_STREAM_REPEATS ((size_t)9)
+
+struct read_job {
+    const uint64_t *words;
+    uint64_t *sums; /* one a thread, a line apart */
+};
+
+static void read_task(void *context, size_t thread_index, size_t n_threads)
+{
+    const struct read_job *const job = context;
+    uint64_t sums[8] = {0};
+    size_t begin = 0;
+    size_t end = 0;
+    pool_share(READ_WORDS / 8, thread_index, n_threads, &begin, &end);
+    for (size_t i = begin * 8; i < end * 8; i += 8) {
+        for (size_t j = 0; j < 8; j++) {
+            sums[j] += job->words[i + j];
+        }
+    }
+    job->sums[thread_index * 8] =
+        sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7];
+}
+
+static enum status measure_reads(struct bench_meter *meter, struct bench_result *out)
+{
+    struct bench_samples samples = {.count = N_STREAM_REPEATS};
+    uint64_t *words = NULL;
+    uint64_t *sums = NULL;
+    TRY(memory_alloc(READ_WORDS, sizeof(*words), &words));
+    const enum status status = memory_alloc(meter->backend->n_threads * 8, sizeof(*sums), &sums);
+    if (status != STATUS_OK) {
+        memory_free(words);
+        return status;
+    }
+    for (size_t i = 0; i < READ_WORDS; i++) {
+        words[i] = i; /* a page that was never written is not memory yet */
+    }
+    struct read_job job = {words, sums};
+    for (size_t i = 0; i < samples.count; i++) {
+        bench_wait_quiet(meter);
+        const double start = bench_now();
+        pool_run(cpu_pool(meter->backend), read_task, &job);
+        samples.seconds[i] = bench_now() - start;
+    }
+    *out = bench_summarise("memory read, all threads", "GB/s", &samples,
+                           (double)(READ_WORDS * sizeof(*words)), 0.0);
+    memory_free(words);
+    memory_free(sums);
+    return STATUS_OK;
+}
+
+static enum status measure_exp(struct bench_meter *meter, struct bench_result *out)
+{
+    struct bench_samples samples = {.count = BENCH_REPEATS};
+    float *x = NULL;
+    TRY(memory_alloc(2 * EXP_FLOATS, sizeof(*x), &x));
+    for (size_t i = 0; i < EXP_FLOATS; i++) {
+        x[i] = -20.0F * (float)i / (float)EXP_FLOATS;
+    }
+    for (size_t i = 0; i < samples.count; i++) {
+        bench_wait_quiet(meter);
+        const double start = bench_now();
+        cpu_math_map(meter->backend, CPU_MATH_EXP, x, x + EXP_FLOATS, EXP_FLOATS);
+        samples.seconds[i] = bench_now() - start;
+    }
+    *out = bench_summarise("exp, 1 thread", "G/s", &samples, (double)EXP_FLOATS, 0.0);
+    memory_free(x);
+    return STATUS_OK;
+}
+
+enum status bench_streams(struct bench_meter *meter, struct bench_result *results,
+                          size_t *n_results)
+{
+    TRY(measure_reads(meter, &results[*n_results]));
+    (*n_results)++;
+    TRY(measure_exp(meter, &results[*n_results]));
+    (*n_results)++;
+    return STATUS_OK;
+}
