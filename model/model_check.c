@@ -1,0 +1,330 @@
+/* Owns finding the computed counterpart of each stored tensor, and the tolerances. */
+#include "model/model_check.h"
+
+#include "base/memory.h"
+#include "model/model_check_internal.h"
+#include "model/model_config.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* How far a value may be off: absolute + relative |reference| + of_max * largest |reference|. */
+struct tolerance {
+    const char *kind;
+    double absolute, relative, of_max;
+};
+static const struct tolerance tolerances[] = {
+    {"logits", 2e-5, 1e-4, 0},         {"loss", 1e-5, 0, 0},
+    {"hidden", 2e-5, 1e-4, 0},         {"router_indices", 0, 0, 0},
+    {"router_weights", 2e-5, 1e-4, 0}, {"mtp_logits", 2e-5, 1e-4, 0},
+    {"mtp_hidden", 2e-5, 1e-4, 0},     {"mtp_ce", 1e-5, 0, 0},
+    {"mtp_loss", 1e-5, 0, 0},          {"grad", 1e-9, 0, 1e-4},
+    {"grad_detached", 1e-9, 0, 1e-4},
+};
+
+/* What was computed for one stored tensor. */
+struct computed {
+    const float *floats; /* one of the two */
+    const int32_t *integers;
+    size_t n;
+};
+
+/* "kind.rest": the tolerance of kind, and rest ("" without a dot). NULL: no such kind. */
+static const struct tolerance *find_kind(const char *name, const char **rest)
+{
+    const char *dot = strchr(name, '.');
+    const size_t n = dot == NULL ? strlen(name) : (size_t)(dot - name);
+
+    *rest = dot == NULL ? "" : dot + 1;
+    for (size_t i = 0; i < sizeof(tolerances) / sizeof(tolerances[0]); i++) {
+        if (strlen(tolerances[i].kind) == n && strncmp(tolerances[i].kind, name, n) == 0) {
+            return &tolerances[i];
+        }
+    }
+    return NULL;
+}
+
+/* A number below `limit` and nothing else; SIZE_MAX otherwise. */
+static size_t parse_index(const char *text, size_t limit)
+{
+    char *end;
+    unsigned long value;
+
+    if (text[0] < '0' || text[0] > '9') {
+        return SIZE_MAX;
+    }
+    value = strtoul(text, &end, 10);
+    return *end == '\0' && value < limit ? (size_t)value : SIZE_MAX;
+}
+
+static bool find_hidden(const struct model_run *run, const char *rest, struct computed *out)
+{
+    const struct model_config *config = policy_config(run->policy);
+    const size_t last = config->n_layers - 1;
+    const size_t layer = strcmp(rest, "pre_norm") == 0 ? last : parse_index(rest, config->n_layers);
+
+    out->n = run->n_rows * config->hidden_size;
+    if (strcmp(rest, "post_norm") == 0) {
+        out->floats = run->trace.normed;
+        return true;
+    }
+    if (layer == SIZE_MAX) {
+        return false;
+    }
+    out->floats = run->trace.hidden + layer * out->n;
+    return true;
+}
+
+/* router_indices.LAYER or router_weights.LAYER */
+static bool find_routes(const struct model_run *run, bool is_indices, const char *rest,
+                        struct computed *out)
+{
+    const struct model_config *config = policy_config(run->policy);
+    const size_t layer = parse_index(rest, config->n_layers + config->n_mtp_modules);
+    const size_t k = config->experts_per_token;
+    const int32_t *layers;
+    const size_t n = policy_moe_layers(run->policy, &layers);
+
+    for (size_t i = 0; i < n; i++) {
+        if ((size_t)layers[i] != layer) {
+            continue;
+        }
+        if (is_indices) {
+            out->integers = run->trace.indices + i * run->n_rows * k;
+        } else {
+            out->floats = run->trace.weights + i * run->n_rows * k;
+        }
+        out->n = (layer < config->n_layers ? run->n_rows : run->n_mtp_rows) * k;
+        return true;
+    }
+    return false;
+}
+
+static bool find_gradient(const struct model_run *run, const float *gradients, const char *rest,
+                          struct computed *out)
+{
+    const struct weight_row *row = weight_table_find(policy_table(run->policy), rest);
+
+    if (row == NULL || !row->is_trainable || gradients == NULL) {
+        return false;
+    }
+    out->floats = gradients + row->offset;
+    out->n = row->count;
+    return true;
+}
+
+/* The MTP module's results: "1" is its number. */
+static bool find_mtp(const struct model_run *run, const char *kind, const char *rest,
+                     struct computed *out)
+{
+    const struct model_config *config = policy_config(run->policy);
+
+    if (config->n_mtp_modules == 0 || strcmp(rest, strcmp(kind, "mtp_loss") == 0 ? "" : "1") != 0) {
+        return false;
+    }
+    if (strcmp(kind, "mtp_logits") == 0) {
+        *out = (struct computed){.floats = run->trace.mtp_logits,
+                                 .n = run->n_mtp_rows * config->vocab_size};
+    } else if (strcmp(kind, "mtp_hidden") == 0) {
+        *out = (struct computed){.floats = run->trace.mtp_hidden,
+                                 .n = run->n_mtp_rows * config->hidden_size};
+    } else { /* with one module its cross-entropy is the loss */
+        *out = (struct computed){.floats = &run->mtp_loss, .n = 1};
+    }
+    return true;
+}
+
+static bool find_computed(const struct model_run *run, const char *kind, const char *rest,
+                          struct computed *out)
+{
+    if (strncmp(kind, "mtp_", 4) == 0) {
+        return find_mtp(run, kind, rest, out);
+    }
+    if (strcmp(kind, "hidden") == 0) {
+        return find_hidden(run, rest, out);
+    }
+    if (strncmp(kind, "router_", 7) == 0) {
+        return find_routes(run, strcmp(kind, "router_indices") == 0, rest, out);
+    }
+    if (strcmp(kind, "grad") == 0) {
+        return find_gradient(run, run->gradients, rest, out);
+    }
+    if (strcmp(kind, "grad_detached") == 0) {
+        return find_gradient(run, run->gradients_detached, rest, out);
+    }
+    if (strcmp(kind, "logits") == 0) {
+        *out = (struct computed){.floats = run->trace.logits,
+                                 .n = run->n_rows * policy_config(run->policy)->vocab_size};
+    } else {
+        *out = (struct computed){.floats = &run->loss, .n = 1};
+    }
+    return rest[0] == '\0';
+}
+
+static struct model_check_line *line_of(struct model_check *check, const char *kind)
+{
+    for (size_t i = 0; i < check->n_lines; i++) {
+        if (strcmp(check->lines[i].kind, kind) == 0) {
+            return &check->lines[i];
+        }
+    }
+    check->lines[check->n_lines] = (struct model_check_line){.kind = kind, .share = -1};
+    check->n_lines++;
+    return &check->lines[check->n_lines - 1];
+}
+
+/* Keeps the element if it is worse than what the line has. */
+static void note(struct model_check_line *line, const struct tensor *tensor, size_t index,
+                 double got, double want, double allowed)
+{
+    const double off = fabs(got - want);
+    const double share = off == 0                       ? 0
+                         : isfinite(off) && allowed > 0 ? off / allowed
+                                                        : (double)INFINITY;
+
+    if (share <= line->share) {
+        return;
+    }
+    line->share = share;
+    line->got = got;
+    line->want = want;
+    (void)snprintf(line->where, sizeof(line->where), "%s[%zu]", tensor->name, index);
+}
+
+static void compare_floats(const struct tolerance *tolerance, const struct tensor *tensor,
+                           const float *want, const float *got, struct model_check_line *line)
+{
+    double largest = 0;
+
+    for (size_t i = 0; i < tensor->n_elements; i++) {
+        largest = fmax(largest, fabs((double)want[i]));
+    }
+    for (size_t i = 0; i < tensor->n_elements; i++) {
+        const double reference = (double)want[i];
+        double allowed = tolerance->absolute + tolerance->relative * fabs(reference);
+
+        if (tolerance->of_max > 0 && largest > 0) {
+            allowed = tolerance->of_max * largest; /* the absolute part is for zeros only */
+        }
+        note(line, tensor, i, (double)got[i], reference, allowed);
+    }
+}
+
+static enum status compare_tensor(const struct safetensors *io, const struct tensor *tensor,
+                                  const struct model_run *run, struct model_check *check,
+                                  struct computed *computed)
+{
+    const char *rest;
+    const struct tolerance *tolerance = find_kind(tensor->name, &rest);
+    struct model_check_line *line;
+    void *want;
+
+    if (tolerance == NULL || !find_computed(run, tolerance->kind, rest, computed)) {
+        return status_set(STATUS_BAD_FORMAT, "%s: nothing computed here corresponds to tensor %s",
+                          safetensors_path(io), tensor->name);
+    }
+    if (computed->n != tensor->n_elements) {
+        return status_set(STATUS_BAD_FORMAT, "%s: tensor %s has %zu values, the model gives %zu",
+                          safetensors_path(io), tensor->name, tensor->n_elements, computed->n);
+    }
+    line = line_of(check, tolerance->kind);
+    line->n_tensors++;
+    TRY(arena_alloc(run->arena, tensor->n_elements, sizeof(int32_t), &want));
+    if (computed->integers == NULL) {
+        TRY(tensor_read_floats(tensor, want));
+        compare_floats(tolerance, tensor, want, computed->floats, line);
+        return STATUS_OK;
+    }
+    TRY(tensor_read_integers(tensor, want));
+    for (size_t i = 0; i < tensor->n_elements; i++) {
+        note(line, tensor, i, (double)computed->integers[i], (double)((int32_t *)want)[i], 0);
+    }
+    return STATUS_OK;
+}
+
+/* Compares all; results gets every computed tensor under its stored name and shape. */
+static enum status compare_all(const struct safetensors *io, const struct model_run *run,
+                               struct tensor *results, struct model_check *check)
+{
+    for (size_t i = 0; i < safetensors_count(io); i++) {
+        const struct tensor *tensor = safetensors_at(io, i);
+        struct computed computed = {.floats = NULL};
+
+        results[i] = *tensor;
+        if (strcmp(tensor->name, "input_ids") == 0) {
+            continue;
+        }
+        TRY(compare_tensor(io, tensor, run, check, &computed));
+        results[i].dtype = computed.integers != NULL ? TENSOR_I32 : TENSOR_F32;
+        results[i].data =
+            computed.integers != NULL ? (const void *)computed.integers : computed.floats;
+    }
+    check->has_passed = true;
+    for (size_t i = 0; i < check->n_lines; i++) {
+        check->has_passed = check->has_passed && check->lines[i].share <= 1;
+    }
+    return STATUS_OK;
+}
+
+static struct model_run_wants wants_of(const struct safetensors *io)
+{
+    struct model_run_wants wants = {.gradients = false};
+
+    for (size_t i = 0; i < safetensors_count(io); i++) {
+        const char *name = safetensors_at(io, i)->name;
+
+        wants.gradients = wants.gradients || strncmp(name, "grad.", 5) == 0;
+        wants.gradients_detached =
+            wants.gradients_detached || strncmp(name, "grad_detached.", 14) == 0;
+    }
+    return wants;
+}
+
+static enum status run_and_compare(const struct safetensors *io, const char *out_path,
+                                   struct model_run *run, struct model_check *check)
+{
+    const struct model_run_wants wants = wants_of(io);
+    struct tensor *results;
+
+    TRY(model_run_compute(io, &wants, run));
+    TRY(arena_alloc(run->arena, safetensors_count(io), sizeof(struct tensor), &results));
+    TRY(compare_all(io, run, results, check));
+    return out_path == NULL ? STATUS_OK
+                            : safetensors_write(out_path, results, safetensors_count(io));
+}
+
+/* Rows that the policy must hold: the elements of input_ids. */
+static size_t count_rows(const struct safetensors *io)
+{
+    const struct tensor *ids = safetensors_find(io, "input_ids");
+
+    return ids == NULL || ids->n_elements == 0 ? 1 : ids->n_elements;
+}
+
+enum status model_check_against(struct backend *backend, const char *dir, const char *io_path,
+                                const char *out_path, struct model_check *out)
+{
+    struct model_run run = {.policy = NULL};
+    struct safetensors *io = NULL;
+    enum status status;
+
+    *out = (struct model_check){.n_lines = 0};
+    status = safetensors_open(io_path, &io);
+    if (status == STATUS_OK) {
+        status = arena_create((size_t)1 << 20, &run.arena);
+    }
+    if (status == STATUS_OK) {
+        const struct policy_options options = {.max_rows = count_rows(io), .is_trainable = true};
+
+        status = policy_load(backend, dir, &options, &run.policy);
+    }
+    if (status == STATUS_OK) {
+        status = run_and_compare(io, out_path, &run, out);
+    }
+    policy_destroy(run.policy);
+    arena_destroy(run.arena);
+    safetensors_close(io);
+    return status;
+}

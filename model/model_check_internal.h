@@ -1,0 +1,30 @@
+/* Owns what the two halves of the check share: everything one run of a model computed. */
+#ifndef HONE_MODEL_MODEL_CHECK_INTERNAL_H
+#define HONE_MODEL_MODEL_CHECK_INTERNAL_H
+
+#include "base/arena.h"
+#include "model/model_check.h"
+#include "model/policy.h"
+#include "model/safetensors.h"
+
+/* B sequences of T tokens; rows = B T, MTP rows = B (T - 1). */
+struct model_run {
+    struct arena *arena; /* owns all arrays */
+    struct policy *policy;
+    size_t n_sequences, n_tokens, n_rows, n_mtp_rows;
+    const int32_t *tokens;
+    float loss, mtp_loss;
+    struct policy_trace trace; /* MTP values packed to n_mtp_rows */
+    float *gradients;          /* of loss (+ 0.3 mtp_loss), or NULL when nobody asks */
+    float *gradients_detached; /* the same with the trunk constant in the MTP term, or NULL */
+};
+struct model_run_wants {
+    bool gradients, gradients_detached;
+};
+
+/* Runs the policy on the tokens of io's input_ids and fills *run (arena and policy are set). */
+MUST_CHECK enum status model_run_compute(const struct safetensors *io,
+                                         const struct model_run_wants *wants,
+                                         struct model_run *run);
+
+#endif

@@ -1,0 +1,194 @@
+/* Owns the run behind a check: forward, MTP, trace and gradients of the mean next-token loss. */
+#include "base/memory.h"
+#include "model/model_check_internal.h"
+
+#include <string.h>
+
+#define MTP_WEIGHT 0.3f
+
+/* Targets `ahead` tokens ahead of their rows, for every sequence. */
+struct targets {
+    int32_t *rows, *tokens;
+    size_t n;
+    float *logp, *g;
+};
+
+static enum status make_targets(const struct model_run *run, size_t ahead, struct targets *out)
+{
+    const size_t per_sequence = run->n_tokens > ahead ? run->n_tokens - ahead : 0;
+    const size_t n = run->n_sequences * per_sequence;
+
+    TRY(arena_alloc(run->arena, n, sizeof(int32_t), &out->rows));
+    TRY(arena_alloc(run->arena, n, sizeof(int32_t), &out->tokens));
+    TRY(arena_alloc(run->arena, n, sizeof(float), &out->logp));
+    TRY(arena_alloc(run->arena, n, sizeof(float), &out->g));
+    out->n = n;
+    for (size_t i = 0; i < n; i++) {
+        const size_t row = i / per_sequence * run->n_tokens + i % per_sequence;
+
+        out->rows[i] = (int32_t)row;
+        out->tokens[i] = run->tokens[row + ahead];
+    }
+    return STATUS_OK;
+}
+
+static float mean_loss(const struct targets *targets)
+{
+    double sum = 0;
+
+    for (size_t i = 0; i < targets->n; i++) {
+        sum -= (double)targets->logp[i];
+    }
+    return targets->n == 0 ? 0 : (float)(sum / (double)targets->n);
+}
+
+/* Upstream gradients of weight * mean(-logp). */
+static void fill_upstream(struct targets *targets, float weight)
+{
+    for (size_t i = 0; i < targets->n; i++) {
+        targets->g[i] = -weight / (float)targets->n;
+    }
+}
+
+static enum status forward(const struct model_run *run, const struct targets *targets,
+                           const struct targets *mtp, bool detached)
+{
+    size_t *offsets;
+
+    TRY(arena_alloc(run->arena, run->n_sequences + 1, sizeof(size_t), &offsets));
+    for (size_t i = 0; i <= run->n_sequences; i++) {
+        offsets[i] = i * run->n_tokens;
+    }
+    TRY(policy_forward(run->policy,
+                       &(struct policy_batch){.tokens = run->tokens,
+                                              .n_rows = run->n_rows,
+                                              .offsets = offsets,
+                                              .n_sequences = run->n_sequences,
+                                              .target_rows = targets->rows,
+                                              .targets = targets->tokens,
+                                              .n_targets = targets->n,
+                                              .sampling = {.temperature = 1, .top_p = 1}},
+                       targets->logp, NULL));
+    if (policy_config(run->policy)->n_mtp_modules == 0) {
+        return STATUS_OK;
+    }
+    return policy_mtp_forward(run->policy,
+                              &(struct policy_mtp_args){.target_rows = mtp->rows,
+                                                        .targets = mtp->tokens,
+                                                        .n_targets = mtp->n,
+                                                        .detached = detached},
+                              mtp->logp);
+}
+
+/* Gradients of a fresh forward pass, copied to *out. */
+static enum status differentiate(const struct model_run *run, const struct targets *targets,
+                                 const struct targets *mtp, bool detached, float **out)
+{
+    const size_t n = policy_table(run->policy)->n_floats;
+    float *gradients = policy_gradients(run->policy);
+
+    memset(gradients, 0, n * sizeof(float));
+    TRY(forward(run, targets, mtp, detached));
+    if (policy_config(run->policy)->n_mtp_modules > 0) {
+        TRY(policy_mtp_backward(run->policy, mtp->g));
+    }
+    TRY(policy_backward(run->policy, targets->g, NULL));
+    TRY(arena_alloc(run->arena, n, sizeof(float), out));
+    memcpy(*out, gradients, n * sizeof(float));
+    return STATUS_OK;
+}
+
+/* Drops the last row of every sequence. */
+static void pack_rows(const struct model_run *run, void *values, size_t row_bytes)
+{
+    char *bytes = values;
+
+    for (size_t i = 0; i < run->n_sequences; i++) {
+        memmove(bytes + i * (run->n_tokens - 1) * row_bytes, bytes + i * run->n_tokens * row_bytes,
+                (run->n_tokens - 1) * row_bytes);
+    }
+}
+
+static enum status read_mtp(struct model_run *run)
+{
+    const struct model_config *config = policy_config(run->policy);
+    const struct policy_trace wanted = {.mtp_hidden = run->trace.mtp_hidden,
+                                        .mtp_logits = run->trace.mtp_logits};
+    const size_t k = config->experts_per_token;
+    const size_t n_moe = model_config_moe_layers(config);
+
+    TRY(policy_read_trace(run->policy, &wanted));
+    pack_rows(run, run->trace.mtp_hidden, config->hidden_size * sizeof(float));
+    pack_rows(run, run->trace.mtp_logits, config->vocab_size * sizeof(float));
+    if (config->n_experts > 0) {
+        const size_t last = (n_moe - 1) * run->n_rows * k;
+
+        pack_rows(run, run->trace.indices + last, k * sizeof(int32_t));
+        pack_rows(run, run->trace.weights + last, k * sizeof(float));
+    }
+    return STATUS_OK;
+}
+
+static enum status read_trace(struct model_run *run)
+{
+    const struct model_config *config = policy_config(run->policy);
+    const size_t n = run->n_rows, d = config->hidden_size, vocab = config->vocab_size;
+    const size_t n_routes = model_config_moe_layers(config) * n * config->experts_per_token;
+    struct policy_trace *trace = &run->trace;
+
+    TRY(arena_alloc(run->arena, config->n_layers * n * d, sizeof(float), &trace->hidden));
+    TRY(arena_alloc(run->arena, n * d, sizeof(float), &trace->normed));
+    TRY(arena_alloc(run->arena, n * vocab, sizeof(float), &trace->logits));
+    TRY(arena_alloc(run->arena, n_routes, sizeof(int32_t), &trace->indices));
+    TRY(arena_alloc(run->arena, n_routes, sizeof(float), &trace->weights));
+    TRY(policy_read_trace(run->policy, trace));
+    if (config->n_mtp_modules == 0) {
+        return STATUS_OK;
+    }
+    TRY(arena_alloc(run->arena, n * d, sizeof(float), &trace->mtp_hidden));
+    TRY(arena_alloc(run->arena, n * vocab, sizeof(float), &trace->mtp_logits));
+    return read_mtp(run);
+}
+
+/* input_ids (B, T) of the file. */
+static enum status read_tokens(const struct safetensors *io, struct model_run *run)
+{
+    const struct tensor *ids = safetensors_find(io, "input_ids");
+    int32_t *tokens;
+
+    if (ids == NULL || ids->n_dims != 2 || ids->shape[0] == 0 || ids->shape[1] < 2 ||
+        ids->shape[1] > policy_config(run->policy)->max_positions) {
+        return status_set(STATUS_BAD_FORMAT, "%s: input_ids must be (B, T) with T from 2 to %zu",
+                          safetensors_path(io), policy_config(run->policy)->max_positions);
+    }
+    TRY(arena_alloc(run->arena, ids->n_elements, sizeof(int32_t), &tokens));
+    TRY(tensor_read_integers(ids, tokens));
+    run->tokens = tokens;
+    run->n_sequences = ids->shape[0];
+    run->n_tokens = ids->shape[1];
+    run->n_rows = ids->n_elements;
+    run->n_mtp_rows = run->n_sequences * (run->n_tokens - 1);
+    return STATUS_OK;
+}
+
+enum status model_run_compute(const struct safetensors *io, const struct model_run_wants *wants,
+                              struct model_run *run)
+{
+    struct targets targets, mtp;
+
+    TRY(read_tokens(io, run));
+    TRY(make_targets(run, 1, &targets));
+    TRY(make_targets(run, 2, &mtp));
+    fill_upstream(&targets, 1);
+    fill_upstream(&mtp, MTP_WEIGHT);
+    if (wants->gradients) {
+        TRY(differentiate(run, &targets, &mtp, false, &run->gradients));
+    }
+    if (wants->gradients_detached) {
+        TRY(differentiate(run, &targets, &mtp, true, &run->gradients_detached));
+    }
+    TRY(forward(run, &targets, &mtp, true));
+    run->loss = mean_loss(&targets);
+    run->mtp_loss = mean_loss(&mtp);
+    return read_trace(run);
+}
