@@ -181,6 +181,35 @@ void writer_rollback(struct writer *writer)
     writer->since_us = 0;
 }
 
+static const char sql_mark[] = "SAVEPOINT mark";
+static const char sql_keep[] = "RELEASE mark";
+static const char sql_undo[] = "ROLLBACK TO mark";
+
+static enum status run_cached(struct writer *writer, const char *sql)
+{
+    struct bind bind;
+
+    TRY(bind_begin(writer->db, sql, &bind));
+    return bind_run(writer->db, &bind);
+}
+
+enum status writer_mark(struct writer *writer)
+{
+    TRY(writer_begin(writer));
+    return run_cached(writer, sql_mark);
+}
+
+enum status writer_keep(struct writer *writer)
+{
+    return run_cached(writer, sql_keep);
+}
+
+enum status writer_undo(struct writer *writer)
+{
+    TRY(run_cached(writer, sql_undo));
+    return run_cached(writer, sql_keep);
+}
+
 static int64_t wal_size(struct db *db)
 {
     sqlite3_file *file = NULL;

@@ -25,6 +25,10 @@ struct db *writer_db(struct writer *writer);
 MUST_CHECK enum status writer_begin(struct writer *writer);  /* no-op inside a transaction */
 MUST_CHECK enum status writer_commit(struct writer *writer); /* no-op outside */
 void writer_rollback(struct writer *writer);
+/* A place inside the transaction to go back to: mark, then keep (forget the place) or undo. */
+MUST_CHECK enum status writer_mark(struct writer *writer);
+MUST_CHECK enum status writer_keep(struct writer *writer);
+MUST_CHECK enum status writer_undo(struct writer *writer);
 /* Rows put since the transaction began, and when it did (0 outside). */
 size_t writer_pending(const struct writer *writer);
 int64_t writer_pending_since_us(const struct writer *writer);
