@@ -9,63 +9,102 @@ typedef float quad_in_memory __attribute__((vector_size(16), aligned(4), may_ali
 #define TILE_WIDE (SIMD_TILE_VECTORS >= 4 ? (size_t)4 : (size_t)1)
 #define TILE_TALL (SIMD_TILE_VECTORS >= 4 ? (size_t)8 : (size_t)4)
 
-/* Rows row .. row + R - 1 by V vectors from column on; n lanes of the last vector (R, V constant
- * after inlining). */
-SIMD_INLINE void tile_run(const struct tile_product *t, size_t row, size_t column, const size_t R,
-                          const size_t V, const size_t n)
-{
+/* A tile in registers: rows by vectors, both constant after inlining; n lanes of each vector. */
+struct tile {
     f32x16 acc[8][4];
-    const float *x = t->x + row * t->x_row_stride;
-    float *y = t->y + row * t->y_stride + column;
+    size_t rows, vectors, n;
+};
 
+SIMD_INLINE void tile_load(struct tile *tile, const float *y, size_t y_stride)
+{
 #pragma GCC unroll 8
-    for (size_t r = 0; r < R; r++) {
+    for (size_t r = 0; r < tile->rows; r++) {
 #pragma GCC unroll 4
-        for (size_t v = 0; v < V; v++) {
-            acc[r][v] = t->accumulate ? lanes_load(y + r * t->y_stride + 16 * v, n) : vec_zero();
-        }
-    }
-    for (size_t first = 0; first < t->n_k; first += t->block_rows) {
-        const float *w = t->blocks[first / t->block_rows] + column;
-        const size_t n_k = t->n_k - first < t->block_rows ? t->n_k - first : t->block_rows;
-        for (size_t k = 0; k < n_k; k++) {
-            f32x16 wv[4];
-#pragma GCC unroll 4
-            for (size_t v = 0; v < V; v++) {
-                wv[v] = lanes_load(w + 16 * v, n);
-            }
-#pragma GCC unroll 8
-            for (size_t r = 0; r < R; r++) {
-                const f32x16 xv = vec_set1(x[r * t->x_row_stride]);
-#pragma GCC unroll 4
-                for (size_t v = 0; v < V; v++) {
-                    acc[r][v] = vec_fma(xv, wv[v], acc[r][v]);
-                }
-            }
-            x += t->x_k_stride;
-            w += t->w_stride;
-        }
-    }
-#pragma GCC unroll 8
-    for (size_t r = 0; r < R; r++) {
-#pragma GCC unroll 4
-        for (size_t v = 0; v < V; v++) {
-            lanes_store(y + r * t->y_stride + 16 * v, acc[r][v], n);
+        for (size_t v = 0; v < tile->vectors; v++) {
+            tile->acc[r][v] = lanes_load(y + r * y_stride + 16 * v, tile->n);
         }
     }
 }
 
-/* All rows of V vectors of columns: R at a time, then one by one. */
-SIMD_INLINE void tile_columns(const struct tile_product *t, size_t column, const size_t R,
-                              const size_t V, const size_t n)
+SIMD_INLINE void tile_clear(struct tile *tile)
+{
+#pragma GCC unroll 8
+    for (size_t r = 0; r < tile->rows; r++) {
+#pragma GCC unroll 4
+        for (size_t v = 0; v < tile->vectors; v++) {
+            tile->acc[r][v] = vec_zero();
+        }
+    }
+}
+
+SIMD_INLINE void tile_store(const struct tile *tile, float *y, size_t y_stride)
+{
+#pragma GCC unroll 8
+    for (size_t r = 0; r < tile->rows; r++) {
+#pragma GCC unroll 4
+        for (size_t v = 0; v < tile->vectors; v++) {
+            lanes_store(y + r * y_stride + 16 * v, tile->acc[r][v], tile->n);
+        }
+    }
+}
+
+/* One k. */
+SIMD_INLINE void tile_add(struct tile *tile, const float *x, size_t x_row_stride, const float *w)
+{
+    f32x16 wv[4];
+
+#pragma GCC unroll 4
+    for (size_t v = 0; v < tile->vectors; v++) {
+        wv[v] = lanes_load(w + 16 * v, tile->n);
+    }
+#pragma GCC unroll 8
+    for (size_t r = 0; r < tile->rows; r++) {
+        const f32x16 xv = vec_set1(x[r * x_row_stride]);
+#pragma GCC unroll 4
+        for (size_t v = 0; v < tile->vectors; v++) {
+            tile->acc[r][v] = vec_fma(xv, wv[v], tile->acc[r][v]);
+        }
+    }
+}
+
+/* Rows from row on by vectors from column on. */
+SIMD_INLINE void tile_run(const struct tile_product *t, size_t row, size_t column, size_t rows,
+                          size_t vectors, size_t n)
+{
+    struct tile tile; /* not zeroed: tile_load or tile_clear does it */
+    const float *x = t->x + row * t->x_row_stride;
+    float *y = t->y + row * t->y_stride + column;
+
+    tile.rows = rows;
+    tile.vectors = vectors;
+    tile.n = n;
+    if (t->accumulate) {
+        tile_load(&tile, y, t->y_stride);
+    } else {
+        tile_clear(&tile);
+    }
+    for (size_t first = 0; first < t->n_k; first += t->block_rows) {
+        const float *w = t->blocks[first / t->block_rows] + column;
+        for (size_t left = smaller(t->n_k - first, t->block_rows); left > 0; left--) {
+            tile_add(&tile, x, t->x_row_stride, w);
+            x += t->x_k_stride;
+            w += t->w_stride;
+        }
+    }
+    tile_store(&tile, y, t->y_stride);
+}
+
+/* All rows of some vectors of columns: `rows` at a time, then one by one. */
+SIMD_INLINE void tile_columns(const struct tile_product *t, size_t column, size_t rows,
+                              size_t vectors, size_t n)
 {
     size_t row = 0;
 
-    for (; row + R <= t->n_rows; row += R) {
-        tile_run(t, row, column, R, V, n);
+    for (; row + rows <= t->n_rows; row += rows) {
+        tile_run(t, row, column, rows, vectors, n);
     }
     for (; row < t->n_rows; row++) {
-        tile_run(t, row, column, 1, V, n);
+        tile_run(t, row, column, 1, vectors, n);
     }
 }
 
