@@ -176,12 +176,13 @@ static bool are_equal_lists(const struct builtin_options *options, struct text a
     const char kind_a = unwrap(&a);
     const char kind_b = unwrap(&b);
     const bool has_items = item_length(a) < a.n && item_length(b) < b.n;
-    if (depth >= LIST_DEPTH_MAX || kind_a != kind_b || (!has_items && kind_a == '\0') ||
-        count_items(a) != count_items(b)) {
+    const bool is_set = kind_b == '{' && (kind_a == '{' || (kind_a == '\0' && has_items));
+    if (depth >= LIST_DEPTH_MAX || (kind_a != kind_b && !is_set) ||
+        (!has_items && kind_a == '\0') || count_items(a) != count_items(b)) {
         return false;
     }
-    return kind_a == '{' ? is_subset(options, a, b, depth) && is_subset(options, b, a, depth)
-                         : are_equal_in_order(options, a, b, depth);
+    return is_set ? is_subset(options, a, b, depth) && is_subset(options, b, a, depth)
+                  : are_equal_in_order(options, a, b, depth);
 }
 
 static bool are_equal(const struct builtin_options *options, struct text a, struct text b,

@@ -3,8 +3,9 @@
 #include <math.h>
 #include <stdlib.h>
 
-#define INT128_LIMIT (((int128)1) << 100) /* operands stay below: sums and steps cannot overflow   \
-                                           */
+#define INT128_LIMIT                                                                               \
+    (((int128)1) << 100) /* operands stay below: sums and steps cannot overflow                    \
+                          */
 
 struct reader {
     const char *next, *end;
