@@ -184,6 +184,11 @@ size_t dataset_files(const struct dataset *dataset)
     return dataset->n_sources;
 }
 
+size_t dataset_duplicates(const struct dataset *dataset)
+{
+    return dataset->n_duplicates;
+}
+
 struct dataset_file dataset_file_at(const struct dataset *dataset, size_t file_index)
 {
     const struct dataset_source *source = &dataset->sources[file_index];

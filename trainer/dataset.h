@@ -39,8 +39,9 @@ MUST_CHECK enum status dataset_open(const struct text_list *paths,
                                     const struct dataset_options *options, struct dataset **out);
 void dataset_close(struct dataset *dataset); /* NULL is legal */
 
-size_t dataset_rows(const struct dataset *dataset);  /* all rows, usable or not */
-size_t dataset_files(const struct dataset *dataset); /* after globbing */
+size_t dataset_rows(const struct dataset *dataset);       /* all rows, usable or not */
+size_t dataset_files(const struct dataset *dataset);      /* after globbing */
+size_t dataset_duplicates(const struct dataset *dataset); /* rows equal to an earlier one */
 
 /* What was found in one file; strings are borrowed and "" when there is no such column. */
 struct dataset_file {
