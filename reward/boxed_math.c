@@ -34,7 +34,7 @@ static bool find_answer(struct text final, struct text *out)
 
 static bool is_near(double a, double b)
 {
-    return isfinite(a) && isfinite(b) && fabs(a - b) <= TOLERANCE * fmax(1.0, fabs(b));
+    return isfinite(a) && isfinite(b) && fabs(a - b) <= TOLERANCE * fmax(1.0, 1e-3 * fabs(b));
 }
 
 /* Fixed pseudo-random points in [0.5, 2.5]: away from poles and branch cuts of school expressions.

@@ -258,7 +258,8 @@ static bool is_same(const struct number *a, const struct number *gold, double to
         return true;
     }
     const bool may_differ = a->is_decimal || gold->is_decimal || !a->is_exact || !gold->is_exact;
-    return may_differ && fabs(a->value - gold->value) <= tolerance * fmax(1.0, fabs(gold->value));
+    const double bound = tolerance * fmax(1.0, 1e-3 * fabs(gold->value));
+    return may_differ && fabs(a->value - gold->value) <= bound;
 }
 
 bool number_equal(const struct number *a, const struct number *gold, double tolerance,

@@ -24,7 +24,7 @@ bool number_parse(struct text text, struct number *out);
 /* The last number in a text; *where is its place. */
 bool number_find_last(struct text text, struct number *out, struct text *where);
 /* Equal rationals; or, when either is a decimal or inexact, within tolerance * max(1, |gold| /
- * 1000) (relative alone would take 604872.5 for 604872). A percent equals both x / 100 and x when
+ * 1000): relative alone would take 604872.5 for 604872. A percent equals both x / 100 and x when
  * the gold has no percent sign, unless is_percent_strict. */
 bool number_equal(const struct number *a, const struct number *gold, double tolerance,
                   bool is_percent_strict);
