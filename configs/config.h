@@ -159,8 +159,9 @@ struct config_line {
 MUST_CHECK enum status config_lines(const struct run_config *config, struct config_line **out,
                                     size_t *n_out);
 void config_lines_free(struct config_line *lines); /* NULL is legal */
-/* The table's row of a key, its default as value; caller frees *out with config_lines_free. Unknown
- * key: *out is NULL and *nearest (borrowed) the key that looks most like it. */
+/* The table's row of a key or of a name that another system has for it, its default as value;
+ * caller frees *out with config_lines_free. Unknown: *out is NULL and *nearest (borrowed) the key
+ * that looks most like it. */
 MUST_CHECK enum status config_explain(const char *key, struct config_line **out,
                                       const char **nearest);
 /* Markdown rows "| key | default | range | meaning |" of every setting, for the README (caller

@@ -304,9 +304,12 @@ enum status config_explain(const char *key, struct config_line **out, const char
 {
     struct line_builder builder = {0};
     bool is_peer = false;
-    const struct setting *const row = find_for_people(key);
+    const struct setting *row = find_for_people(key);
     *out = NULL;
     *nearest = setting_nearest(key, &is_peer);
+    if (row == NULL && is_peer) {
+        row = setting_find(*nearest);
+    }
     if (row == NULL) {
         return STATUS_OK;
     }

@@ -271,8 +271,11 @@ static void a_key_is_explained_also_by_a_peers_name(void **state)
     assert_string_equal(line->key, "rewards[].weight");
     config_lines_free(line);
     assert_ok(config_explain("train_batch_size", &line, &nearest));
+    assert_string_equal(line->key, "grpo.prompts_per_step");
+    config_lines_free(line);
+    assert_ok(config_explain("grpo.epsilonn", &line, &nearest));
     assert_null(line);
-    assert_string_equal(nearest, "grpo.prompts_per_step");
+    assert_string_equal(nearest, "grpo.epsilon");
 }
 
 static void the_markdown_has_a_row_for_every_setting(void **state)
