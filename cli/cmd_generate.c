@@ -142,6 +142,14 @@ static enum status encode_prompt(const struct request *request, const struct tok
     }
     const enum status status = chat_encode(tokenizer, chat, prompt, "", false, out);
     json_destroy(prompt);
+    if (status == STATUS_OK && out->ids.n_dropped > 0) {
+        const size_t n_dropped = out->ids.n_dropped;
+
+        chat_prompt_dispose(out);
+        return status_set(STATUS_BAD_ARGUMENT,
+                          "%zu characters of the prompt have no token in this model's vocabulary",
+                          n_dropped);
+    }
     return status;
 }
 
