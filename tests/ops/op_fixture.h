@@ -27,6 +27,12 @@ static inline double *new_doubles(size_t n)
     return out;
 }
 
+/* Zeroes and NaNs differ by their bits here. */
+static inline bool same_bits(const void *a, const void *b, size_t bytes)
+{
+    return memcmp(a, b, bytes) == 0;
+}
+
 /* Normal numbers times scale. */
 static inline float *random_floats(size_t n, uint64_t seed, float scale)
 {
@@ -47,8 +53,9 @@ static inline void run_everywhere(op_run *run, const void *context, size_t n, fl
     static const char *const devices[] = {"cpu-portable", "cpu-avx2", "cpu-avx512"};
     float *other = new_floats(n);
 
+    memset(out, 0, n * sizeof(*out));
     for (size_t i = 0; i < 6; i++) {
-        struct backend *backend;
+        struct backend *backend = NULL;
         float *const to = i == 0 ? out : other;
         if (backend_open(devices[i / 2], 1 + i % 2, &backend) != STATUS_OK) {
             print_message("[ SKIPPED  ] %s: not on this machine\n", devices[i / 2]);
@@ -57,9 +64,9 @@ static inline void run_everywhere(op_run *run, const void *context, size_t n, fl
         memset(to, 0, n * sizeof(*to));
         run(backend, context, to);
         backend_close(backend);
-        if (memcmp(out, to, n * sizeof(*out)) != 0) {
+        if (!same_bits(out, to, n * sizeof(*out))) {
             size_t at = 0;
-            while (memcmp(&out[at], &to[at], sizeof(*out)) == 0) {
+            while (same_bits(&out[at], &to[at], sizeof(*out))) {
                 at++;
             }
             fail_msg("%s, %zu threads: element %zu is %.9g, want %.9g", devices[i / 2], 1 + i % 2,
@@ -73,7 +80,7 @@ static inline void run_everywhere(op_run *run, const void *context, size_t n, fl
 static inline void assert_same_bits(const char *what, const float *got, const float *want, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        if (memcmp(&got[i], &want[i], sizeof(*got)) != 0) {
+        if (!same_bits(&got[i], &want[i], sizeof(*got))) {
             fail_msg("%s: element %zu is %.9g, want exactly %.9g", what, i, (double)got[i],
                      (double)want[i]);
         }

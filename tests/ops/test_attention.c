@@ -291,7 +291,7 @@ static const struct shape shapes[] = {{1, 1, 2},   {3, 7, 2},   {4, 64, 16}, {8,
 static void forward_agrees_with_the_oracle(void **state)
 {
     static const size_t lengths[] = {1, 7, 17, 40};
-    static const size_t long_lengths[] = {129, 300};
+    static const size_t long_lengths[] = {129, 140};
     (void)state;
     for (size_t i = 0; i < 2 * sizeof(shapes) / sizeof(shapes[0]); i++) {
         struct attention_case c;
@@ -406,9 +406,9 @@ static void run_in_steps(struct backend *b, const struct attention_case *c, size
 
 static void prefill_chunks_and_decode_give_the_same_bits(void **state)
 {
-    static const size_t lengths[] = {40, 1, 23, 300, 17, 129, 128, 16};
+    static const size_t lengths[] = {40, 1, 23, 145, 17, 129, 128, 16};
     static const size_t steps[] = {1, 2, 7, 16, 17, 100, 128};
-    static const size_t which[] = {2, 4, 3, 7};
+    static const size_t which[] = {2, 3, 4};
     (void)state;
     for (size_t i = 0; i < sizeof(which) / sizeof(which[0]); i++) {
         struct attention_case c;

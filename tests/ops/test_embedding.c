@@ -8,13 +8,13 @@
 
 #include "tests/ops/op_fixture.h"
 
-#define VOCAB 19
+#define VOCAB ((size_t)19)
 
 struct embedding_case {
     size_t n_rows, d;
-    const float *table; /* (VOCAB, d), also the gradient's start */
-    const float *d_out;
-    const int32_t *ids;
+    float *table; /* (VOCAB, d), also the gradient's start */
+    float *d_out;
+    int32_t *ids;
     size_t cut; /* rows of the first of two calls */
 };
 
@@ -74,9 +74,9 @@ static void make_case(struct embedding_case *c, size_t n_rows, size_t d)
 
 static void drop_case(const struct embedding_case *c)
 {
-    memory_free((void *)(uintptr_t)c->table);
-    memory_free((void *)(uintptr_t)c->d_out);
-    memory_free((void *)(uintptr_t)c->ids);
+    memory_free(c->table);
+    memory_free(c->d_out);
+    memory_free(c->ids);
 }
 
 static const size_t widths[] = {1, 7, 8, 17, 127, 129};

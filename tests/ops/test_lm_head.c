@@ -29,9 +29,9 @@ static const struct sampling_params samplings[] = {
 
 struct head_case {
     size_t n_rows, d, vocab;
-    const float *x, *w; /* (T, d), (V, d) */
-    const int32_t *targets;
-    const float *g, *h;
+    float *x, *w; /* (T, d), (V, d) */
+    int32_t *targets;
+    float *g, *h;
     struct sampling_params sampling;
 };
 
@@ -115,11 +115,11 @@ static void make_case(struct head_case *c, size_t n_rows, size_t d, size_t vocab
 
 static void drop_case(const struct head_case *c)
 {
-    memory_free((void *)(uintptr_t)c->x);
-    memory_free((void *)(uintptr_t)c->w);
-    memory_free((void *)(uintptr_t)c->targets);
-    memory_free((void *)(uintptr_t)c->g);
-    memory_free((void *)(uintptr_t)c->h);
+    memory_free(c->x);
+    memory_free(c->w);
+    memory_free(c->targets);
+    memory_free(c->g);
+    memory_free(c->h);
 }
 
 /* Logits of one row at parameters x (T, d), w (V, d) in double. */
@@ -273,7 +273,7 @@ static void head_gradient_may_be_cut_into_batches(void **state)
     (void)state;
 
     make_case(&c, 700, 24, 129);
-    float *g = (float *)(uintptr_t)c.g, *h = (float *)(uintptr_t)c.h;
+    float *g = c.g, *h = c.h;
     for (size_t row = 0; row < c.n_rows; row++) {
         g[row] = row % 3 == 0 ? 0.0F : g[row];
         h[row] = row % 6 == 0 ? 0.0F : h[row];
@@ -319,7 +319,7 @@ static void logits_that_are_not_finite_name_the_row(void **state)
     (void)state;
 
     make_case(&c, 300, 16, 64);
-    float *x = (float *)(uintptr_t)c.x, *out = new_floats(3 * c.n_rows), *dx = new_floats(300 * 16);
+    float *x = c.x, *out = new_floats(3 * c.n_rows), *dx = new_floats(c.n_rows * c.d);
     assert_ok(backend_open("cpu", 2, &b));
     float *w = pack_head(b, &c, false), *w_t = pack_head(b, &c, true);
     struct lm_head_backward_args args = {
@@ -330,7 +330,7 @@ static void logits_that_are_not_finite_name_the_row(void **state)
         assert_status(b->ops->lm_head_logprob(b, &args.forward), STATUS_NUMERICS, "row 17 ");
         assert_status(b->ops->lm_head_backward(b, &args), STATUS_NUMERICS, "row 17 ");
     }
-    ((int32_t *)(uintptr_t)c.targets)[3] = 64;
+    c.targets[3] = 64;
     assert_status(b->ops->lm_head_logprob(b, &args.forward), STATUS_BAD_ARGUMENT, "row 3 ");
     backend_close(b);
     memory_free(w_t);
@@ -342,9 +342,9 @@ static void logits_that_are_not_finite_name_the_row(void **state)
 
 static void temperature_zero_is_the_arg_max(void **state)
 {
-    static const float x[4] = {1, 1, 1, 1}, w[5] = {0.5F, 3.0F, 3.0F, -1.0F, 2.0F};
-    static const int32_t targets[4] = {1, 2, 1, 0};
-    static const float g[4] = {1, 1, 1, 1};
+    static float x[4] = {1, 1, 1, 1}, w[5] = {0.5F, 3.0F, 3.0F, -1.0F, 2.0F};
+    static int32_t targets[4] = {1, 2, 1, 0};
+    static float g[4] = {1, 1, 1, 1};
     const struct head_case c = {
         .n_rows = 4, .d = 1, .vocab = 5, .x = x, .w = w, .targets = targets, .g = g};
     struct backend *b;
@@ -378,10 +378,12 @@ static size_t read_numbers(const struct json *value, float *out)
     return n;
 }
 
+#define ROWS ((size_t)9)
+#define VOCAB ((size_t)13)
+
 /* The head is the identity, so the logits are the file's and dx is dz. */
 static void known_numbers_of_another_implementation(void **state)
 {
-    enum { ROWS = 9, VOCAB = 13 };
     char path[1024];
     struct json *file;
     float logits[ROWS * VOCAB], identity[VOCAB * VOCAB] = {0}, g[ROWS], h[ROWS], zero[ROWS] = {0};

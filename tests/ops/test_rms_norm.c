@@ -16,7 +16,7 @@ static const size_t widths[] = {1, 7, 8, 17, 127, 129};
 
 struct norm_case {
     size_t n_rows, d;
-    const float *x, *w, *dy;
+    float *x, *w, *dy;
 };
 
 /* y then rstd. */
@@ -93,9 +93,9 @@ static void make_case(struct norm_case *c, size_t n_rows, size_t d)
 
 static void drop_case(const struct norm_case *c)
 {
-    memory_free((void *)(uintptr_t)c->x);
-    memory_free((void *)(uintptr_t)c->w);
-    memory_free((void *)(uintptr_t)c->dy);
+    memory_free(c->x);
+    memory_free(c->w);
+    memory_free(c->dy);
 }
 
 static void forward_agrees_with_the_oracle(void **state)

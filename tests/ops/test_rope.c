@@ -42,8 +42,8 @@ static void make_tables(size_t dr, float **cos_table, float **sin_table)
     *cos_table = new_floats(N_POSITIONS * dr / 2);
     *sin_table = new_floats(N_POSITIONS * dr / 2);
     for (size_t i = 0; i < N_POSITIONS * dr / 2; i++) {
-        const double frequency = pow(1e4, -2.0 * (double)(i % (dr / 2)) / (double)dr);
-        const double angle = (double)(i / (dr / 2)) * frequency;
+        const size_t position = i / (dr / 2), pair = i % (dr / 2);
+        const double angle = (double)position * pow(1e4, -2.0 * (double)pair / (double)dr);
         (*cos_table)[i] = (float)cos(angle);
         (*sin_table)[i] = (float)sin(angle);
     }

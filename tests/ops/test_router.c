@@ -148,11 +148,20 @@ static double group_score(const double *c, size_t first, size_t size)
     return best;
 }
 
+/* How many of n values beat the one at index. */
+static size_t rank_of(const double *c, size_t n, size_t index)
+{
+    size_t rank = 0;
+    for (size_t i = 0; i < n; i++) {
+        rank += beats(c, i, index) ? 1 : 0;
+    }
+    return rank;
+}
+
 static void check_selection(const struct router_args *a, const float *scores, const float *indices)
 {
     const size_t size = a->n_experts / a->n_groups;
-    double c[64], groups[16];
-    size_t n_kept = 0;
+    double c[64] = {0}, groups[16] = {0};
 
     for (size_t e = 0; e < a->n_experts; e++) {
         c[e] = (double)(scores[e] + a->bias[e]);
@@ -161,22 +170,13 @@ static void check_selection(const struct router_args *a, const float *scores, co
         groups[g] = group_score(c, g * size, size);
     }
     for (size_t g = 0; g < a->n_groups; g++) {
-        size_t n_better = 0;
-        for (size_t other = 0; other < a->n_groups; other++) {
-            n_better += beats(groups, other, g) ? 1 : 0;
-        }
-        for (size_t e = g * size; n_better >= a->top_groups && e < (g + 1) * size; e++) {
+        const bool is_kept = rank_of(groups, a->n_groups, g) < a->top_groups;
+        for (size_t e = g * size; !is_kept && e < (g + 1) * size; e++) {
             c[e] = -HUGE_VAL;
         }
-        n_kept += n_better < a->top_groups ? 1 : 0;
     }
-    assert_int_equal(n_kept, a->top_groups);
     for (size_t k = 0; k < a->top_k; k++) {
-        size_t n_better = 0;
-        for (size_t e = 0; e < a->n_experts; e++) {
-            n_better += beats(c, e, (size_t)indices[k]) ? 1 : 0;
-        }
-        assert_int_equal(n_better, k);
+        assert_int_equal(rank_of(c, a->n_experts, (size_t)indices[k]), k);
     }
 }
 

@@ -68,7 +68,7 @@ static void noise_equals_philox_word_by_word(void **state)
 {
     (void)state;
     for (uint32_t i = 0; i < 20; i++) {
-        const uint64_t seed = 0xfedcba9876543210ULL * i, group = 77 * i;
+        const uint64_t seed = 0xfedcba9876543210ULL * i, group = 77 * (uint64_t)i;
         const uint32_t sample = i * 5, position = 0xffffffffU - i;
         const uint64_t key_bits =
             random_bits(seed, RANDOM_SAMPLING, group, sample | (uint64_t)position << 32);
@@ -155,39 +155,42 @@ static void draws_agree_with_the_oracle_under_every_filter(void **state)
     }
 }
 
+#define DRAWS ((size_t)200000)
+#define FEW ((size_t)8)
+#define BATCH ((size_t)1000)
+
 /* Four standard deviations of a binomial count; the draws are a fixed function of the keys. */
 static void counts_follow_the_distribution(void **state)
 {
-    enum { DRAWS = 200000, VOCAB = 8, ROWS = 1000 };
-    static const float p[VOCAB] = {0.4F, 0.25F, 0.15F, 0.1F, 0.05F, 0.03F, 0.0199F, 0.0001F};
-    static float logits[ROWS * VOCAB], logp[ROWS];
-    static int32_t tokens[ROWS];
-    static struct sample_row rows[ROWS];
-    size_t counts[VOCAB] = {0};
+    static const float p[FEW] = {0.4F, 0.25F, 0.15F, 0.1F, 0.05F, 0.03F, 0.0199F, 0.0001F};
+    static float logits[BATCH * FEW], logp[BATCH];
+    static int32_t tokens[BATCH];
+    static struct sample_row rows[BATCH];
+    size_t counts[FEW] = {0};
     struct backend *b;
     (void)state;
 
     assert_ok(backend_open("cpu", 1, &b));
-    for (size_t i = 0; i < ROWS * VOCAB; i++) {
-        logits[i] = logf(p[i % VOCAB]);
+    for (size_t i = 0; i < BATCH * FEW; i++) {
+        logits[i] = logf(p[i % FEW]);
     }
-    for (size_t first = 0; first < DRAWS; first += ROWS) {
-        for (size_t i = 0; i < ROWS; i++) {
+    for (size_t first = 0; first < DRAWS; first += BATCH) {
+        for (size_t i = 0; i < BATCH; i++) {
             rows[i] = (struct sample_row){.seed = 42,
                                           .group = (first + i) / 100,
                                           .sample = (uint32_t)((first + i) / 10 % 10),
                                           .position = (uint32_t)((first + i) % 10),
                                           .sampling = samplings[0]};
         }
-        assert_ok(b->ops->sample(
-            b, &(struct sample_args){logits, VOCAB, rows, tokens, logp, ROWS, VOCAB}));
-        for (size_t i = 0; i < ROWS; i++) {
+        assert_ok(
+            b->ops->sample(b, &(struct sample_args){logits, FEW, rows, tokens, logp, BATCH, FEW}));
+        for (size_t i = 0; i < BATCH; i++) {
             counts[tokens[i]]++;
         }
     }
     backend_close(b);
-    for (size_t v = 0; v < VOCAB; v++) {
-        const double mean = DRAWS * (double)p[v];
+    for (size_t v = 0; v < FEW; v++) {
+        const double mean = (double)DRAWS * (double)p[v];
         const double limit = 4.0 * sqrt(mean * (1.0 - (double)p[v]));
         if (fabs((double)counts[v] - mean) > limit) {
             fail_msg("token %zu drawn %zu times, want %.0f +- %.0f", v, counts[v], mean, limit);
@@ -221,10 +224,13 @@ static void a_draw_does_not_depend_on_its_batch(void **state)
     memory_free(logits);
 }
 
+#define ROWS ((size_t)300)
+#define VOCAB ((size_t)129)
+#define WIDTH ((size_t)40)
+
 /* The trainer's log-probability of what was drawn: logits through the same head. */
 static void logp_equals_the_heads_bit_for_bit(void **state)
 {
-    enum { ROWS = 300, VOCAB = 129, WIDTH = 40 };
     float *x = random_floats(ROWS * WIDTH, 1, 1.0F), *w = random_floats(VOCAB * WIDTH, 2, 0.4F);
     float *packed = new_floats(packed_floats(WIDTH, VOCAB)), *logits = new_floats(ROWS * VOCAB);
     static float logp[ROWS], again[ROWS], lse[ROWS];
@@ -307,7 +313,6 @@ static void filters_decide_ties_by_the_lower_id(void **state)
 
 static void logits_that_are_not_finite_name_the_row(void **state)
 {
-    enum { ROWS = 300, VOCAB = 129 };
     float *logits = random_floats(ROWS * VOCAB, 1, 2.0F);
     struct sample_row *rows = make_rows(ROWS, samplings[0]);
     static float logp[ROWS];
