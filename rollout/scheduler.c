@@ -1,204 +1,5 @@
-/* Continuous batching over slots. A slot is a sequence with its arrays, allocated once; a group is
- * allocated when it is added and freed when its last sample is done. */
-#include "rollout/scheduler.h"
-
-#include "base/memory.h"
-
-struct scheduler {
-    struct scheduler_limits limits;
-    struct kv_cache *cache;
-    struct group *groups, **last; /* in order of arrival; last: where the next one is linked */
-    struct sequence *slots;       /* (max_num_seqs) */
-    size_t *free_slots;           /* a stack */
-    size_t n_free_slots;
-    size_t cursor; /* slot that decodes first, so that no one starves when rows are few */
-    int32_t *id_memory;
-    float *logprob_memory;
-    struct schedule schedule;
-    struct page_copy *copies;         /* (max_num_seqs) */
-    const struct sequence **finished; /* (max_num_seqs) */
-    size_t n_copies, n_finished;
-};
-
-static enum status allocate_rows(struct schedule *schedule, size_t n_rows)
-{
-    TRY(memory_alloc(n_rows, sizeof(int32_t), &schedule->tokens));
-    TRY(memory_alloc(n_rows, sizeof(int32_t), &schedule->positions));
-    return memory_alloc(n_rows, sizeof(struct kv_span), &schedule->spans);
-}
-
-static enum status allocate_draws(struct scheduler *s)
-{
-    struct schedule *schedule = &s->schedule;
-    const size_t n_seqs = s->limits.max_num_seqs;
-
-    TRY(memory_alloc(n_seqs, sizeof(int32_t), &schedule->draw_rows));
-    TRY(memory_alloc(n_seqs, sizeof(struct sample_row), &schedule->draws));
-    TRY(memory_alloc(n_seqs, sizeof(size_t), &schedule->draw_slots));
-    TRY(memory_alloc(n_seqs, sizeof(struct page_copy), &s->copies));
-    return memory_alloc(n_seqs, sizeof(const struct sequence *), &s->finished);
-}
-
-static enum status allocate_slots(struct scheduler *s)
-{
-    const size_t n_seqs = s->limits.max_num_seqs;
-    const size_t n_tokens = s->limits.max_sequence;
-    const size_t n_blocks = kv_cache_pages_for(n_tokens);
-
-    TRY(memory_alloc(n_seqs, sizeof(struct sequence), &s->slots));
-    TRY(memory_alloc(n_seqs, sizeof(size_t), &s->free_slots));
-    TRY(memory_alloc(n_seqs, (n_tokens + n_blocks) * sizeof(int32_t), &s->id_memory));
-    TRY(memory_alloc(n_seqs, n_tokens * sizeof(float), &s->logprob_memory));
-    for (size_t i = 0; i < n_seqs; i++) {
-        s->slots[i].tokens = s->id_memory + i * (n_tokens + n_blocks);
-        s->slots[i].blocks = s->slots[i].tokens + n_tokens;
-        s->slots[i].logprobs = s->logprob_memory + i * n_tokens;
-        s->free_slots[i] = n_seqs - 1 - i;
-    }
-    s->n_free_slots = n_seqs;
-    return STATUS_OK;
-}
-
-enum status scheduler_create(const struct scheduler_limits *limits, struct kv_cache *cache,
-                             struct scheduler **out)
-{
-    struct scheduler *s = NULL;
-
-    *out = NULL;
-    if (limits->max_num_seqs == 0 || limits->max_batch_tokens == 0 || limits->max_sequence < 2) {
-        return status_set(STATUS_BAD_ARGUMENT,
-                          "%zu sequences of %zu tokens in batches of %zu, want at least 1, 2, 1",
-                          limits->max_num_seqs, limits->max_sequence, limits->max_batch_tokens);
-    }
-    TRY(memory_alloc(1, sizeof(*s), &s));
-    s->limits = *limits;
-    s->cache = cache;
-    s->last = &s->groups;
-    enum status status = allocate_rows(&s->schedule, limits->max_batch_tokens);
-    if (status == STATUS_OK) {
-        status = allocate_draws(s);
-    }
-    if (status == STATUS_OK) {
-        status = allocate_slots(s);
-    }
-    if (status != STATUS_OK) {
-        scheduler_destroy(s);
-        return status;
-    }
-    *out = s;
-    return STATUS_OK;
-}
-
-static void release_group_pages(struct scheduler *s, struct group *group)
-{
-    for (size_t i = 0; i < group->n_blocks; i++) {
-        kv_cache_release(s->cache, group->blocks[i]);
-    }
-    group->n_blocks = 0;
-}
-
-static void release_sequence_pages(struct scheduler *s, struct sequence *sequence)
-{
-    for (size_t i = 0; i < sequence->n_blocks; i++) {
-        kv_cache_release(s->cache, sequence->blocks[i]);
-    }
-    kv_cache_unreserve(s->cache, sequence->n_promised);
-    sequence->n_blocks = 0;
-    sequence->n_promised = 0;
-}
-
-static void free_slot(struct scheduler *s, struct sequence *sequence)
-{
-    sequence->state = SEQUENCE_FREE;
-    sequence->group = NULL;
-    s->free_slots[s->n_free_slots++] = (size_t)(sequence - s->slots);
-}
-
-/* Unlinks and frees the group that *link points to. */
-static void remove_group(struct scheduler *s, struct group **link)
-{
-    struct group *group = *link;
-
-    release_group_pages(s, group);
-    *link = group->next;
-    if (s->last == &group->next) {
-        s->last = link;
-    }
-    memory_free(group);
-}
-
-static void drop_group(struct scheduler *s, struct group **link)
-{
-    for (size_t i = 0; i < s->limits.max_num_seqs; i++) {
-        struct sequence *sequence = &s->slots[i];
-
-        if (sequence->state != SEQUENCE_FREE && sequence->group == *link) {
-            release_sequence_pages(s, sequence);
-            free_slot(s, sequence);
-        }
-    }
-    remove_group(s, link);
-}
-
-void scheduler_destroy(struct scheduler *s)
-{
-    if (s == NULL) {
-        return;
-    }
-    while (s->groups != NULL) {
-        drop_group(s, &s->groups);
-    }
-    memory_free(s->finished);
-    memory_free(s->copies);
-    memory_free(s->schedule.draw_slots);
-    memory_free(s->schedule.draws);
-    memory_free(s->schedule.draw_rows);
-    memory_free(s->schedule.spans);
-    memory_free(s->schedule.positions);
-    memory_free(s->schedule.tokens);
-    memory_free(s->logprob_memory);
-    memory_free(s->id_memory);
-    memory_free(s->free_slots);
-    memory_free(s->slots);
-    memory_free(s);
-}
-
-static enum status check_request(const struct scheduler *s, const struct engine_request *request)
-{
-    const size_t room = s->limits.max_sequence;
-
-    if (request->n_prompt == 0 || request->n_samples == 0 || request->max_tokens == 0) {
-        return status_set(STATUS_BAD_ARGUMENT,
-                          "a request with %zu prompt tokens, %zu samples, %zu new tokens: none may "
-                          "be 0",
-                          request->n_prompt, request->n_samples, request->max_tokens);
-    }
-    if (request->n_prompt > room || request->max_tokens > room - request->n_prompt) {
-        return status_set(STATUS_BAD_ARGUMENT,
-                          "%zu prompt tokens and up to %zu new ones do not fit in %zu",
-                          request->n_prompt, request->max_tokens, room);
-    }
-    return STATUS_OK;
-}
-
-enum status scheduler_add(struct scheduler *s, const struct engine_request *request)
-{
-    struct group *group = NULL;
-
-    TRY(check_request(s, request));
-    TRY(group_create(request, &group));
-    const size_t n_needed = group_prompt_pages(group) + group_sample_pages(group);
-    if (n_needed > kv_cache_n_pages(s->cache)) {
-        memory_free(group);
-        return status_set(STATUS_BAD_ARGUMENT,
-                          "a sequence needs %zu cache pages, there are %zu: raise "
-                          "rollout.kv_cache_bytes",
-                          n_needed, kv_cache_n_pages(s->cache));
-    }
-    *s->last = group;
-    s->last = &group->next;
-    return STATUS_OK;
-}
+/* Continuous batching: who is admitted, what the next forward holds, what its draws did. */
+#include "rollout/scheduler_internal.h"
 
 /* Gives one more sample of the group a slot and promises; false when either is short. */
 static bool admit_sample(struct scheduler *s, struct group *group, int64_t now_us)
@@ -245,12 +46,12 @@ static void reclaim(struct scheduler *s)
 
     for (size_t i = 0; i < s->limits.max_num_seqs; i++) {
         if (s->slots[i].state == SEQUENCE_FINISHED) {
-            free_slot(s, &s->slots[i]);
+            scheduler_free_slot(s, &s->slots[i]);
         }
     }
     while (*link != NULL) {
         if ((*link)->n_finished == (*link)->n_samples) {
-            remove_group(s, link);
+            scheduler_remove_group(s, link);
         } else {
             link = &(*link)->next;
         }
@@ -383,7 +184,7 @@ static void accept_token(struct scheduler *s, struct sequence *sequence, int32_t
 
     sequence->group->n_begun += is_first ? 1 : 0;
     if (sequence_append(sequence, token, logp, is_end_token)) {
-        release_sequence_pages(s, sequence);
+        scheduler_release_sequence(s, sequence);
         sequence->state = SEQUENCE_FINISHED;
         sequence->group->n_finished++;
         s->finished[s->n_finished++] = sequence;
@@ -412,34 +213,11 @@ void scheduler_accept(struct scheduler *s, const int32_t *drawn, const float *lo
     }
     for (struct group *group = s->groups; group != NULL; group = group->next) {
         if (group->n_begun == group->n_samples) {
-            release_group_pages(s, group); /* the samples own what they still need */
+            scheduler_release_group(s, group); /* the samples own what they still need */
         }
     }
     *result = (struct schedule_result){.copies = s->copies,
                                        .n_copies = s->n_copies,
                                        .finished = s->finished,
                                        .n_finished = s->n_finished};
-}
-
-void scheduler_cancel(struct scheduler *s, uint64_t group_id)
-{
-    struct group **link = &s->groups;
-
-    while (*link != NULL) {
-        if ((*link)->id == group_id) {
-            drop_group(s, link);
-        } else {
-            link = &(*link)->next;
-        }
-    }
-}
-
-size_t scheduler_queued(const struct scheduler *s)
-{
-    size_t n_queued = 0;
-
-    for (const struct group *group = s->groups; group != NULL; group = group->next) {
-        n_queued += group->n_samples - group->n_finished;
-    }
-    return n_queued;
 }
