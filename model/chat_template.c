@@ -130,7 +130,7 @@ enum status chat_template_choose(const char *name, const char *dir, enum chat_te
 struct builder {
     const struct tokenizer *tokenizer;
     bool parse_special;
-    struct byte_buffer text;
+    struct text_buffer text;
     size_t encoded; /* text[0 .. encoded) is in ids */
     struct id_buffer ids;
 };
@@ -164,7 +164,7 @@ static enum status builder_marker(struct builder *b, const char *marker)
                           "the tokenizer has no token %s, which the chat template needs", marker);
     }
     TRY(builder_flush(b));
-    TRY(byte_buffer_put(&b->text, marker, strlen(marker)));
+    TRY(text_buffer_put(&b->text, marker, strlen(marker)));
     b->encoded = b->text.count;
     return id_buffer_put(&b->ids, id);
 }
@@ -176,7 +176,7 @@ static enum status builder_id(struct builder *b, int32_t id)
 
     TRY(builder_flush(b));
     TRY(tokenizer_decode(b->tokenizer, &id, 1, false, true, &text, &n));
-    const enum status status = byte_buffer_put(&b->text, text, n);
+    const enum status status = text_buffer_put(&b->text, text, n);
     memory_free(text);
     TRY(status);
     b->encoded = b->text.count;
@@ -185,7 +185,7 @@ static enum status builder_id(struct builder *b, int32_t id)
 
 static enum status builder_text(struct builder *b, const char *text, size_t n)
 {
-    return byte_buffer_put(&b->text, text, n);
+    return text_buffer_put(&b->text, text, n);
 }
 
 /* --- Messages --- */
@@ -383,7 +383,7 @@ static enum status render(struct builder *b, enum chat_template template, const 
     *out = (struct chat_prompt){0};
     const enum status status = build(b, template, chat, end, out);
     if (status != STATUS_OK) {
-        byte_buffer_dispose(&b->text);
+        text_buffer_dispose(&b->text);
         id_buffer_dispose(&b->ids);
     }
     return status;

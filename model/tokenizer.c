@@ -151,7 +151,7 @@ struct encoder {
     const struct tokenizer *tokenizer;
     bool parse_special;
     struct split_scratch scratch;
-    struct byte_buffer normal;
+    struct text_buffer normal;
     struct id_buffer ids;
 };
 
@@ -238,7 +238,7 @@ enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text
     *out = (struct token_list){0};
     const enum status status = encode_any(&e, text, n);
     split_scratch_dispose(&e.scratch);
-    byte_buffer_dispose(&e.normal);
+    text_buffer_dispose(&e.normal);
     if (status != STATUS_OK) {
         id_buffer_dispose(&e.ids);
         return status;
@@ -269,7 +269,7 @@ static struct text_ref text_of(const struct tokenizer *tokenizer, int32_t id, bo
 enum status tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size_t count,
                              bool skip_special, bool repair, char **out, size_t *n_out)
 {
-    struct byte_buffer bytes = {0};
+    struct text_buffer bytes = {0};
     size_t n = 0;
     bool is_lossy;
 
@@ -278,7 +278,7 @@ enum status tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *i
     for (size_t i = 0; i < count; i++) {
         n += text_of(tokenizer, ids[i], skip_special).n;
     }
-    TRY(byte_buffer_reserve(&bytes, n));
+    TRY(text_buffer_reserve(&bytes, n));
     for (size_t i = 0; i < count; i++) {
         const struct text_ref text = text_of(tokenizer, ids[i], skip_special);
         if (text.n > 0) {
@@ -292,6 +292,6 @@ enum status tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *i
         return STATUS_OK;
     }
     const enum status status = utf8_repair(bytes.bytes, bytes.count, out, n_out, &is_lossy);
-    byte_buffer_dispose(&bytes);
+    text_buffer_dispose(&bytes);
     return status;
 }

@@ -90,7 +90,7 @@ struct span_list {
 struct split_scratch {
     struct regex_matcher *matcher;
     struct span_list spans, other;
-    struct byte_buffer text; /* when spaces were added */
+    struct text_buffer text; /* when spaces were added */
 };
 void split_scratch_dispose(struct split_scratch *scratch);
 /* Cuts text[0..n) into scratch->spans of *cut_text, which is text or scratch->text. */

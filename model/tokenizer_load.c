@@ -132,7 +132,7 @@ static enum status read_added_token(const struct json *value, struct tokenizer *
 static enum status file_added_token(struct tokenizer *tokenizer, const struct added_token *token,
                                     int32_t index)
 {
-    struct byte_buffer normal = {0};
+    struct text_buffer normal = {0};
 
     if (!token->normalized) {
         return added_trie_add(&tokenizer->raw, token->content, token->content_bytes, index);
@@ -141,12 +141,12 @@ static enum status file_added_token(struct tokenizer *tokenizer, const struct ad
     if (tokenizer->normalizes_nfc) {
         status = text_normalize_nfc(token->content, token->content_bytes, &normal);
     } else {
-        status = byte_buffer_put(&normal, token->content, token->content_bytes);
+        status = text_buffer_put(&normal, token->content, token->content_bytes);
     }
     if (status == STATUS_OK) {
         status = added_trie_add(&tokenizer->normal, normal.bytes, normal.count, index);
     }
-    byte_buffer_dispose(&normal);
+    text_buffer_dispose(&normal);
     return status;
 }
 

@@ -56,7 +56,7 @@ struct translation {
     const char *pattern;
     size_t n, at; /* at: the next byte to read */
     bool is_in_class;
-    struct byte_buffer out;
+    struct text_buffer out;
 };
 
 static enum status refuse(const struct translation *t, const char *what)
@@ -73,7 +73,7 @@ static char peek(const struct translation *t, size_t ahead)
 /* Copies the next n bytes. */
 static enum status copy_bytes(struct translation *t, size_t n)
 {
-    TRY(byte_buffer_put(&t->out, t->pattern + t->at, n));
+    TRY(text_buffer_put(&t->out, t->pattern + t->at, n));
     t->at += n;
     return STATUS_OK;
 }
@@ -82,7 +82,7 @@ static enum status copy_bytes(struct translation *t, size_t n)
 static enum status replace_bytes(struct translation *t, size_t n, const char *text)
 {
     t->at += n;
-    return byte_buffer_put(&t->out, text, strlen(text));
+    return text_buffer_put(&t->out, text, strlen(text));
 }
 
 /* \uHHHH, which PCRE2 writes \x{HHHH}. */
@@ -216,7 +216,7 @@ static enum status translate_literal(struct translation *t)
     while (t->at < t->n) {
         const char c = t->pattern[t->at];
         if ((c > 0 && c < '0') || (c > '9' && c < 'A') || (c > 'Z' && c < 'a') || c > 'z') {
-            TRY(byte_buffer_put(&t->out, "\\", 1));
+            TRY(text_buffer_put(&t->out, "\\", 1));
         }
         TRY(copy_bytes(t, 1));
     }
@@ -231,12 +231,12 @@ static enum status translate(struct translation *t, bool is_literal)
     while (t->at < t->n) {
         TRY(translate_one(t));
     }
-    return byte_buffer_reserve(&t->out, 0); /* an empty pattern is text too */
+    return text_buffer_reserve(&t->out, 0); /* an empty pattern is text too */
 }
 
 /* --- Compiling --- */
 
-static enum status compile(const struct byte_buffer *pattern, pcre2_general_context *general,
+static enum status compile(const struct text_buffer *pattern, pcre2_general_context *general,
                            pcre2_compile_context *context, struct tokenizer_regex *regex)
 {
     const uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;
@@ -284,7 +284,7 @@ enum status tokenizer_regex_create(const char *pattern, size_t n, bool is_litera
     }
     pcre2_compile_context_free(context);
     pcre2_general_context_free(general);
-    byte_buffer_dispose(&t.out);
+    text_buffer_dispose(&t.out);
     return status;
 }
 

@@ -283,9 +283,9 @@ static enum status add_spaces(const char *text, struct split_scratch *scratch)
         struct text_span *span = &scratch->spans.items[i];
         const size_t start = scratch->text.count;
         if (text[span->start] != ' ') {
-            TRY(byte_buffer_put(&scratch->text, " ", 1));
+            TRY(text_buffer_put(&scratch->text, " ", 1));
         }
-        TRY(byte_buffer_put(&scratch->text, text + span->start, span->end - span->start));
+        TRY(text_buffer_put(&scratch->text, text + span->start, span->end - span->start));
         *span = (struct text_span){start, scratch->text.count};
     }
     return STATUS_OK;
@@ -320,6 +320,6 @@ void split_scratch_dispose(struct split_scratch *scratch)
     regex_matcher_destroy(scratch->matcher);
     memory_free(scratch->spans.items);
     memory_free(scratch->other.items);
-    byte_buffer_dispose(&scratch->text);
+    text_buffer_dispose(&scratch->text);
     *scratch = (struct split_scratch){0};
 }

@@ -7,40 +7,6 @@
 #include <string.h>
 #include <utf8proc.h>
 
-enum status byte_buffer_reserve(struct byte_buffer *buffer, size_t n_more)
-{
-    size_t wanted;
-
-    if (!size_add(buffer->count, n_more, &wanted) || !size_add(wanted, 1, &wanted)) {
-        return status_set(STATUS_NO_MEMORY, "a text of %zu + %zu bytes is too long", buffer->count,
-                          n_more);
-    }
-    if (wanted <= buffer->room) {
-        return STATUS_OK;
-    }
-    const size_t room = wanted < 64 ? 64 : wanted + wanted / 2;
-    TRY(memory_resize(buffer->count, room, 1, &buffer->bytes));
-    buffer->room = room;
-    return STATUS_OK;
-}
-
-enum status byte_buffer_put(struct byte_buffer *buffer, const char *bytes, size_t n)
-{
-    TRY(byte_buffer_reserve(buffer, n));
-    if (n > 0) {
-        memcpy(buffer->bytes + buffer->count, bytes, n);
-    }
-    buffer->count += n;
-    buffer->bytes[buffer->count] = '\0';
-    return STATUS_OK;
-}
-
-void byte_buffer_dispose(struct byte_buffer *buffer)
-{
-    memory_free(buffer->bytes);
-    *buffer = (struct byte_buffer){0};
-}
-
 bool text_is_utf8(const char *text, size_t n)
 {
     size_t i = 0;
@@ -188,22 +154,22 @@ static enum status compose(const char *text, size_t n, utf8proc_int32_t **points
     return STATUS_OK;
 }
 
-enum status text_normalize_nfc(const char *text, size_t n, struct byte_buffer *out)
+enum status text_normalize_nfc(const char *text, size_t n, struct text_buffer *out)
 {
     utf8proc_int32_t *points = NULL;
     size_t n_points = 0;
 
     if (is_plainly_nfc(text, n)) {
-        return byte_buffer_put(out, text, n);
+        return text_buffer_put(out, text, n);
     }
     enum status status = compose(text, n, &points, &n_points);
     if (status == STATUS_OK) {
-        status = byte_buffer_reserve(out, n_points * 4);
+        status = text_buffer_reserve(out, n_points * 4);
     }
     for (size_t i = 0; status == STATUS_OK && i < n_points; i++) {
         utf8proc_uint8_t bytes[4];
         const utf8proc_ssize_t length = utf8proc_encode_char(points[i], bytes);
-        status = byte_buffer_put(out, (const char *)bytes, (size_t)length);
+        status = text_buffer_put(out, (const char *)bytes, (size_t)length);
     }
     memory_free(points);
     return status;

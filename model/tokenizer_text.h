@@ -1,22 +1,14 @@
-/* Owns what the tokenizer needs to know of text: a growing byte buffer, the two character
- * classes of added tokens, and the NFC normal form (utf8proc). */
+/* Owns what the tokenizer needs to know of text: the two character classes of added tokens, and the
+ * NFC normal form (utf8proc). */
 #ifndef HONE_MODEL_TOKENIZER_TEXT_H
 #define HONE_MODEL_TOKENIZER_TEXT_H
 
 #include "base/status.h"
+#include "base/text_buffer.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-
-/* Bytes that grow; always followed by a NUL that is not counted. Start from zeros. */
-struct byte_buffer {
-    char *bytes;
-    size_t count, room;
-};
-MUST_CHECK enum status byte_buffer_reserve(struct byte_buffer *buffer, size_t n_more);
-MUST_CHECK enum status byte_buffer_put(struct byte_buffer *buffer, const char *bytes, size_t n);
-void byte_buffer_dispose(struct byte_buffer *buffer);
 
 bool text_is_utf8(const char *text, size_t n);
 
@@ -33,6 +25,6 @@ bool text_starts_with_word(const char *text, size_t n);
 bool text_ends_with_word(const char *text, size_t n);
 
 /* Appends the NFC form of text[0..n), valid UTF-8. Errors: NO_MEMORY. */
-MUST_CHECK enum status text_normalize_nfc(const char *text, size_t n, struct byte_buffer *out);
+MUST_CHECK enum status text_normalize_nfc(const char *text, size_t n, struct text_buffer *out);
 
 #endif

@@ -5,7 +5,6 @@
 #include "base/memory.h"
 #include "reward/builtin.h"
 #include "reward/cmd_scorer.h"
-#include "reward/reward.h"
 
 #include <math.h>
 #include <signal.h>
@@ -374,12 +373,4 @@ void scoring_destroy(struct scoring *scoring)
     memory_free(scoring->descriptions);
     memory_free(scoring->components);
     memory_free(scoring);
-}
-
-enum status reward_check(const struct run_config *config)
-{
-    struct scoring *scoring = NULL;
-    const enum status status = scoring_create(config, &scoring);
-    scoring_destroy(scoring);
-    return status;
 }
