@@ -21,7 +21,8 @@ struct bench_result {
     double share; /* value / limit, or 0 */
 };
 
-/* The register-only fp32 FMA rate of all the backend's threads, best of about 20 ms, in flop/s. */
+/* The register-only fp32 FMA rate of all the backend's threads, best of about 20 ms (up to half a
+ * second where the threads first share a core), in flop/s. */
 MUST_CHECK enum status bench_fma_peak(struct backend *backend, double *flops_per_s);
 
 /* Measures peak, memory bandwidth, GEMM forms, experts and exp: about 3 s, 200 MB. results has room

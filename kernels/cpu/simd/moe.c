@@ -27,24 +27,20 @@ static size_t gate_up_columns(size_t f)
     return (f + PANEL_COLUMNS - 1) / PANEL_COLUMNS * 2 * PANEL_COLUMNS;
 }
 
-static void swiglu_row(const float *gate_up, float *h, size_t f)
+/* h (f) from the interleaved halves; saved: NULL, or where gate (f) and up (f) are kept. */
+static void swiglu_row(const float *gate_up, float *h, float *saved, size_t f)
 {
     for (size_t i = 0; i < f; i += SIMD_LANES) {
         const size_t left = f - i;
+        const size_t n = left < SIMD_LANES ? left : SIMD_LANES;
         const size_t at = i / PANEL_COLUMNS * 2 * PANEL_COLUMNS + i % PANEL_COLUMNS;
-        const f32x16 value =
-            swiglu_vector(vec_load(gate_up + at), vec_load(gate_up + at + PANEL_COLUMNS));
-        vec_store_n(h + i, value, left < SIMD_LANES ? left : SIMD_LANES);
-    }
-}
-
-static void save_gate_up(const float *gate_up, float *saved, size_t f)
-{
-    for (size_t i = 0; i < f; i += PANEL_COLUMNS) {
-        const size_t left = f - i;
-        const size_t n = left < PANEL_COLUMNS ? left : PANEL_COLUMNS;
-        memcpy(saved + i, gate_up + 2 * i, n * sizeof(float));
-        memcpy(saved + f + i, gate_up + 2 * i + PANEL_COLUMNS, n * sizeof(float));
+        const f32x16 gate = vec_load(gate_up + at);
+        const f32x16 up = vec_load(gate_up + at + PANEL_COLUMNS);
+        vec_store_n(h + i, swiglu_vector(gate, up), n);
+        if (saved != NULL) {
+            vec_store_n(saved + i, gate, n);
+            vec_store_n(saved + f + i, up, n);
+        }
     }
 }
 
@@ -73,12 +69,10 @@ static void run_item(const struct moe_job *job, const struct moe_item *item, flo
     };
     ISA(gemm_block)(&up);
     for (size_t i = 0; i < n; i++) {
-        const float *const row = gate_up + i * job->gate_up_stride;
-        swiglu_row(row, h + i * job->h_stride, f);
-        if (args->saved_gate_up != NULL) {
-            const size_t slot = job->groups.slot_at[item->begin + i];
-            save_gate_up(row, args->saved_gate_up + slot * 2 * f, f);
-        }
+        const size_t slot = job->groups.slot_at[item->begin + i];
+        float *const saved =
+            args->saved_gate_up != NULL ? args->saved_gate_up + slot * 2 * f : NULL;
+        swiglu_row(gate_up + i * job->gate_up_stride, h + i * job->h_stride, saved, f);
     }
     const struct gemm_block down = {
         .x = h,
