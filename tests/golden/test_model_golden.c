@@ -1,7 +1,6 @@
 /* Owns the golden model fixtures: logits, losses, hidden states, routes and every gradient against
  * float64 references (README of the golden folder). Made by an independent evaluation of the
  * formulas; the data lies outside the repository and the cases are skipped where it is absent. */
-#include "base/file.h"
 #include "base/status.h"
 #include "kernels/backend.h"
 #include "model/model_check.h"
@@ -15,19 +14,7 @@
 
 #include <cmocka.h>
 
-/* Path of a golden file; false (and a message) when the data is not there. */
-static bool golden_path(const char *fixture, const char *file, char *out, size_t room)
-{
-    const char *shared = getenv("HONE_SHARED");
-
-    (void)snprintf(out, room, "%s/golden/%s%s%s", shared == NULL ? "../shared" : shared, fixture,
-                   file[0] == '\0' ? "" : "/", file);
-    if (file[0] == '\0' ? folder_exists(out) : file_exists(out)) {
-        return true;
-    }
-    print_message("no %s: skipped (set HONE_SHARED)\n", out);
-    return false;
-}
+#include "tests/support/support.h"
 
 static void print_line(const char *device, const char *fixture, const struct model_check_line *line)
 {
@@ -38,25 +25,22 @@ static void print_line(const char *device, const char *fixture, const struct mod
 
 static void check_fixture(const char *device, const char *fixture)
 {
-    char dir[512], io[512];
+    char name[64], dir[512], io[544];
     struct backend *backend;
     struct model_check check;
 
-    if (!golden_path(fixture, "", dir, sizeof(dir)) ||
-        !golden_path(fixture, "io.safetensors", io, sizeof(io))) {
+    (void)snprintf(name, sizeof(name), "golden/%s", fixture);
+    if (!support_shared_path(name, dir, sizeof(dir))) {
         skip();
     }
+    (void)snprintf(io, sizeof(io), "%s/io.safetensors", dir);
     if (backend_open(device, 2, &backend) != STATUS_OK) {
         print_message("%s: skipped\n", status_message());
         skip();
     }
 
-    const enum status status = model_check_against(backend, dir, io, NULL, &check);
-
+    assert_ok(model_check_against(backend, dir, io, NULL, &check));
     backend_close(backend);
-    if (status != STATUS_OK) {
-        fail_msg("%s %s: %s", device, fixture, status_message());
-    }
     for (size_t i = 0; i < check.n_lines; i++) {
         print_line(device, fixture, &check.lines[i]);
     }
