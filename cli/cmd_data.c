@@ -128,9 +128,10 @@ static enum status write_part(const struct make_request *request, enum data_part
 static enum status fill_json(const struct make_request *request, struct json *root)
 {
     for (size_t i = 0; i < N_DATA_PARTS; i++) {
-        if (request->n_rows[i] > 0) {
-            TRY(json_put(root, parts[i].file, json_from_int((int64_t)request->n_rows[i])));
+        if (request->n_rows[i] == 0) {
+            continue;
         }
+        TRY(json_put(root, parts[i].file, json_from_int((int64_t)request->n_rows[i])));
     }
     return STATUS_OK;
 }
@@ -159,9 +160,10 @@ static enum status make(const struct make_request *request)
 {
     TRY(folder_create(request->out));
     for (size_t i = 0; i < N_DATA_PARTS; i++) {
-        if (request->n_rows[i] > 0) {
-            TRY(write_part(request, (enum data_part)i));
+        if (request->n_rows[i] == 0) {
+            continue;
         }
+        TRY(write_part(request, (enum data_part)i));
     }
     TRY(folder_sync(request->out));
     return report(request);

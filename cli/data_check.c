@@ -58,6 +58,7 @@ struct check_request {
 
 struct check_report {
     struct dataset *dataset;
+    bool wants_answers;
     struct tokenizer *tokenizer; /* NULL: lengths and prompts are not known */
     struct dataset_counts counts;
     size_t *lengths; /* (n_lengths) tokens of each prompt that is not empty, ascending */
@@ -129,7 +130,7 @@ static enum status count_rows(struct check_report *report)
                                              .n_duplicates = dataset_duplicates(report->dataset)};
     for (size_t i = 0; i < report->counts.n_rows; i++) {
         TRY(dataset_row_read(report->dataset, i, &row));
-        report->counts.n_without_answer += row.answer == NULL ? 1 : 0;
+        report->counts.n_without_answer += report->wants_answers && row.answer == NULL ? 1 : 0;
         dataset_row_dispose(&row);
     }
     return STATUS_OK;
@@ -185,7 +186,9 @@ static void print_report(const struct check_report *report)
     print_files(report);
     print_count("rows", report->counts.n_rows);
     print_count("duplicates", report->counts.n_duplicates);
-    print_count("no answer", report->counts.n_without_answer);
+    if (report->wants_answers) {
+        print_count("no answer", report->counts.n_without_answer);
+    }
     if (report->tokenizer != NULL) {
         print_count("empty", report->counts.n_empty);
         print_count("unencodable", report->counts.n_unencodable);
@@ -297,6 +300,7 @@ static void take_option(int code, const char *value, struct check_request *reque
 
 static enum status check(const struct check_request *request, struct check_report *report)
 {
+    report->wants_answers = request->data.use == DATASET_PROMPTS;
     TRY(dataset_open(&request->paths, &request->data, &report->dataset));
     if (request->tokenizer == NULL) {
         TRY(count_rows(report));

@@ -312,9 +312,7 @@ static enum status render_raw(struct builder *b, const struct chat *chat)
         TRY(builder_id(b, tokenizer_bos(b->tokenizer)));
     }
     for (size_t i = 0; i < chat->count; i++) {
-        if (i > 0) {
-            TRY(builder_text(b, "\n\n", 2));
-        }
+        TRY(builder_text(b, "\n\n", i > 0 ? 2 : 0));
         TRY(builder_text(b, chat->messages[i].text, chat->messages[i].n));
     }
     return builder_flush(b);
@@ -329,13 +327,22 @@ static enum status render_v3_system(struct builder *b, const struct chat *chat)
         if (chat->messages[i].role != CHAT_SYSTEM) {
             continue;
         }
-        if (!is_first) {
-            TRY(builder_text(b, "\n\n", 2));
-        }
+        TRY(builder_text(b, "\n\n", is_first ? 0 : 2));
         TRY(builder_text(b, chat->messages[i].text, chat->messages[i].n));
         is_first = false;
     }
     return STATUS_OK;
+}
+
+/* A turn of the user, or of the assistant, closed or left open. */
+static enum status render_v3_turn(struct builder *b, const struct chat_message *message,
+                                  bool is_open)
+{
+    const bool is_user = message->role == CHAT_USER;
+
+    TRY(builder_marker(b, is_user ? V3_USER : V3_ASSISTANT));
+    TRY(builder_text(b, message->text, message->n));
+    return is_user || is_open ? STATUS_OK : builder_marker(b, V3_EOS);
 }
 
 static enum status render_v3(struct builder *b, const struct chat *chat, struct chat_end end)
@@ -347,12 +354,7 @@ static enum status render_v3(struct builder *b, const struct chat *chat, struct 
         if (message->role == CHAT_SYSTEM) {
             continue;
         }
-        const bool is_user = message->role == CHAT_USER;
-        TRY(builder_marker(b, is_user ? V3_USER : V3_ASSISTANT));
-        TRY(builder_text(b, message->text, message->n));
-        if (!is_user && !(end.is_open && i + 1 == chat->count)) {
-            TRY(builder_marker(b, V3_EOS));
-        }
+        TRY(render_v3_turn(b, message, end.is_open && i + 1 == chat->count));
     }
     if (end.asks_for_answer) {
         TRY(builder_marker(b, V3_ASSISTANT));
@@ -389,12 +391,18 @@ static enum status render(struct builder *b, enum chat_template template, const 
     return status;
 }
 
+static bool ends_with_assistant(const struct chat *chat)
+{
+    return chat->messages != NULL && chat->count > 0 &&
+           chat->messages[chat->count - 1].role == CHAT_ASSISTANT;
+}
+
 enum status chat_encode(const struct tokenizer *tokenizer, enum chat_template chat,
                         const struct json *prompt, const char *system_prompt, bool parse_special,
                         struct chat_prompt *out)
 {
     struct builder b = {.tokenizer = tokenizer, .parse_special = parse_special};
-    struct chat messages;
+    struct chat messages = {0};
 
     *out = (struct chat_prompt){0};
     enum status status = read_chat(prompt, system_prompt, &messages);
@@ -405,7 +413,7 @@ enum status chat_encode(const struct tokenizer *tokenizer, enum chat_template ch
         status = status_set(STATUS_BAD_FORMAT, "no message of the prompt has any text");
     }
     if (status == STATUS_OK) {
-        const bool is_open = messages.messages[messages.count - 1].role == CHAT_ASSISTANT;
+        const bool is_open = ends_with_assistant(&messages);
         const struct chat_end end = {.is_open = is_open, .asks_for_answer = !is_open};
         status = render(&b, chat, &messages, end, out);
     }
@@ -419,7 +427,7 @@ enum status chat_encode_closed(const struct tokenizer *tokenizer, enum chat_temp
 {
     struct builder b = {.tokenizer = tokenizer};
     const struct chat_end end = {.asks_for_answer = add_generation_prompt};
-    struct chat messages;
+    struct chat messages = {0};
 
     *out = (struct chat_prompt){0};
     enum status status = read_chat(prompt, "", &messages);

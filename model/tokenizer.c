@@ -169,12 +169,27 @@ static enum status encode_plain(struct encoder *e, const char *text, size_t n)
     return STATUS_OK;
 }
 
+/* Added tokens as their ids, what is between them by `encode_between`. */
+typedef enum status between_encoder(struct encoder *e, const char *text, size_t n);
+static enum status encode_walk(struct encoder *e, struct added_walk *walk,
+                               between_encoder *encode_between)
+{
+    struct text_piece piece;
+    enum status status = STATUS_OK;
+
+    while (status == STATUS_OK && added_walk_next(walk, &piece)) {
+        status = piece.id >= 0
+                     ? id_buffer_put(&e->ids, piece.id)
+                     : encode_between(e, walk->text + piece.start, piece.end - piece.start);
+    }
+    return status;
+}
+
 /* Raw text without the added tokens that are searched before the normalizer. */
 static enum status encode_gap(struct encoder *e, const char *text, size_t n)
 {
     struct added_walk walk = {
         .trie = &e->tokenizer->normal, .tokens = e->tokenizer->added, .text = text, .n = n};
-    struct text_piece piece;
 
     if (e->tokenizer->normalizes_nfc) {
         e->normal.count = 0;
@@ -185,33 +200,18 @@ static enum status encode_gap(struct encoder *e, const char *text, size_t n)
     if (!e->parse_special) {
         return encode_plain(e, walk.text, walk.n);
     }
-    while (added_walk_next(&walk, &piece)) {
-        if (piece.id < 0) {
-            TRY(encode_plain(e, walk.text + piece.start, piece.end - piece.start));
-        } else {
-            TRY(id_buffer_put(&e->ids, piece.id));
-        }
-    }
-    return STATUS_OK;
+    return encode_walk(e, &walk, encode_plain);
 }
 
 static enum status encode_valid(struct encoder *e, const char *text, size_t n)
 {
     struct added_walk walk = {
         .trie = &e->tokenizer->raw, .tokens = e->tokenizer->added, .text = text, .n = n};
-    struct text_piece piece;
 
     if (!e->parse_special) {
         return encode_gap(e, text, n);
     }
-    while (added_walk_next(&walk, &piece)) {
-        if (piece.id < 0) {
-            TRY(encode_gap(e, text + piece.start, piece.end - piece.start));
-        } else {
-            TRY(id_buffer_put(&e->ids, piece.id));
-        }
-    }
-    return STATUS_OK;
+    return encode_walk(e, &walk, encode_gap);
 }
 
 /* Broken UTF-8 is repaired first: the patterns run on valid text only. */

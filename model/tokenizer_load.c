@@ -340,19 +340,25 @@ static enum status build_bpe(const struct json *model, struct tokenizer *tokeniz
     return bpe_create(&options, &tokenizer->bpe);
 }
 
+/* The vocabulary's names, before any added token. */
+static enum status read_names(const struct json *vocab, const struct json *added,
+                              struct tokenizer *tokenizer)
+{
+    TRY(measure_ids(vocab, added, &tokenizer->vocab_size));
+    TRY(memory_alloc(tokenizer->vocab_size, sizeof(bool), &tokenizer->is_special));
+    TRY(text_table_init(&tokenizer->names, tokenizer->vocab_size));
+    return read_vocab(vocab, &tokenizer->names);
+}
+
 static enum status read_model(const struct json *root, struct tokenizer *tokenizer)
 {
     const struct json *model = json_get(root, "model");
-    const struct json *vocab = json_get(model, "vocab");
     const struct json *added = json_get(root, "added_tokens");
     struct bpe_merge *merges = NULL;
     bool *flags = NULL;
 
     TRY(check_model(model));
-    TRY(measure_ids(vocab, added, &tokenizer->vocab_size));
-    TRY(memory_alloc(tokenizer->vocab_size, sizeof(bool), &tokenizer->is_special));
-    TRY(text_table_init(&tokenizer->names, tokenizer->vocab_size));
-    TRY(read_vocab(vocab, &tokenizer->names));
+    TRY(read_names(json_get(model, "vocab"), added, tokenizer));
     TRY(memory_alloc(tokenizer->vocab_size, sizeof(*flags), &flags));
     for (size_t id = 0; id < tokenizer->vocab_size; id++) {
         flags[id] = tokenizer->names.refs[id].text != NULL;

@@ -65,9 +65,17 @@ static enum status refuse(const struct translation *t, const char *what)
                       what);
 }
 
+static bool is_letter_or_digit(unsigned char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+}
+
 static char peek(const struct translation *t, size_t ahead)
 {
-    return t->at + ahead < t->n ? t->pattern[t->at + ahead] : '\0';
+    if (t->at + ahead >= t->n) {
+        return '\0';
+    }
+    return t->pattern[t->at + ahead];
 }
 
 /* Copies the next n bytes. */
@@ -123,9 +131,7 @@ static enum status translate_escape(struct translation *t)
     if (c == 'u') {
         return translate_unicode_escape(t);
     }
-    const bool is_letter_or_digit =
-        (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-    if (c == '\0' || (is_letter_or_digit && strchr("pPdDrntfxAzZ", c) == NULL)) {
+    if (c == '\0' || (is_letter_or_digit((unsigned char)c) && strchr("pPdDrntfxAzZ", c) == NULL)) {
         return refuse(t, named);
     }
     return copy_bytes(t, escape_bytes(t));
@@ -214,10 +220,9 @@ static enum status translate_one(struct translation *t)
 static enum status translate_literal(struct translation *t)
 {
     while (t->at < t->n) {
-        const char c = t->pattern[t->at];
-        if ((c > 0 && c < '0') || (c > '9' && c < 'A') || (c > 'Z' && c < 'a') || c > 'z') {
-            TRY(text_buffer_put(&t->out, "\\", 1));
-        }
+        const unsigned char c = (unsigned char)t->pattern[t->at];
+        const bool is_sign = c > 0 && c < 0x80 && !is_letter_or_digit(c);
+        TRY(text_buffer_put(&t->out, "\\", is_sign ? 1 : 0));
         TRY(copy_bytes(t, 1));
     }
     return STATUS_OK;

@@ -192,11 +192,15 @@ static enum status cut_merged_with_next(struct cutter *cutter, struct text_span 
     return span_put(cutter->out, start, span.end);
 }
 
-/* Takes the next match (is_match) or gap of the piece. */
+/* Takes the next match (is_match) or gap of the piece; one without text is as if it were not. */
 static enum status cut_take(struct cutter *cutter, struct text_span span, bool is_match)
 {
     const bool is_hit = is_match != cutter->stage->invert;
     const bool previous_was_hit = cutter->previous_was_hit;
+
+    if (span.start >= span.end) {
+        return STATUS_OK;
+    }
 
     cutter->previous_was_hit = is_hit;
     switch (cutter->stage->behavior) {
@@ -246,18 +250,13 @@ static enum status cut_piece(const struct split_stage *stage, struct regex_match
         }
         const struct text_span gap = {piece.start + done, piece.start + hit.start};
         const struct text_span match = {piece.start + hit.start, piece.start + hit.end};
-        if (gap.start < gap.end) {
-            TRY(cut_take(&cutter, gap, false));
-        }
-        if (match.start < match.end) {
-            TRY(cut_take(&cutter, match, true));
-        }
+        TRY(cut_take(&cutter, gap, false));
+        TRY(cut_take(&cutter, match, true));
         done = hit.end;
         from = after_match(own, n, &hit);
     }
-    if (done < n) {
-        TRY(cut_take(&cutter, (struct text_span){piece.start + done, piece.end}, false));
-    }
+    TRY(cut_take(&cutter, (struct text_span){piece.start + (done < n ? done : n), piece.end},
+                 false));
     return cut_flush(&cutter);
 }
 
@@ -282,13 +281,28 @@ static enum status add_spaces(const char *text, struct split_scratch *scratch)
     for (size_t i = 0; i < scratch->spans.count; i++) {
         struct text_span *span = &scratch->spans.items[i];
         const size_t start = scratch->text.count;
-        if (text[span->start] != ' ') {
-            TRY(text_buffer_put(&scratch->text, " ", 1));
-        }
+        TRY(text_buffer_put(&scratch->text, " ", text[span->start] == ' ' ? 0 : 1));
         TRY(text_buffer_put(&scratch->text, text + span->start, span->end - span->start));
         *span = (struct text_span){start, scratch->text.count};
     }
     return STATUS_OK;
+}
+
+static enum status run_stages(const struct splitter *splitter, struct split_scratch *scratch,
+                              const char **cut_text)
+{
+    enum status status = STATUS_OK;
+
+    for (size_t i = 0; status == STATUS_OK && i <= splitter->n_stages; i++) {
+        if (splitter->adds_space && splitter->adds_space_at == i) {
+            status = add_spaces(*cut_text, scratch);
+            *cut_text = scratch->text.bytes;
+        }
+        if (status == STATUS_OK && i < splitter->n_stages) {
+            status = run_stage(&splitter->stages[i], *cut_text, scratch);
+        }
+    }
+    return status;
 }
 
 enum status splitter_run(const struct splitter *splitter, const char *text, size_t n,
@@ -303,16 +317,7 @@ enum status splitter_run(const struct splitter *splitter, const char *text, size
         TRY(regex_matcher_create(&scratch->matcher));
     }
     TRY(span_put(&scratch->spans, 0, n));
-    for (size_t i = 0; i <= splitter->n_stages; i++) {
-        if (splitter->adds_space && splitter->adds_space_at == i) {
-            TRY(add_spaces(*cut_text, scratch));
-            *cut_text = scratch->text.bytes;
-        }
-        if (i < splitter->n_stages) {
-            TRY(run_stage(&splitter->stages[i], *cut_text, scratch));
-        }
-    }
-    return STATUS_OK;
+    return run_stages(splitter, scratch, cut_text);
 }
 
 void split_scratch_dispose(struct split_scratch *scratch)

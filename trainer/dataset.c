@@ -88,6 +88,15 @@ static enum status keep_key(const char *key, char **out)
     return memory_copy_text(key, strlen(key), out);
 }
 
+static enum status keep_options(struct dataset *dataset, const struct dataset_options *options)
+{
+    dataset->use = options->use;
+    dataset->needs_answer = options->needs_answer;
+    TRY(keep_key(options->prompt_key, &dataset->given_keys[COLUMN_PROMPT]));
+    TRY(keep_key(options->answer_key, &dataset->given_keys[COLUMN_ANSWER]));
+    return keep_key(options->completion_key, &dataset->given_keys[COLUMN_COMPLETION]);
+}
+
 static int compare_u64(const void *a, const void *b)
 {
     uint64_t x, y;
@@ -118,11 +127,7 @@ static enum status count_duplicates(struct dataset *dataset)
 static enum status fill(struct dataset *dataset, const struct text_list *paths,
                         const struct dataset_options *options)
 {
-    dataset->use = options->use;
-    dataset->needs_answer = options->needs_answer;
-    TRY(keep_key(options->prompt_key, &dataset->given_keys[COLUMN_PROMPT]));
-    TRY(keep_key(options->answer_key, &dataset->given_keys[COLUMN_ANSWER]));
-    TRY(keep_key(options->completion_key, &dataset->given_keys[COLUMN_COMPLETION]));
+    TRY(keep_options(dataset, options));
     for (size_t i = 0; i < paths->count; i++) {
         TRY(add_path(dataset, paths->items[i]));
     }

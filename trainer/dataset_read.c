@@ -131,7 +131,7 @@ static enum status detect_keys(const struct dataset *dataset, struct dataset_sou
 {
     size_t ranks[N_COLUMNS] = {CANDIDATES_MAX, CANDIDATES_MAX, CANDIDATES_MAX, CANDIDATES_MAX};
     struct line_walk walk = start_walk(source);
-    struct dataset_entry entry;
+    struct dataset_entry entry = {0};
     bool is_end = false;
 
     for (size_t i = 0; i < DETECT_ROWS; i++) {
@@ -259,7 +259,7 @@ static enum status index_line(struct dataset *dataset, const struct dataset_sour
 enum status dataset_index_source(struct dataset *dataset, size_t source_index)
 {
     struct dataset_source *source = &dataset->sources[source_index];
-    struct dataset_entry entry;
+    struct dataset_entry entry = {0};
     bool is_end = false;
 
     TRY(detect_keys(dataset, source));
