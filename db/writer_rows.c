@@ -47,6 +47,18 @@ static const char sql_set_sample[] =
 static const char sql_retire_sample[] =
     "UPDATE samples SET status = ?2 WHERE sample_id = ?1 AND status IN('ok','masked')"
     " AND NOT EXISTS(SELECT 1 FROM batch_items b WHERE b.sample_id = ?1)";
+/* The totals without the sample that was just retired; the group waits for another in its place. */
+static const char sql_refresh_totals[] =
+    "UPDATE groups AS g SET status = iif(status = 'scored', 'open', status),"
+    " n_scored = (SELECT count(*) FROM samples s WHERE s.group_id = g.group_id"
+    " AND s.status IN('ok','masked')),"
+    " reward_mean = (SELECT avg(s.reward) FROM samples s WHERE s.group_id = g.group_id"
+    " AND s.status = 'ok'),"
+    " reward_std = (SELECT sqrt(sum((s.reward - m.mean) * (s.reward - m.mean)) /"
+    " (count(s.reward) - 1)) FROM samples s, (SELECT avg(o.reward) AS mean FROM samples o"
+    " WHERE o.group_id = (SELECT group_id FROM samples WHERE sample_id = ?1) AND o.status = 'ok') m"
+    " WHERE s.group_id = g.group_id AND s.status = 'ok')"
+    " WHERE g.group_id = (SELECT group_id FROM samples WHERE sample_id = ?1)";
 static const char sql_put_reward[] =
     "INSERT OR REPLACE INTO rewards(sample_id, fn_id, status, value, us, tries, cached, isolation,"
     " detail) VALUES(?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8)";
@@ -311,6 +323,12 @@ enum status writer_retire_sample(struct writer *writer, int64_t sample_id, enum 
     TRY(writer_statement(writer, sql_retire_sample, &bind));
     bind_int(&bind, sample_id);
     bind_text(&bind, row_status_name(status));
+    TRY(writer_run(writer, &bind));
+    if (sqlite3_changes(writer->db->handle) == 0) {
+        return STATUS_OK;
+    }
+    TRY(writer_statement(writer, sql_refresh_totals, &bind));
+    bind_int(&bind, sample_id);
     return writer_run(writer, &bind);
 }
 
