@@ -44,7 +44,7 @@ static const struct shape shapes[] = {
 };
 #define N_SHAPES (sizeof(shapes) / sizeof(shapes[0]))
 
-/* Operands all cases share: as large as the largest needs, so that each finds its own caches. */
+/* Operands all cases share, each as large as the largest case needs; one block, which x starts. */
 struct operands {
     float *x, *y, *w, *dw, *saved, *weights, *d_weights;
     int32_t *indices;
@@ -81,18 +81,6 @@ static struct sizes largest_sizes(void)
     return max;
 }
 
-static void operands_free(struct operands *o)
-{
-    memory_free(o->x);
-    memory_free(o->y);
-    memory_free(o->w);
-    memory_free(o->dw);
-    memory_free(o->saved);
-    memory_free(o->weights);
-    memory_free(o->d_weights);
-    memory_free(o->indices);
-}
-
 static void fill_small(float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -100,22 +88,20 @@ static void fill_small(float *x, size_t n)
     }
 }
 
-/* On failure what was made is still in *out. */
 static enum status operands_make(struct operands *out)
 {
     const struct sizes n = largest_sizes();
-    TRY(memory_alloc(n.x, sizeof(float), &out->x));
-    TRY(memory_alloc(n.y, sizeof(float), &out->y));
-    TRY(memory_alloc(n.w, sizeof(float), &out->w));
-    TRY(memory_alloc(n.w, sizeof(float), &out->dw));
-    TRY(memory_alloc(n.saved, sizeof(float), &out->saved));
-    TRY(memory_alloc(n.slots, sizeof(float), &out->weights));
-    TRY(memory_alloc(n.slots, sizeof(float), &out->d_weights));
-    TRY(memory_alloc(n.slots, sizeof(int32_t), &out->indices));
-    fill_small(out->x, n.x);
-    fill_small(out->w, n.w);
-    fill_small(out->saved, n.saved);
-    fill_small(out->weights, n.slots);
+    float *block = NULL;
+    TRY(memory_alloc(n.x + n.y + 2 * n.w + n.saved + 3 * n.slots, sizeof(float), &block));
+    out->x = block;
+    out->w = out->x + n.x;
+    out->saved = out->w + n.w;
+    out->weights = out->saved + n.saved;
+    fill_small(block, n.x + n.w + n.saved + n.slots);
+    out->d_weights = out->weights + n.slots;
+    out->indices = (int32_t *)(void *)(out->d_weights + n.slots);
+    out->y = out->d_weights + 2 * n.slots;
+    out->dw = out->y + n.y;
     for (size_t i = 0; i < n.slots; i++) {
         const uint64_t first = random_below(1, RANDOM_TEST, i / TOP_K, 1, N_EXPERTS);
         out->indices[i] = (int32_t)((first + i % TOP_K) % N_EXPERTS);
@@ -259,14 +245,21 @@ static enum status time_shape(struct bench_meter *meter, const struct shape *s,
     return STATUS_OK;
 }
 
+static enum status visit_all(struct bench_meter *meter, const struct operands *o, size_t repeat,
+                             struct bench_samples *samples)
+{
+    for (size_t i = 0; i < N_SHAPES; i++) {
+        TRY(time_shape(meter, &shapes[i], o, &samples[i].seconds[repeat]));
+        samples[i].count = repeat + 1;
+    }
+    return STATUS_OK;
+}
+
 static enum status measure(struct bench_meter *meter, const struct operands *o,
                            struct bench_samples *samples)
 {
     for (size_t repeat = 0; repeat < BENCH_REPEATS; repeat++) {
-        for (size_t i = 0; i < N_SHAPES; i++) {
-            TRY(time_shape(meter, &shapes[i], o, &samples[i].seconds[repeat]));
-            samples[i].count = repeat + 1;
-        }
+        TRY(visit_all(meter, o, repeat, samples));
     }
     return STATUS_OK;
 }
@@ -276,10 +269,8 @@ enum status bench_matrices(struct bench_meter *meter, struct bench_result *resul
 {
     struct bench_samples samples[N_SHAPES] = {{{0.0}, 0}};
     struct operands operands = {NULL};
-    enum status status = operands_make(&operands);
-    if (status == STATUS_OK) {
-        status = measure(meter, &operands, samples);
-    }
+    TRY(operands_make(&operands));
+    const enum status status = measure(meter, &operands, samples);
     for (size_t i = 0; status == STATUS_OK && i < N_SHAPES; i++) {
         const struct shape *const s = &shapes[i];
         char name[64];
@@ -288,6 +279,6 @@ enum status bench_matrices(struct bench_meter *meter, struct bench_result *resul
         results[(*n_results)++] =
             bench_summarise(name, "GFLOP/s", &samples[i], shape_flop(s), meter->peak);
     }
-    operands_free(&operands);
+    memory_free(operands.x);
     return status;
 }

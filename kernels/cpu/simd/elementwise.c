@@ -143,7 +143,8 @@ static void fill_task(void *context, size_t thread_index, size_t n_threads)
 
 enum status ISA(op_fill)(struct backend *backend, float *x, size_t n, float value)
 {
-    struct fill_task task = {x, n, value};
+    struct fill_task task = {.n = n, .value = value};
+    task.x = x;
     cpu_run(backend, 2 * n, fill_task, &task);
     return STATUS_OK;
 }

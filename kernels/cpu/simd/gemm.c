@@ -87,30 +87,42 @@ SIMD_INLINE void block_sums(const struct gemm_tile *tile, size_t k, size_t k_end
     }
 }
 
+/* Between K blocks the running totals are on the stack: sums += total, or total = sums. */
+SIMD_INLINE void add_total(f32x16 *sums, const float *total, const size_t n)
+{
+#pragma GCC unroll 24
+    for (size_t i = 0; i < n; i++) {
+        sums[i] = vec_add(vec_load(total + i * SIMD_LANES), sums[i]);
+    }
+}
+
+SIMD_INLINE void keep_total(const f32x16 *sums, float *total, const size_t n)
+{
+#pragma GCC unroll 24
+    for (size_t i = 0; i < n; i++) {
+        vec_store(total + i * SIMD_LANES, sums[i]);
+    }
+}
+
 SIMD_INLINE void run_tile(const struct gemm_tile *tile, const size_t rows, const size_t vectors)
 {
+    const bool fetch_ahead = rows >= 4 && tile->next != NULL;
     f32x16 sums[TILE_SUMS_MAX];
     float total[TILE_SUMS_MAX * SIMD_LANES];
     size_t k = 0;
     do {
         const size_t left = tile->n_in - k;
         const size_t k_end = k + (left < GEMM_K_BLOCK ? left : GEMM_K_BLOCK);
-        if (rows >= 4 && tile->next != NULL) {
+        if (fetch_ahead) {
             block_sums(tile, k, k_end, sums, rows, vectors, true);
         } else {
             block_sums(tile, k, k_end, sums, rows, vectors, false);
         }
         if (k > 0) {
-#pragma GCC unroll 24
-            for (size_t i = 0; i < rows * vectors; i++) {
-                sums[i] = vec_add(vec_load(total + i * SIMD_LANES), sums[i]);
-            }
+            add_total(sums, total, rows * vectors);
         }
         if (k_end < tile->n_in) {
-#pragma GCC unroll 24
-            for (size_t i = 0; i < rows * vectors; i++) {
-                vec_store(total + i * SIMD_LANES, sums[i]);
-            }
+            keep_total(sums, total, rows * vectors);
         }
         k = k_end;
     } while (k < tile->n_in);

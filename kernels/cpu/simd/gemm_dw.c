@@ -23,28 +23,44 @@ struct dw_tile {
 };
 typedef void tile_function(const struct dw_tile *tile);
 
+/* Vectors of one row of memory, or the only and partial one. */
+SIMD_INLINE void load_vectors(const float *p, f32x16 *out, const size_t vectors, size_t lanes,
+                              const bool is_partial)
+{
+#pragma GCC unroll 4
+    for (size_t v = 0; v < vectors; v++) {
+        out[v] = is_partial ? vec_load_n(p, lanes) : vec_load(p + v * SIMD_LANES);
+    }
+}
+
+SIMD_INLINE void store_vectors(float *p, const f32x16 *in, const size_t vectors, size_t lanes,
+                               const bool is_partial)
+{
+#pragma GCC unroll 4
+    for (size_t v = 0; v < vectors; v++) {
+        if (is_partial) {
+            vec_store_n(p, in[v], lanes);
+        } else {
+            vec_store(p + v * SIMD_LANES, in[v]);
+        }
+    }
+}
+
 SIMD_INLINE void run_tile(const struct dw_tile *tile, const size_t outputs, const size_t vectors,
                           const bool is_partial)
 {
     f32x16 sums[TILE_SUMS_MAX];
     const size_t lanes = tile->last_lanes;
-#pragma GCC unroll 12
-    for (size_t o = 0; o < outputs; o++) {
-        const float *const dw = tile->dw + o * tile->dw_stride;
-#pragma GCC unroll 4
-        for (size_t v = 0; v < vectors; v++) {
-            sums[o * vectors + v] =
-                is_partial ? vec_load_n(dw, lanes) : vec_load(dw + v * SIMD_LANES);
-        }
-    }
     const float *x = tile->x;
     const float *dy = tile->dy;
+#pragma GCC unroll 12
+    for (size_t o = 0; o < outputs; o++) {
+        load_vectors(tile->dw + o * tile->dw_stride, sums + o * vectors, vectors, lanes,
+                     is_partial);
+    }
     for (size_t row = 0; row < tile->n_rows; row++) {
         f32x16 in[4];
-#pragma GCC unroll 4
-        for (size_t v = 0; v < vectors; v++) {
-            in[v] = is_partial ? vec_load_n(x, lanes) : vec_load(x + v * SIMD_LANES);
-        }
+        load_vectors(x, in, vectors, lanes, is_partial);
 #pragma GCC unroll 12
         for (size_t o = 0; o < outputs; o++) {
             const f32x16 d = vec_set1(dy[o]);
@@ -58,15 +74,8 @@ SIMD_INLINE void run_tile(const struct dw_tile *tile, const size_t outputs, cons
     }
 #pragma GCC unroll 12
     for (size_t o = 0; o < outputs; o++) {
-        float *const dw = tile->dw + o * tile->dw_stride;
-#pragma GCC unroll 4
-        for (size_t v = 0; v < vectors; v++) {
-            if (is_partial) {
-                vec_store_n(dw, sums[o * vectors + v], lanes);
-            } else {
-                vec_store(dw + v * SIMD_LANES, sums[o * vectors + v]);
-            }
-        }
+        store_vectors(tile->dw + o * tile->dw_stride, sums + o * vectors, vectors, lanes,
+                      is_partial);
     }
 }
 
