@@ -12,6 +12,7 @@
 #include "trainer/trainer.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -169,8 +170,33 @@ static void print_arithmetic(const struct run_config *config, const char *run_di
 static enum status check_all(const struct run_config *config, const char *run_dir)
 {
     TRY(check_resume(config, run_dir));
-    TRY(trainer_check(config));
-    return reward_check(config);
+    const enum status status = trainer_check(config);
+    if (status == STATUS_IO) { /* a file that the configuration names is not there */
+        return status_set(STATUS_BAD_CONFIG, "%.900s", status_message());
+    }
+    return status == STATUS_OK ? reward_check(config) : status;
+}
+
+/* Where the result is: the folder of the highest step. */
+static enum status print_result(const char *run_dir)
+{
+    char *path = NULL;
+    struct file_list list = {0};
+    unsigned long long last = 0;
+    TRY(run_checkpoints_path(run_dir, &path));
+    const enum status status = file_list(path, &list);
+    for (size_t i = 0; i < list.count; i++) {
+        const char *const name = list.names[i];
+        const unsigned long long step =
+            strncmp(name, "step_", 5) == 0 ? strtoull(name + 5, NULL, 10) : 0;
+        last = step > last && strchr(name, '.') == NULL ? step : last;
+    }
+    if (last > 0) {
+        (void)printf("model after step %llu: %s/step_%llu\n", last, path, last);
+    }
+    file_list_free(&list);
+    memory_free(path);
+    return status;
 }
 
 static enum status supervise(const struct run_config *config, const char *run_dir,
@@ -203,6 +229,10 @@ static enum status run_config(const struct run_config *config, const struct run_
     }
     if (status == STATUS_OK && !run->is_dry) {
         status = supervise(config, run_dir, run, exit_code);
+    }
+    const bool is_done = status == STATUS_OK && *exit_code == 0 && !run->is_dry;
+    if (is_done && !run->is_json) {
+        status = print_result(run_dir);
     }
     file_lock_release(lock);
     memory_free(run_dir);
