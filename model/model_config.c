@@ -151,6 +151,12 @@ static enum status parse_field(const struct json *root, const struct model_field
     return STATUS_OK;
 }
 
+/* A JSON integer, or INT64_MIN for anything else. */
+static int64_t whole_number(const struct json *value)
+{
+    return json_is(value, JSON_INT) ? json_int(value, INT64_MIN) : INT64_MIN;
+}
+
 /* n_routed_experts under any of its names; null or 0 is a dense model. */
 static enum status parse_experts(const struct json *root, const char *label,
                                  struct model_config *out)
@@ -166,7 +172,7 @@ static enum status parse_experts(const struct json *root, const char *label,
                           label);
     }
 
-    const int64_t n = json_is(value, JSON_NULL) ? 0 : json_int(value, -1);
+    const int64_t n = json_is(value, JSON_NULL) ? 0 : whole_number(value);
 
     if (n < 0 || n > 4096) {
         return status_set(STATUS_BAD_FORMAT, "%s: n_routed_experts must be 0 to 4096", label);
@@ -179,7 +185,7 @@ static enum status parse_experts(const struct json *root, const char *label,
 static enum status parse_id(const struct json *value, const char *key, const char *label,
                             size_t vocab_size, int32_t *out)
 {
-    const int64_t id = json_is(value, JSON_NULL) ? -1 : json_int(value, -2);
+    const int64_t id = json_is(value, JSON_NULL) ? -1 : whole_number(value);
 
     if (id < -1 || id >= (int64_t)vocab_size || (id == -1 && !json_is(value, JSON_NULL))) {
         return status_set(STATUS_BAD_FORMAT, "%s: %s must be a token id below %zu", label, key,

@@ -1,0 +1,721 @@
+/* The exactness contract of the policy (DESIGN 3): sampling, training, cuts, threads and
+ * instruction sets give the same bits; plus its arguments, its memory and the router's bias rule.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/memory.h"
+#include "base/random.h"
+#include "kernels/backend.h"
+#include "model/policy.h"
+#include "tests/support/support.h"
+
+#include <math.h>
+#include <string.h>
+
+#define N_SEQUENCES ((size_t)5)
+#define MAX_ROWS ((size_t)160)
+
+/* Five sequences, packed; every row predicts a random token. */
+struct batch {
+    int32_t tokens[MAX_ROWS], targets[MAX_ROWS], rows[MAX_ROWS];
+    int32_t mtp_targets[MAX_ROWS], mtp_rows[MAX_ROWS];
+    float g[MAX_ROWS], h[MAX_ROWS], mtp_g[MAX_ROWS];
+    size_t offsets[N_SEQUENCES + 1];
+    size_t n_mtp;
+};
+static const size_t lengths[N_SEQUENCES] = {33, 1, 48, 17, 2};
+
+static float normal(uint64_t a, uint64_t b)
+{
+    return random_normal(11, RANDOM_TEST, a, b);
+}
+
+static void batch_fill(struct batch *out)
+{
+    size_t row = 0;
+
+    memset(out, 0, sizeof(*out));
+    for (size_t i = 0; i < N_SEQUENCES; i++) {
+        out->offsets[i] = row;
+        for (size_t j = 0; j < lengths[i]; j++) {
+            out->tokens[row] = (int32_t)random_below(1, RANDOM_TEST, 0, row, 64);
+            out->targets[row] = (int32_t)random_below(1, RANDOM_TEST, 1, row, 64);
+            out->rows[row] = (int32_t)row;
+            out->g[row] = normal(2, row);
+            out->h[row] = 0.1f * normal(3, row);
+            if (j + 2 < lengths[i]) {
+                out->mtp_rows[out->n_mtp] = (int32_t)row;
+                out->mtp_targets[out->n_mtp] = out->targets[row];
+                out->mtp_g[out->n_mtp] = normal(4, row);
+                out->n_mtp++;
+            }
+            row++;
+        }
+    }
+    out->offsets[N_SEQUENCES] = row;
+}
+
+static struct policy *make_policy(struct backend *backend, bool is_trainable)
+{
+    const struct policy_options options = {
+        .max_rows = MAX_ROWS, .max_draws = MAX_ROWS, .is_trainable = is_trainable};
+    struct model_config config;
+    struct policy *policy;
+
+    assert_ok(model_config_preset("tiny", &config));
+    assert_ok(policy_create(backend, &config, &options, &policy));
+    weights_init(&config, policy_table(policy), 7, policy_weights(policy));
+    assert_ok(policy_refresh(policy));
+    return policy;
+}
+
+static struct backend *open_backend(const char *device, size_t n_threads)
+{
+    struct backend *backend;
+
+    assert_ok(backend_open(device, n_threads, &backend));
+    return backend;
+}
+
+/* Forward over sequences [first, last) of the batch; logp (rows of these sequences). */
+static void forward(struct policy *policy, const struct batch *batch, size_t first, size_t last,
+                    struct sampling_params sampling, float *logp, float *entropy)
+{
+    const size_t begin = batch->offsets[first];
+    size_t offsets[N_SEQUENCES + 1];
+
+    for (size_t i = first; i <= last; i++) {
+        offsets[i - first] = batch->offsets[i] - begin;
+    }
+    assert_ok(policy_forward(policy,
+                             &(struct policy_batch){.tokens = batch->tokens + begin,
+                                                    .n_rows = offsets[last - first],
+                                                    .offsets = offsets,
+                                                    .n_sequences = last - first,
+                                                    .target_rows = batch->rows,
+                                                    .targets = batch->targets + begin,
+                                                    .n_targets = offsets[last - first],
+                                                    .sampling = sampling},
+                             logp, entropy));
+}
+
+static const struct sampling_params plain = {.temperature = 1, .top_p = 1};
+
+enum mtp_use { WITHOUT_MTP, MTP_DETACHED, MTP_ATTACHED };
+
+/* Forward and backward of sequences [first, last), gradients added. */
+static void learn(struct policy *policy, const struct batch *batch, size_t first, size_t last,
+                  enum mtp_use use)
+{
+    const size_t begin = batch->offsets[first], end = batch->offsets[last];
+    int32_t rows[MAX_ROWS], targets[MAX_ROWS];
+    float logp[MAX_ROWS], entropy[MAX_ROWS], g[MAX_ROWS];
+    size_t n = 0;
+
+    forward(policy, batch, first, last, plain, logp, entropy);
+    for (size_t i = 0; i < batch->n_mtp; i++) {
+        const size_t row = (size_t)batch->mtp_rows[i];
+
+        if (row >= begin && row < end) {
+            rows[n] = (int32_t)(row - begin);
+            targets[n] = batch->mtp_targets[i];
+            g[n++] = batch->mtp_g[i];
+        }
+    }
+    if (use != WITHOUT_MTP) {
+        assert_ok(policy_mtp_forward(policy,
+                                     &(struct policy_mtp_args){.target_rows = rows,
+                                                               .targets = targets,
+                                                               .n_targets = n,
+                                                               .detached = use == MTP_DETACHED},
+                                     logp));
+        assert_ok(policy_mtp_backward(policy, g));
+    }
+    assert_ok(policy_backward(policy, batch->g + begin, batch->h + begin));
+}
+
+/* Gradients of the whole batch learnt in pieces that end before these sequences. */
+static float *gradients_of(const char *device, size_t n_threads, const size_t *cuts, size_t n_cuts,
+                           enum mtp_use use)
+{
+    struct backend *backend = open_backend(device, n_threads);
+    struct policy *policy = make_policy(backend, true);
+    const size_t n = policy_table(policy)->n_floats;
+    struct batch batch;
+    float *copy;
+    size_t first = 0;
+
+    batch_fill(&batch);
+    for (size_t i = 0; i <= n_cuts; i++) {
+        const size_t last = i < n_cuts ? cuts[i] : N_SEQUENCES;
+
+        learn(policy, &batch, first, last, use);
+        first = last;
+    }
+    assert_ok(memory_alloc(n, sizeof(float), &copy));
+    memcpy(copy, policy_gradients(policy), n * sizeof(float));
+    policy_destroy(policy);
+    backend_close(backend);
+    return copy;
+}
+
+static size_t tiny_floats(void)
+{
+    struct model_config config;
+    struct weight_table *table;
+
+    assert_ok(model_config_preset("tiny", &config));
+    assert_ok(weight_table_create(&config, &table));
+
+    const size_t n = table->n_floats;
+
+    weight_table_destroy(table);
+    return n;
+}
+
+static void cutting_a_batch_between_sequences_changes_no_bit(void **state)
+{
+    static const size_t cuts[] = {1, 3, 4};
+    const size_t n = tiny_floats();
+
+    (void)state;
+    for (int use = WITHOUT_MTP; use <= MTP_ATTACHED; use++) {
+        float *whole = gradients_of("cpu", 1, NULL, 0, (enum mtp_use)use);
+        float *cut = gradients_of("cpu", 1, cuts, 3, (enum mtp_use)use);
+
+        assert_memory_equal(whole, cut, n * sizeof(float));
+        memory_free(whole);
+        memory_free(cut);
+    }
+}
+
+static void threads_and_instruction_sets_change_no_bit(void **state)
+{
+    static const char *const devices[] = {"cpu-avx512", "cpu-avx2", "cpu-portable"};
+    const size_t n = tiny_floats();
+    float *reference = gradients_of("cpu", 1, NULL, 0, MTP_ATTACHED);
+    float *threaded = gradients_of("cpu", 2, NULL, 0, MTP_ATTACHED);
+
+    (void)state;
+    assert_memory_equal(reference, threaded, n * sizeof(float));
+    memory_free(threaded);
+    for (size_t i = 0; i < 3; i++) {
+        struct backend *backend;
+
+        if (backend_open(devices[i], 1, &backend) != STATUS_OK) {
+            print_message("%s: skipped\n", status_message());
+            continue;
+        }
+        backend_close(backend);
+
+        float *other = gradients_of(devices[i], 2, NULL, 0, MTP_ATTACHED);
+
+        assert_memory_equal(reference, other, n * sizeof(float));
+        memory_free(other);
+    }
+    memory_free(reference);
+}
+
+/* sum g logp + h entropy + mtp_g mtp_logp in double. */
+static double objective(struct policy *policy, const struct batch *batch)
+{
+    float logp[MAX_ROWS], entropy[MAX_ROWS], mtp_logp[MAX_ROWS];
+    double sum = 0;
+
+    forward(policy, batch, 0, N_SEQUENCES, plain, logp, entropy);
+    assert_ok(policy_mtp_forward(policy,
+                                 &(struct policy_mtp_args){.target_rows = batch->mtp_rows,
+                                                           .targets = batch->mtp_targets,
+                                                           .n_targets = batch->n_mtp},
+                                 mtp_logp));
+    for (size_t i = 0; i < batch->offsets[N_SEQUENCES]; i++) {
+        sum += (double)batch->g[i] * (double)logp[i] + (double)batch->h[i] * (double)entropy[i];
+    }
+    for (size_t i = 0; i < batch->n_mtp; i++) {
+        sum += (double)batch->mtp_g[i] * (double)mtp_logp[i];
+    }
+    return sum;
+}
+
+/* Moves every trainable weight by step along a fixed random direction, and returns the gradient's
+ * component along it. */
+static double move(struct policy *policy, float step)
+{
+    const struct weight_table *table = policy_table(policy);
+    double component = 0;
+
+    for (size_t i = 0; i < table->n_rows; i++) {
+        const struct weight_row *row = &table->rows[i];
+
+        for (size_t j = 0; j < row->count && row->is_trainable; j++) {
+            const float direction = normal(100 + i, j);
+
+            policy_weights(policy)[row->offset + j] += step * direction;
+            component += (double)direction * (double)policy_gradients(policy)[row->offset + j];
+        }
+    }
+    assert_ok(policy_refresh(policy));
+    return component;
+}
+
+static void gradients_agree_with_finite_differences(void **state)
+{
+    const float step = 1e-4f;
+    struct backend *backend = open_backend("cpu", 1);
+    struct policy *policy = make_policy(backend, true);
+    struct batch batch;
+    double above, below, component;
+
+    (void)state;
+    batch_fill(&batch);
+    learn(policy, &batch, 0, N_SEQUENCES, MTP_ATTACHED);
+    component = move(policy, step);
+    above = objective(policy, &batch);
+    (void)move(policy, -2 * step);
+    below = objective(policy, &batch);
+
+    const double slope = (above - below) / (2 * (double)step);
+
+    if (fabs(slope - component) > 0.01 * fabs(component) + 0.05) {
+        fail_msg("slope %g, gradient %g", slope, component);
+    }
+    policy_destroy(policy);
+    backend_close(backend);
+}
+
+static void a_policy_that_cannot_train_gives_the_same_log_probabilities(void **state)
+{
+    struct backend *backend = open_backend("cpu", 2);
+    struct policy *trainable = make_policy(backend, true);
+    struct policy *frozen = make_policy(backend, false);
+    const struct sampling_params sampling = {.temperature = 0.7f, .top_k = 20, .top_p = 0.9f};
+    float a[MAX_ROWS], b[MAX_ROWS], entropy[MAX_ROWS];
+    struct batch batch;
+
+    (void)state;
+    batch_fill(&batch);
+    forward(trainable, &batch, 0, N_SEQUENCES, sampling, a, entropy);
+    forward(frozen, &batch, 0, N_SEQUENCES, sampling, b, NULL);
+    assert_memory_equal(a, b, batch.offsets[N_SEQUENCES] * sizeof(float));
+    assert_status(policy_backward(frozen, a, NULL), STATUS_BAD_ARGUMENT, "trainable");
+    policy_destroy(trainable);
+    policy_destroy(frozen);
+    backend_close(backend);
+}
+
+/* --- Sampling --- */
+
+struct sequence {
+    size_t n_cached;
+    int32_t blocks[8];
+};
+
+/* One turn: the next n_new[i] tokens of each sequence, a draw for every row. */
+static void extend(struct policy *policy, struct policy_cache *cache, const struct batch *batch,
+                   struct sequence *sequences, const size_t *n_new, int32_t *drawn, float *logp)
+{
+    int32_t tokens[MAX_ROWS], positions[MAX_ROWS], where[MAX_ROWS], got[MAX_ROWS];
+    float got_logp[MAX_ROWS];
+    struct sample_row draws[MAX_ROWS];
+    struct kv_span spans[N_SEQUENCES];
+    size_t n = 0, n_spans = 0;
+
+    for (size_t i = 0; i < N_SEQUENCES; i++) {
+        if (n_new[i] == 0) {
+            continue;
+        }
+        spans[n_spans++] = (struct kv_span){.first_row = n,
+                                            .n_rows = n_new[i],
+                                            .n_cached = sequences[i].n_cached,
+                                            .blocks = sequences[i].blocks};
+        for (size_t j = 0; j < n_new[i]; j++) {
+            const size_t position = sequences[i].n_cached + j;
+
+            where[n] = (int32_t)(batch->offsets[i] + position);
+            tokens[n] = batch->tokens[where[n]];
+            positions[n] = (int32_t)position;
+            draws[n] = (struct sample_row){
+                .seed = 3,
+                .group = i,
+                .position = (uint32_t)position,
+                .sampling = {.temperature = 0.8f, .top_k = 30, .top_p = 0.95f, .min_p = 0.001f}};
+            n++;
+        }
+        sequences[i].n_cached += n_new[i];
+    }
+    assert_ok(policy_extend(policy, cache,
+                            &(struct policy_extend_args){.tokens = tokens,
+                                                         .positions = positions,
+                                                         .n_rows = n,
+                                                         .spans = spans,
+                                                         .n_spans = n_spans,
+                                                         .draw_rows = batch->rows,
+                                                         .draws = draws,
+                                                         .n_draws = n,
+                                                         .drawn = got,
+                                                         .logp = got_logp}));
+    for (size_t i = 0; i < n; i++) {
+        drawn[where[i]] = got[i];
+        logp[where[i]] = got_logp[i];
+    }
+}
+
+/* All sequences in chunks of 1 to `chunk_max` rows, in pages that `seed` shuffles. */
+static void sample_all(const char *device, size_t n_threads, uint64_t seed, size_t chunk_max,
+                       int32_t *drawn, float *logp)
+{
+    struct backend *backend = open_backend(device, n_threads);
+    struct policy *policy = make_policy(backend, seed % 2 == 0);
+    struct sequence sequences[N_SEQUENCES] = {{0}};
+    struct policy_cache *cache;
+    struct batch batch;
+    bool is_done = false;
+
+    batch_fill(&batch);
+    assert_ok(policy_cache_create(policy, 8 * N_SEQUENCES, &cache));
+    for (size_t i = 0; i < 8 * N_SEQUENCES; i++) {
+        sequences[i / 8].blocks[i % 8] = (int32_t)random_permute(seed, 0, i, 8 * N_SEQUENCES);
+    }
+    for (size_t turn = 0; !is_done; turn++) {
+        size_t n_new[N_SEQUENCES];
+
+        is_done = true;
+        for (size_t i = 0; i < N_SEQUENCES; i++) {
+            const size_t left = lengths[i] - sequences[i].n_cached;
+            const size_t n = random_below(seed, RANDOM_TEST, turn, i, chunk_max + 1);
+
+            n_new[i] = n < left ? n : left;
+            is_done = is_done && sequences[i].n_cached + n_new[i] == lengths[i];
+        }
+        if (n_new[0] + n_new[1] + n_new[2] + n_new[3] + n_new[4] > 0) {
+            extend(policy, cache, &batch, sequences, n_new, drawn, logp);
+        }
+    }
+    policy_cache_destroy(cache);
+    policy_destroy(policy);
+    backend_close(backend);
+}
+
+static void chunks_pages_and_threads_change_no_draw(void **state)
+{
+    static const size_t chunks[] = {48, 1, 2, 7, 20};
+    int32_t drawn[MAX_ROWS] = {0}, other[MAX_ROWS] = {0};
+    float logp[MAX_ROWS] = {0}, other_logp[MAX_ROWS] = {0};
+
+    (void)state;
+    sample_all("cpu", 1, 1, chunks[0], drawn, logp);
+    for (size_t i = 1; i < 5; i++) {
+        sample_all("cpu", 1 + i % 2, 1 + i, chunks[i], other, other_logp);
+        assert_memory_equal(drawn, other, sizeof(drawn));
+        assert_memory_equal(logp, other_logp, sizeof(logp));
+    }
+    sample_all("cpu-portable", 1, 1, 9, other, other_logp);
+    assert_memory_equal(drawn, other, sizeof(drawn));
+    assert_memory_equal(logp, other_logp, sizeof(logp));
+}
+
+static void the_trainer_gives_each_draw_the_samplers_log_probability(void **state)
+{
+    const struct sampling_params sampling = {
+        .temperature = 0.8f, .top_k = 30, .top_p = 0.95f, .min_p = 0.001f};
+    int32_t drawn[MAX_ROWS] = {0};
+    float logp[MAX_ROWS] = {0}, trained[MAX_ROWS], entropy[MAX_ROWS];
+    struct backend *backend = open_backend("cpu", 2);
+    struct policy *policy = make_policy(backend, true);
+    struct batch batch;
+
+    (void)state;
+    batch_fill(&batch);
+    sample_all("cpu", 1, 1, 5, drawn, logp);
+    memcpy(batch.targets, drawn, sizeof(drawn));
+    forward(policy, &batch, 0, N_SEQUENCES, sampling, trained, entropy);
+    assert_memory_equal(logp, trained, batch.offsets[N_SEQUENCES] * sizeof(float));
+    policy_destroy(policy);
+    backend_close(backend);
+}
+
+static void a_copied_page_serves_like_the_original(void **state)
+{
+    struct backend *backend = open_backend("cpu", 1);
+    struct policy *policy = make_policy(backend, false);
+    struct sequence sequences[N_SEQUENCES] = {{.blocks = {0, 1, 2, 3}}};
+    size_t n_new[N_SEQUENCES] = {10};
+    int32_t drawn[MAX_ROWS], again[MAX_ROWS];
+    float logp[MAX_ROWS], again_logp[MAX_ROWS];
+    struct policy_cache *cache;
+    struct batch batch;
+
+    (void)state;
+    batch_fill(&batch);
+    assert_ok(policy_cache_create(policy, 5, &cache));
+    extend(policy, cache, &batch, sequences, n_new, drawn, logp);
+    assert_ok(policy_cache_copy_page(cache, 0, 4));
+    n_new[0] = 1;
+    extend(policy, cache, &batch, sequences, n_new, drawn, logp);
+    sequences[0].blocks[0] = 4;
+    sequences[0].n_cached = 10;
+    extend(policy, cache, &batch, sequences, n_new, again, again_logp);
+    assert_int_equal(drawn[10], again[10]);
+    assert_memory_equal(&logp[10], &again_logp[10], sizeof(float));
+    assert_status(policy_cache_copy_page(cache, 0, 5), STATUS_BAD_ARGUMENT, "the cache has 5");
+    policy_cache_destroy(cache);
+    policy_destroy(policy);
+    backend_close(backend);
+}
+
+/* --- The rest --- */
+
+static void a_logit_that_is_not_finite_stops_sampling(void **state)
+{
+    struct backend *backend = open_backend("cpu", 1);
+    struct policy *policy = make_policy(backend, false);
+    const struct weight_row *head = weight_table_find(policy_table(policy), "lm_head.weight");
+    const int32_t token = 3, position = 0, row = 0, block = 0;
+    const struct kv_span span = {.n_rows = 1, .blocks = &block};
+    const struct sample_row draw = {.sampling = plain};
+    struct policy_cache *cache;
+    int32_t drawn;
+    float logp;
+    struct policy_extend_args args = {.tokens = &token,
+                                      .positions = &position,
+                                      .n_rows = 1,
+                                      .spans = &span,
+                                      .n_spans = 1,
+                                      .draw_rows = &row,
+                                      .draws = &draw,
+                                      .n_draws = 1,
+                                      .drawn = &drawn,
+                                      .logp = &logp};
+
+    (void)state;
+    assert_ok(policy_cache_create(policy, 1, &cache));
+    assert_ok(policy_extend(policy, cache, &args));
+    policy_weights(policy)[head->offset + 5] = NAN;
+    assert_ok(policy_refresh(policy));
+    assert_status(policy_extend(policy, cache, &args), STATUS_NUMERICS, "draw 0");
+    policy_cache_destroy(cache);
+    policy_destroy(policy);
+    backend_close(backend);
+}
+
+static void wrong_arguments_are_refused(void **state)
+{
+    struct backend *backend = open_backend("cpu", 1);
+    struct policy *policy = make_policy(backend, true);
+    const int32_t tokens[] = {1, 64}, rows[] = {1, 0}, good[] = {1, 2};
+    const size_t offsets[] = {0, 2};
+    struct policy_batch batch = {.tokens = tokens,
+                                 .n_rows = 2,
+                                 .offsets = offsets,
+                                 .n_sequences = 1,
+                                 .target_rows = rows,
+                                 .targets = good,
+                                 .n_targets = 2,
+                                 .sampling = plain};
+    const struct policy_mtp_args mtp = {.target_rows = rows, .targets = good, .n_targets = 1};
+    float logp[2];
+
+    (void)state;
+    assert_status(policy_forward(policy, &batch, logp, NULL), STATUS_BAD_ARGUMENT, "token 1 is 64");
+    batch.tokens = good;
+    assert_status(policy_forward(policy, &batch, logp, NULL), STATUS_BAD_ARGUMENT, "target row 1");
+    assert_status(policy_backward(policy, logp, NULL), STATUS_BAD_ARGUMENT, "forward pass before");
+    batch.n_rows = MAX_ROWS + 1;
+    assert_status(policy_forward(policy, &batch, logp, NULL), STATUS_BAD_ARGUMENT, "sized for 1");
+    batch.n_rows = 2;
+    batch.n_targets = 1;
+    assert_status(policy_mtp_forward(policy, &mtp, logp), STATUS_BAD_ARGUMENT, "MTP needs");
+    assert_ok(policy_forward(policy, &batch, logp, NULL));
+    assert_status(policy_mtp_forward(policy, &mtp, logp), STATUS_BAD_ARGUMENT, "MTP target row 0");
+    assert_status(policy_mtp_backward(policy, logp), STATUS_BAD_ARGUMENT, "MTP forward pass");
+    policy_destroy(policy);
+    backend_close(backend);
+}
+
+static void an_mtp_gradient_must_come_before_the_policys(void **state)
+{
+    struct backend *backend = open_backend("cpu", 1);
+    struct policy *policy = make_policy(backend, true);
+    struct policy_mtp_args mtp = {.n_targets = 0};
+    float logp[MAX_ROWS], entropy[MAX_ROWS];
+    struct batch batch;
+
+    (void)state;
+    batch_fill(&batch);
+    forward(policy, &batch, 0, 2, plain, logp, entropy);
+    assert_ok(policy_mtp_forward(policy, &mtp, logp));
+    assert_status(policy_backward(policy, batch.g, NULL), STATUS_BAD_ARGUMENT, "MTP");
+    mtp.detached = true;
+    assert_ok(policy_mtp_forward(policy, &mtp, logp));
+    assert_ok(policy_backward(policy, batch.g, NULL));
+    policy_destroy(policy);
+    backend_close(backend);
+}
+
+static void a_detached_module_leaves_the_trunk_alone(void **state)
+{
+    const size_t n = tiny_floats();
+    float *without = gradients_of("cpu", 1, NULL, 0, WITHOUT_MTP);
+    float *detached = gradients_of("cpu", 1, NULL, 0, MTP_DETACHED);
+    struct model_config config;
+    struct weight_table *table;
+    bool is_mtp_zero = true;
+
+    (void)state;
+    assert_ok(model_config_preset("tiny", &config));
+    assert_ok(weight_table_create(&config, &table));
+    assert_int_equal(n, table->n_floats);
+    for (size_t i = 0; i < table->n_rows; i++) {
+        const struct weight_row *row = &table->rows[i];
+
+        if (!row->is_mtp) {
+            assert_memory_equal(without + row->offset, detached + row->offset,
+                                row->count * sizeof(float));
+        }
+        for (size_t j = 0; row->is_mtp && j < row->count; j++) {
+            is_mtp_zero = is_mtp_zero && detached[row->offset + j] == 0;
+        }
+    }
+    assert_false(is_mtp_zero);
+    weight_table_destroy(table);
+    memory_free(without);
+    memory_free(detached);
+}
+
+static void mtp_draws_are_the_modules_own_with_the_noise_given(void **state)
+{
+    struct backend *backend = open_backend("cpu", 1);
+    struct policy *policy = make_policy(backend, false);
+    struct sample_row draws[MAX_ROWS] = {{0}};
+    float logp[MAX_ROWS], drawn_logp[MAX_ROWS];
+    int32_t drawn[MAX_ROWS], unused[MAX_ROWS];
+    struct batch batch;
+
+    (void)state;
+    batch_fill(&batch);
+    for (size_t i = 0; i < batch.n_mtp; i++) {
+        draws[i] = (struct sample_row){.seed = 1, .position = (uint32_t)i}; /* greedy */
+    }
+    struct policy_mtp_args args = {.target_rows = batch.mtp_rows,
+                                   .targets = batch.mtp_targets,
+                                   .n_targets = batch.n_mtp,
+                                   .draws = draws,
+                                   .drawn = drawn};
+
+    forward(policy, &batch, 0, N_SEQUENCES, plain, logp, NULL);
+    assert_ok(policy_mtp_forward(policy, &args, logp));
+    args.targets = drawn;
+    args.drawn = unused;
+    assert_ok(policy_mtp_forward(policy, &args, drawn_logp));
+    for (size_t i = 0; i < batch.n_mtp; i++) { /* the greedy draw is at least as likely */
+        assert_true(drawn_logp[i] >= logp[i]);
+    }
+    policy_destroy(policy);
+    backend_close(backend);
+}
+
+static void every_row_takes_k_experts_and_the_bias_evens_them_out(void **state)
+{
+    struct backend *backend = open_backend("cpu", 1);
+    struct policy *policy = make_policy(backend, true);
+    const struct weight_row *bias =
+        weight_table_find(policy_table(policy), "model.layers.1.mlp.gate.e_score_correction_bias");
+    const uint32_t made_up[2][4] = {{10, 2, 6, 6}, {0, 0, 0, 0}};
+    uint32_t counts[2][4] = {{0}};
+    float logp[MAX_ROWS], entropy[MAX_ROWS];
+    const int32_t *layers;
+    struct batch batch;
+
+    (void)state;
+    batch_fill(&batch);
+    forward(policy, &batch, 0, N_SEQUENCES, plain, logp, entropy);
+    assert_int_equal(policy_moe_layers(policy, &layers), 2);
+    assert_int_equal(layers[0], 1);
+    assert_int_equal(layers[1], 2);
+    policy_expert_counts(policy, &counts[0][0]);
+    assert_int_equal(counts[0][0] + counts[0][1] + counts[0][2] + counts[0][3],
+                     2 * batch.offsets[N_SEQUENCES]);
+    assert_int_equal(counts[1][0] + counts[1][1] + counts[1][2] + counts[1][3], 0);
+    policy_update_router_bias(policy, &made_up[0][0], 0.5f);
+
+    const float *values = policy_weights(policy) + bias->offset;
+
+    assert_true(values[0] == -0.5f && values[1] == 0.5f && values[2] == 0 && values[3] == 0);
+    policy_destroy(policy);
+    backend_close(backend);
+}
+
+static void a_step_allocates_nothing(void **state)
+{
+    struct backend *backend = open_backend("cpu", 2);
+    struct policy *policy = make_policy(backend, true);
+    struct batch batch;
+
+    (void)state;
+    batch_fill(&batch);
+    learn(policy, &batch, 0, N_SEQUENCES, MTP_ATTACHED); /* the backend's scratch grows once */
+
+    const size_t before = memory_total_blocks();
+
+    learn(policy, &batch, 0, N_SEQUENCES, MTP_ATTACHED);
+    assert_ok(policy_refresh(policy));
+    assert_int_equal(memory_total_blocks(), before);
+    policy_destroy(policy);
+    backend_close(backend);
+}
+
+static enum status create_policy(void *context)
+{
+    const struct policy_options options = {.max_rows = 8, .max_draws = 2, .is_trainable = true};
+    struct model_config config;
+    struct policy *policy;
+    struct policy_cache *cache;
+    enum status status;
+
+    TRY(model_config_preset("tiny", &config));
+    TRY(policy_create(context, &config, &options, &policy));
+    status = policy_cache_create(policy, 3, &cache);
+    if (status == STATUS_OK) {
+        policy_cache_destroy(cache);
+    }
+    policy_destroy(policy);
+    return status;
+}
+
+static void running_out_of_memory_leaves_nothing_behind(void **state)
+{
+    struct backend *backend = open_backend("cpu", 1);
+
+    (void)state;
+    assert_ok(create_policy(backend));
+    assert_true(support_fail_allocations(create_policy, backend) > 10);
+    backend_close(backend);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(cutting_a_batch_between_sequences_changes_no_bit),
+        cmocka_unit_test(threads_and_instruction_sets_change_no_bit),
+        cmocka_unit_test(gradients_agree_with_finite_differences),
+        cmocka_unit_test(a_policy_that_cannot_train_gives_the_same_log_probabilities),
+        cmocka_unit_test(chunks_pages_and_threads_change_no_draw),
+        cmocka_unit_test(the_trainer_gives_each_draw_the_samplers_log_probability),
+        cmocka_unit_test(a_copied_page_serves_like_the_original),
+        cmocka_unit_test(a_logit_that_is_not_finite_stops_sampling),
+        cmocka_unit_test(wrong_arguments_are_refused),
+        cmocka_unit_test(an_mtp_gradient_must_come_before_the_policys),
+        cmocka_unit_test(a_detached_module_leaves_the_trunk_alone),
+        cmocka_unit_test(mtp_draws_are_the_modules_own_with_the_noise_given),
+        cmocka_unit_test(every_row_takes_k_experts_and_the_bias_evens_them_out),
+        cmocka_unit_test(a_step_allocates_nothing),
+        cmocka_unit_test(running_out_of_memory_leaves_nothing_behind),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
