@@ -7,6 +7,9 @@
 
 #include <cmocka.h>
 
+/* The portable instruction set is the specification of the others. */
+#define SIMD_ISA portable
+#define SIMD_HEADER "kernels/cpu/simd/simd_portable.h"
 #include "kernels/cpu/simd/philox.h"
 #include "tests/ops/distribution_oracle.h"
 #include "tests/ops/op_fixture.h"
@@ -64,6 +67,23 @@ static const struct sampling_params samplings[] = {
 };
 #define N_SAMPLINGS (sizeof(samplings) / sizeof(samplings[0]))
 
+/* Words and uniforms of one tile of 64 tokens. */
+struct tile_noise {
+    int32_t words[NOISE_TILE];
+    float uniforms[NOISE_TILE];
+};
+
+static void make_noise(const struct noise_key *key, size_t tile, struct tile_noise *out)
+{
+    struct noise_words words;
+
+    noise_tile(key, tile, &words);
+    for (size_t i = 0; i < 4; i++) {
+        ivec_store(out->words + 16 * i, words.c[i]);
+        vec_store(out->uniforms + 16 * i, noise_uniform(words.c[i]));
+    }
+}
+
 static void noise_equals_philox_word_by_word(void **state)
 {
     (void)state;
@@ -75,13 +95,13 @@ static void noise_equals_philox_word_by_word(void **state)
         const uint32_t key[2] = {(uint32_t)key_bits, (uint32_t)(key_bits >> 32)};
         const struct noise_key row = noise_key_make(seed, group, sample, position);
         for (uint32_t tile = 0; tile < 3; tile++) {
-            uint32_t words[NOISE_TILE];
-            noise_tile(&row, tile, words);
+            struct tile_noise noise;
+            make_noise(&row, tile, &noise);
             for (uint32_t v = 0; v < NOISE_TILE; v++) {
                 const uint32_t counter[4] = {16 * tile + v % 16, position, sample, 0};
                 uint32_t want[4];
                 random_philox(counter, key, want);
-                assert_int_equal(words[v], want[v / 16]);
+                assert_int_equal((uint32_t)noise.words[v], want[v / 16]);
             }
         }
     }
@@ -90,9 +110,10 @@ static void noise_equals_philox_word_by_word(void **state)
 static void uniform_noise_is_inside_the_unit_interval(void **state)
 {
     (void)state;
-    assert_true(noise_uniform(0) == 0x1p-24F);
-    assert_true(noise_uniform(UINT32_MAX) == 1.0F - 0x1p-24F);
-    assert_true(noise_uniform(0x80000000U) > 0.5F);
+    assert_true(vec_hmax(noise_uniform(ivec_set1(0))) == 0x1p-24F);
+    assert_true(vec_hmax(noise_uniform(ivec_set1(-1))) == 1.0F - 0x1p-24F);
+    assert_true(vec_hmax(vec_log(noise_uniform(ivec_set1(-1)))) < 0.0F);
+    assert_true(vec_hmax(noise_uniform(ivec_set1(INT32_MIN))) > 0.5F);
 }
 
 /* The draw of one row restated in double. Scores closer than this are not decided by double. */
@@ -100,13 +121,15 @@ static int32_t oracle_draw(const struct oracle_distribution *o, const struct sam
                            bool *is_close)
 {
     const struct noise_key key = noise_key_make(row->seed, row->group, row->sample, row->position);
+    struct tile_noise noise = {{0}, {0}};
     double best = -1.0, second = -1.0;
     int32_t winner = -1;
 
     for (size_t v = 0; v < o->vocab; v++) {
-        uint32_t words[NOISE_TILE];
-        noise_tile(&key, v / NOISE_TILE, words);
-        const double time = -log((double)noise_uniform(words[v % NOISE_TILE]));
+        if (v % NOISE_TILE == 0) {
+            make_noise(&key, v / NOISE_TILE, &noise);
+        }
+        const double time = -log((double)noise.uniforms[v % NOISE_TILE]);
         const double score = o->kept[v] ? exp(o->u[v]) / time : -2.0;
         if (score > best) {
             second = best;

@@ -9,10 +9,10 @@
 #define HONE_KERNELS_CPU_SIMD_PHILOX_H
 
 #include "base/random.h"
+#include "kernels/cpu/simd/simd.h"
 
 #include <stddef.h>
 #include <stdint.h>
-#include <string.h>
 
 #define NOISE_TILE ((size_t)64) /* tokens whose words are made together */
 
@@ -29,56 +29,47 @@ static inline struct noise_key noise_key_make(uint64_t seed, uint64_t group, uin
     return (struct noise_key){{(uint32_t)bits, (uint32_t)(bits >> 32)}, position, sample};
 }
 
-/* One Philox round on sixteen blocks. Plain loops: the compiler turns them into widening
- * multiplies. */
-static inline __attribute__((always_inline)) void noise_round(uint32_t c0[16], uint32_t c1[16],
-                                                              uint32_t c2[16], uint32_t c3[16],
-                                                              const uint32_t key[2])
+/* The four words of sixteen blocks. */
+struct noise_words {
+    i32x16 c[4];
+};
+
+SIMD_INLINE void noise_round(struct noise_words *w, uint32_t key0, uint32_t key1)
 {
-    for (size_t j = 0; j < 16; j++) {
-        const uint64_t p0 = UINT64_C(0xD2511F53) * c0[j];
-        const uint64_t p1 = UINT64_C(0xCD9E8D57) * c2[j];
-        c0[j] = (uint32_t)(p1 >> 32) ^ c1[j] ^ key[0];
-        c1[j] = (uint32_t)p1;
-        c2[j] = (uint32_t)(p0 >> 32) ^ c3[j] ^ key[1];
-        c3[j] = (uint32_t)p0;
-    }
+    i32x16 low0, high0, low1, high1;
+
+    ivec_mul_wide(w->c[0], ivec_set1((int32_t)UINT32_C(0xD2511F53)), &low0, &high0);
+    ivec_mul_wide(w->c[2], ivec_set1((int32_t)UINT32_C(0xCD9E8D57)), &low1, &high1);
+    w->c[0] = ivec_xor(ivec_xor(high1, w->c[1]), ivec_set1((int32_t)key0));
+    w->c[1] = low1;
+    w->c[2] = ivec_xor(ivec_xor(high0, w->c[3]), ivec_set1((int32_t)key1));
+    w->c[3] = low0;
 }
 
-/* words[i]: 32 bits of token 64 tile + i. */
-static inline __attribute__((always_inline)) void
-noise_tile(const struct noise_key *row, size_t tile, uint32_t words[NOISE_TILE])
+/* Lane j of word i: 32 bits of token 64 tile + 16 i + j. */
+SIMD_INLINE void noise_tile(const struct noise_key *row, size_t tile, struct noise_words *out)
 {
-    uint32_t key[2] = {row->key[0], row->key[1]};
-    const uint32_t first = (uint32_t)(16 * tile), position = row->position, sample = row->sample;
-    uint32_t c0[16], c1[16], c2[16], c3[16];
+    static const int32_t lanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    uint32_t key0 = row->key[0], key1 = row->key[1];
 
-    for (size_t j = 0; j < 16; j++) {
-        c0[j] = first + (uint32_t)j;
-    }
-    for (size_t j = 0; j < 16; j++) {
-        c1[j] = position;
-    }
-    for (size_t j = 0; j < 16; j++) {
-        c2[j] = sample;
-    }
-    memset(c3, 0, sizeof(c3));
+    out->c[0] = ivec_add(ivec_load(lanes), ivec_set1((int32_t)(16 * tile)));
+    out->c[1] = ivec_set1((int32_t)row->position);
+    out->c[2] = ivec_set1((int32_t)row->sample);
+    out->c[3] = ivec_set1(0);
+#pragma GCC unroll 10
     for (size_t round = 0; round < 10; round++) {
-        noise_round(c0, c1, c2, c3, key);
-        key[0] += UINT32_C(0x9E3779B9);
-        key[1] += UINT32_C(0xBB67AE85);
+        noise_round(out, key0, key1);
+        key0 += UINT32_C(0x9E3779B9);
+        key1 += UINT32_C(0xBB67AE85);
     }
-    memcpy(words, c0, sizeof(c0));
-    memcpy(words + 16, c1, sizeof(c1));
-    memcpy(words + 32, c2, sizeof(c2));
-    memcpy(words + 48, c3, sizeof(c3));
 }
 
 /* Uniform in (0, 1): 23 bits and a half are exact in a float, so neither end is ever reached and
  * -log u is positive. */
-static inline float noise_uniform(uint32_t word)
+SIMD_INLINE f32x16 noise_uniform(i32x16 words)
 {
-    return ((float)(int32_t)(word >> 9) + 0.5F) * 0x1p-23F;
+    const f32x16 bits = ivec_to_float(ivec_shift_right(words, 9));
+    return vec_mul(vec_add(bits, vec_set1(0.5F)), vec_set1(0x1p-23F));
 }
 
 #endif

@@ -17,16 +17,9 @@ struct sample_call {
 };
 
 /* The sixteen tokens from v on. */
-SIMD_INLINE void race_run(struct race *race, const struct distribution *d, size_t v,
-                          const uint32_t words[16])
+SIMD_INLINE void race_run(struct race *race, const struct distribution *d, size_t v, i32x16 words)
 {
-    int32_t bits[16];
-
-    for (size_t j = 0; j < 16; j++) {
-        bits[j] = (int32_t)(words[j] >> 9);
-    }
-    const f32x16 half = vec_add(ivec_to_float(ivec_load(bits)), vec_set1(0.5F));
-    const f32x16 time = vec_neg(vec_log(vec_mul(half, vec_set1(0x1p-23F))));
+    const f32x16 time = vec_neg(vec_log(noise_uniform(words)));
     const size_t n = lanes_left(v, d->vocab);
     const f32x16 u = distribution_u(d, v, n);
     const f32x16 e = vec_exp(vec_sub(u, vec_set1(d->max)));
@@ -57,12 +50,15 @@ static int32_t draw(const struct distribution *d, const struct sample_row *row)
 {
     const struct noise_key key = noise_key_make(row->seed, row->group, row->sample, row->position);
     struct race race = {.best = vec_set1(-1.0F), .ids = ivec_set1(0)};
-    uint32_t words[NOISE_TILE];
+    struct noise_words words;
 
     for (size_t first = 0; first < d->vocab; first += NOISE_TILE) {
-        noise_tile(&key, first / NOISE_TILE, words);
-        for (size_t i = 0; i < NOISE_TILE && first + i < d->vocab; i += SIMD_LANES) {
-            race_run(&race, d, first + i, words + i);
+        noise_tile(&key, first / NOISE_TILE, &words);
+#pragma GCC unroll 4
+        for (size_t i = 0; i < 4; i++) {
+            if (first + i * SIMD_LANES < d->vocab) {
+                race_run(&race, d, first + i * SIMD_LANES, words.c[i]);
+            }
         }
     }
     return race_winner(&race);

@@ -234,6 +234,20 @@ SIMD_INLINE i32x16 ivec_mul(i32x16 a, i32x16 b)
     return (i32x16){_mm256_mullo_epi32(a.lo, b.lo), _mm256_mullo_epi32(a.hi, b.hi)};
 }
 
+SIMD_INLINE void simd_mul_wide8(__m256i a, __m256i b, __m256i *low, __m256i *high)
+{
+    const __m256i even = _mm256_mul_epu32(a, b);
+    const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), _mm256_srli_epi64(b, 32));
+    *low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+    *high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+}
+
+SIMD_INLINE void ivec_mul_wide(i32x16 a, i32x16 b, i32x16 *low, i32x16 *high)
+{
+    simd_mul_wide8(a.lo, b.lo, &low->lo, &high->lo);
+    simd_mul_wide8(a.hi, b.hi, &low->hi, &high->hi);
+}
+
 SIMD_INLINE i32x16 ivec_and(i32x16 a, i32x16 b)
 {
     return (i32x16){_mm256_and_si256(a.lo, b.lo), _mm256_and_si256(a.hi, b.hi)};

@@ -202,6 +202,14 @@ SIMD_INLINE i32x16 ivec_mul(i32x16 a, i32x16 b)
     return _mm512_mullo_epi32(a, b);
 }
 
+SIMD_INLINE void ivec_mul_wide(i32x16 a, i32x16 b, i32x16 *low, i32x16 *high)
+{
+    const __m512i even = _mm512_mul_epu32(a, b);
+    const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), _mm512_srli_epi64(b, 32));
+    *low = _mm512_mask_shuffle_epi32(even, 0xAAAA, odd, _MM_PERM_CCAA);
+    *high = _mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB);
+}
+
 SIMD_INLINE i32x16 ivec_and(i32x16 a, i32x16 b)
 {
     return _mm512_and_si512(a, b);

@@ -336,6 +336,16 @@ SIMD_INLINE i32x16 ivec_mul(i32x16 a, i32x16 b)
     return out;
 }
 
+SIMD_INLINE void ivec_mul_wide(i32x16 a, i32x16 b, i32x16 *low, i32x16 *high)
+{
+    for (size_t j = 0; j < SIMD_LANES; j++) {
+        const uint64_t product =
+            (uint64_t)(uint32_t)a.q[j / 4][j % 4] * (uint32_t)b.q[j / 4][j % 4];
+        low->q[j / 4][j % 4] = (int32_t)(uint32_t)product;
+        high->q[j / 4][j % 4] = (int32_t)(uint32_t)(product >> 32);
+    }
+}
+
 SIMD_INLINE i32x16 ivec_and(i32x16 a, i32x16 b)
 {
     i32x16 out;
