@@ -50,7 +50,7 @@ const struct setting settings[] = {
     {"model.router_bias_update", SETTING_REAL, AT(model.router_bias_update), "0", 0, 1, NULL,
      DIGEST, "step of the balancing bias of the router; 0: frozen, as in RL", "DeepSeek gamma"},
     {"model.mtp_train", SETTING_BOOL, AT(model.mtp_train), "false", 0, 0, NULL, DIGEST,
-     "train the MTP module on the samples, detached from the policy", "verl enable_train"},
+     "train the MTP module too; in GRPO its gradient stays inside it", "verl enable_train"},
     {"model.mtp_coef", SETTING_REAL, AT(model.mtp_coef), "0.1", 0, 10, NULL, DIGEST,
      "weight of the MTP loss", "verl mtp_loss_scaling_factor"},
 

@@ -288,6 +288,20 @@ static void the_markdown_has_a_row_for_every_setting(void **state)
     memory_free(table);
 }
 
+/* Written by `hone config --markdown`; this test says when it must be pasted again. */
+static void the_readme_shows_the_table_as_it_is(void **state)
+{
+    (void)state;
+    char *table = NULL;
+    char *readme = NULL;
+    size_t n = 0;
+    assert_ok(config_table_markdown(&table));
+    assert_ok(file_read("README.md", (size_t)1 << 20, &readme, &n));
+    assert_non_null(strstr(readme, table));
+    memory_free(readme);
+    memory_free(table);
+}
+
 static enum status attempt_load(void *context)
 {
     const char *const sets[] = {"rewards.correct.config={a: [1, b]}", "grpo.epsilon=0.1"};
@@ -332,6 +346,7 @@ int main(void)
         cmocka_unit_test(printed_values_are_a_fixed_point),
         cmocka_unit_test(a_key_is_explained_also_by_a_peers_name),
         cmocka_unit_test(the_markdown_has_a_row_for_every_setting),
+        cmocka_unit_test(the_readme_shows_the_table_as_it_is),
         cmocka_unit_test(load_fails_cleanly_at_every_allocation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
