@@ -5,8 +5,10 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define BLOCK_ALIGNMENT ((size_t)64) /* a cache line, and the widest vector */
+#define LARGE_BYTES ((size_t)1 << 20)
 
 static atomic_size_t live_blocks;
 static atomic_size_t total_blocks;
@@ -47,6 +49,23 @@ static void *take_block(size_t n_bytes)
     return block;
 }
 
+/* Zeroes a block. Large ones are not touched: the kernel takes their pages back and gives zeroed
+ * ones on first use, so a buffer sized for the worst case costs only what is used of it. */
+static void zero(unsigned char *block, size_t n_bytes)
+{
+    const size_t page = 4096;
+    const uintptr_t begin = ((uintptr_t)block + page - 1) / page * page;
+    const uintptr_t end = ((uintptr_t)block + n_bytes) / page * page;
+    unsigned char *pages = block + (begin - (uintptr_t)block);
+
+    if (n_bytes < LARGE_BYTES || madvise(pages, end - begin, MADV_DONTNEED) != 0) {
+        memset(block, 0, n_bytes);
+        return;
+    }
+    memset(block, 0, begin - (uintptr_t)block);
+    memset(pages + (end - begin), 0, (uintptr_t)block + n_bytes - end);
+}
+
 enum status memory_alloc(size_t n, size_t size, void *out_pointer)
 {
     void *block = NULL;
@@ -61,7 +80,7 @@ enum status memory_alloc(size_t n, size_t size, void *out_pointer)
     if (block == NULL) {
         return status_set(STATUS_NO_MEMORY, "no memory for %zu bytes", n_bytes);
     }
-    memset(block, 0, n_bytes);
+    zero(block, n_bytes);
     memcpy(out_pointer, &block, sizeof(block));
     return STATUS_OK;
 }

@@ -152,7 +152,7 @@ const struct setting settings[] = {
      "decoupled", ""},
     {"optim.max_grad_norm", SETTING_REAL, AT(optim.max_grad_norm), "1", 0, MANY, NULL, DIGEST,
      "gradient clipping; 0: off", "verl grad_clip, NeMo-RL max_grad_norm"},
-    {"optim.micro_batch_tokens", SETTING_SIZE, AT(optim.micro_batch_tokens), "16384", 1, 16777216,
+    {"optim.micro_batch_tokens", SETTING_SIZE, AT(optim.micro_batch_tokens), "1024", 1, 16777216,
      NULL, 0, "tokens of one forward and backward",
      "verl ppo_max_token_len_per_gpu, TRL per_device_train_batch_size"},
 
