@@ -5,6 +5,7 @@
 
 #include "base/memory.h"
 
+#include <assert.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -114,6 +115,7 @@ enum status arena_alloc(struct arena *arena, size_t n, size_t size, void *out_po
         TRY(arena_grow(arena, padded));
     }
     struct arena_block *block = arena->blocks;
+    assert(block != NULL); /* an arena is never without a block */
     data = (unsigned char *)block + HEADER_BYTES + block->used;
     memset(data, 0, padded);
     block->used += padded;
@@ -157,6 +159,7 @@ void arena_reset(struct arena *arena)
             arena->blocks->next = NULL;
         }
     }
+    assert(arena->blocks != NULL);
     arena->blocks->used = 0;
     arena->older_used = 0;
 }

@@ -38,13 +38,14 @@ const char *status_name(enum status code);
 /* Process exit code of data-and-ui.md section 6: 0 1 2 3 4 5 6 7 8 9 10 75. */
 int status_exit_code(enum status code);
 
-/* Returns the status of an expression upward if it is not OK. */
+/* Returns the status of an expression upward if it is not OK. A statement expression, not do-while:
+ * readers and clang-tidy then see the one branch that there is. */
 #define TRY(expression)                                                                            \
-    do {                                                                                           \
+    __extension__({                                                                                \
         const enum status try_status_ = (expression);                                              \
         if (try_status_ != STATUS_OK) {                                                            \
             return try_status_;                                                                    \
         }                                                                                          \
-    } while (0)
+    })
 
 #endif
