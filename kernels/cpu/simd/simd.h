@@ -24,9 +24,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ISA_JOIN_(name, isa) name##_##isa
-#define ISA_EXPAND_(name, isa) ISA_JOIN_(name, isa)
-#define ISA(name) ISA_EXPAND_(name, SIMD_ISA)
+#define ISA_JOIN(name, isa) name##_##isa
+#define ISA_EXPAND(name, isa) ISA_JOIN(name, isa)
+#define ISA(name) ISA_EXPAND(name, SIMD_ISA)
 
 #define SIMD_LANES ((size_t)16)
 /* Always inlined: accumulator arrays must stay in registers, and vectors never cross a call. */
