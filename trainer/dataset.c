@@ -70,8 +70,10 @@ static enum status add_path(struct dataset *dataset, const char *path)
     if (strpbrk(path, "*?[") == NULL || file_exists(path)) {
         return add_source(dataset, path);
     }
-    if (glob(path, 0, NULL, &found) != 0) {
-        return status_set(STATUS_IO, "%s: no file matches", path);
+    const int result = glob(path, 0, NULL, &found);
+    if (result != 0) {
+        return status_set(result == GLOB_NOSPACE ? STATUS_NO_MEMORY : STATUS_IO, "%s: %s", path,
+                          result == GLOB_NOMATCH ? "no file matches" : "cannot be searched");
     }
     for (size_t i = 0; i < found.gl_pathc && status == STATUS_OK; i++) {
         status = add_source(dataset, found.gl_pathv[i]);

@@ -154,6 +154,51 @@ static void qwen3_ids_and_texts_are_exact(void **state)
     check_real("qwen3");
 }
 
+/* Texts whose ids a second implementation gave (model.md 13.3). */
+static const struct {
+    const char *text, *ids;
+} known_ids[] = {
+    {"hello world", "33310,2058"},
+    {"Hello, world! 1234567", "19923,14,2058,3,223,6895,18009,25"},
+    {"  two  spaces\n\n\tTab\r\nend  ", "223,1234,223,13564,271,200,36440,204,201,523,262"},
+    {"3.14159 x=10**9", "21,16,9926,3318,1527,31,553,666,27"},
+    {"DeepSeek-V3的参数量是671B。", "53091,4374,1465,13582,21,301,2294,9853,389,26612,36,320"},
+    {"カタカナ・ひらがな", "15961,11767,15961,27071,4825,40259,4970,2936,2942"},
+    {"naïve café Ａ１２", "2720,91223,57664,223,65503,127167"},
+    {"#include <stdio.h>\nint main(){return 0;}",
+     "6201,818,21968,5196,1018,650,1840,65524,3916,223,18,83256"},
+    {"it's I'LL don't", "279,734,342,9,3699,2090,1664"},
+    {"<｜User｜>Hi<｜Assistant｜>", "128803,23166,128804"},
+    {"👍🏽 emoji", "92526,40965,124,980,82644"},
+    {"a  1", "67,262,19"},
+    {" \n", "539"},
+};
+
+static void deepseek_v3_gives_the_ids_of_the_specification(void **state)
+{
+    char dir[PATH_ROOM];
+    struct tokenizer *tokenizer;
+
+    (void)state;
+    if (!support_shared_path("data/deepseek-v3-tokenizer", dir, sizeof(dir))) {
+        skip();
+    }
+    assert_ok(tokenizer_load(dir, &tokenizer));
+    for (size_t i = 0; i < sizeof(known_ids) / sizeof(known_ids[0]); i++) {
+        struct token_list list;
+        char got[256] = "";
+        assert_ok(
+            tokenizer_encode(tokenizer, known_ids[i].text, strlen(known_ids[i].text), true, &list));
+        for (size_t j = 0; j < list.count; j++) {
+            const size_t used = strlen(got);
+            (void)snprintf(got + used, sizeof(got) - used, "%s%d", j > 0 ? "," : "", list.ids[j]);
+        }
+        assert_string_equal(got, known_ids[i].ids);
+        token_list_dispose(&list);
+    }
+    tokenizer_destroy(tokenizer);
+}
+
 /* What this build refuses, each by the component's name. */
 static const struct {
     const char *name, *component;
@@ -234,6 +279,7 @@ static void small_tokenizers_are_exact_or_refused_by_name(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(deepseek_v3_gives_the_ids_of_the_specification),
         cmocka_unit_test(deepseek_v3_ids_and_texts_are_exact),
         cmocka_unit_test(llama3_ids_and_texts_are_exact),
         cmocka_unit_test(qwen3_ids_and_texts_are_exact),
