@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""The same configuration gives the same samples and bitwise the same weights, however the work is cut."""
+import shutil
+
+import support
+
+VARIANTS = {
+    "1 worker": ["rollout.workers=1"],
+    "3 workers": ["rollout.workers=3"],
+    "2 worker threads": ["rollout.threads=2", "rollout.workers=1"],
+    "1 trainer thread": ["run.threads=1"],
+    "2 trainer threads": ["run.threads=2"],
+    "micro-batches of 1 sequence": ["optim.micro_batch_tokens=8"],
+    "micro-batches of 100 rows": ["optim.micro_batch_tokens=100"],
+    "prefill chunks of 16 rows": ["rollout.max_batch_tokens=16"],
+    "3 sequences at once": ["rollout.max_num_seqs=3"],
+    "portable instructions": ["run.device=cpu-portable"],
+    "checkpoints at every step": ["checkpoint.every_steps=1"],
+}
+
+
+def run_variant(folder, sets):
+    shutil.rmtree(folder / "runs", ignore_errors=True)
+    args = [word for s in sets for word in ("--set", s)]
+    done = support.hone("run", "run.yaml", *args, cwd=folder, check=0)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("step=")]
+    assert len(lines) == 4 and all(" mismatch=0 " in line for line in lines), done.stdout
+    return support.digests(folder / "runs/rl"), support.samples(folder / "runs/rl")
+
+
+def samples_and_weights_do_not_depend_on_how_work_is_cut():
+    with support.temporary() as name:
+        folder = support.small_run(name, steps=4)
+        digests, samples = run_variant(folder, [])
+        assert len(digests) == 4 and len(set(digests.values())) == 4, digests
+        assert len(samples[0]) == 4 * 16
+        for label, sets in VARIANTS.items():
+            other_digests, other_samples = run_variant(folder, sets)
+            assert other_samples == samples, f"{label}: other samples"
+            assert other_digests == digests, f"{label}: other weights"
+
+
+def several_updates_and_a_reference_stay_exact():
+    """Two passes over two parts, KL to the reference, filters off: the log-probabilities before the first update still agree."""
+    with support.temporary() as name:
+        folder = support.small_run(name, steps=3)
+        done = support.hone("run", "run.yaml", "--set", "run.max_steps=3", "--set", "grpo.num_iterations=2",
+                            "--set", "grpo.num_minibatches=2", "--set", "grpo.beta=0.05",
+                            "--set", "grpo.loss_type=grpo", cwd=folder, check=0)
+        assert done.stdout.count(" mismatch=0 ") == 3, done.stdout
+        kl = support.query(folder / "runs/rl", "SELECT kl FROM steps ORDER BY step")
+        assert kl[0][0] >= 0 and kl[-1][0] > 0, kl
+
+
+def filters_and_temperature_stay_exact():
+    """The trainer evaluates the truncated, tempered distribution that the sampler drew from."""
+    with support.temporary() as name:
+        folder = support.small_run(name, steps=3)
+        for sets in (["rollout.temperature=0.7"], ["rollout.top_k=5"], ["rollout.top_p=0.8"], ["rollout.min_p=0.05"],
+                     ["rollout.temperature=1.3", "rollout.top_k=20", "rollout.top_p=0.9", "rollout.min_p=0.01"]):
+            shutil.rmtree(folder / "runs", ignore_errors=True)
+            args = [word for s in sets for word in ("--set", s)]
+            done = support.hone("run", "run.yaml", *args, cwd=folder, check=0)
+            assert done.stdout.count(" mismatch=0 ") == 3, (sets, done.stdout)
+
+
+if __name__ == "__main__":
+    support.main([samples_and_weights_do_not_depend_on_how_work_is_cut, several_updates_and_a_reference_stay_exact,
+                  filters_and_temperature_stay_exact])
