@@ -42,25 +42,33 @@ struct request {
     double timeout_s;
 };
 
-/* Rows straight to stdout. */
-static enum status stream_rows(const struct request *request, struct query *query, size_t *n_rows,
-                               bool *has_more)
+static enum status print_row(const struct request *request, const struct query *query)
 {
+    if (request->wants_csv) {
+        csv_print_row(query, stdout);
+        return STATUS_OK;
+    }
+    return cli_print_json(row_to_json(query));
+}
+
+/* Rows straight to stdout. */
+static enum status stream_rows(const struct request *request, struct query *query, bool *has_more)
+{
+    size_t n_rows = 0;
+
     if (request->wants_csv) {
         csv_print_names(query, stdout);
     }
-    for (;;) {
-        TRY(query_next(query, has_more));
-        if (!*has_more || (request->rows_max > 0 && *n_rows == request->rows_max)) {
-            return STATUS_OK;
+    enum status status = query_next(query, has_more);
+    while (status == STATUS_OK && *has_more &&
+           (request->rows_max == 0 || n_rows < request->rows_max)) {
+        status = print_row(request, query);
+        n_rows++;
+        if (status == STATUS_OK) {
+            status = query_next(query, has_more);
         }
-        if (request->wants_csv) {
-            csv_print_row(query, stdout);
-        } else {
-            TRY(cli_print_json(row_to_json(query)));
-        }
-        (*n_rows)++;
     }
+    return status;
 }
 
 static enum status collect_rows(const struct request *request, struct query *query,
@@ -92,13 +100,12 @@ static enum status show_table(const struct request *request, struct query *query
 static enum status answer(const struct request *request, struct db *db, const char *sql)
 {
     struct query *query;
-    size_t n_rows = 0;
     bool has_more = false;
 
     db_set_timeout(db, (int64_t)(request->timeout_s * 1e6));
     TRY(query_open(db, sql, &query));
     const enum status status = request->wants_csv || request->wants_json
-                                   ? stream_rows(request, query, &n_rows, &has_more)
+                                   ? stream_rows(request, query, &has_more)
                                    : show_table(request, query, &has_more);
     if (status == STATUS_OK && has_more) {
         (void)fflush(stdout);

@@ -5,7 +5,7 @@
 
 #include "db/blob.h"
 #include "db/db.h"
-#include "db/rows.h"
+#include "db/run_rows.h"
 
 #include <sqlite3.h>
 

@@ -6,7 +6,7 @@
 #include "base/arena.h"
 #include "base/status.h"
 #include "db/db.h"
-#include "db/rows.h"
+#include "db/run_rows.h"
 
 struct id_list {
     int64_t *ids;

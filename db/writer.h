@@ -10,7 +10,7 @@
 
 #include "base/status.h"
 #include "db/db.h"
-#include "db/rows.h"
+#include "db/run_rows.h"
 
 struct writer;
 

@@ -122,8 +122,6 @@ static enum status service_open(struct service *service, const struct run_config
     service->budget.n_expected = config->grpo.prompts_per_step * config->grpo.num_generations;
     service->next_sample_id = 1;
     TRY(arena_create((size_t)1 << 16, &service->arena));
-    TRY(memory_alloc(WORKERS_MAX, sizeof(*service->workers), &service->workers));
-    TRY(memory_alloc(INBOX_MAX, sizeof(*service->inbox), &service->inbox));
     TRY(intake_create(group_data_destroy, &service->intake));
     TRY(scoring_create(config, &service->scoring)); /* children first: no sockets to inherit */
     TRY(open_database(service, run_dir));
@@ -144,9 +142,7 @@ static void drop_inbox(struct service *service)
 
 static void service_close(struct service *service)
 {
-    if (service->inbox != NULL) {
-        drop_inbox(service);
-    }
+    drop_inbox(service);
     service_drop_answers(service);
     service_drop_parcels(service);
     socket_close(service->results);
@@ -160,8 +156,6 @@ static void service_close(struct service *service)
     arena_destroy(service->arena);
     memory_free(service->answers);
     memory_free(service->parcels);
-    memory_free(service->workers);
-    memory_free(service->inbox);
 }
 
 /* --- Messages in --- */
@@ -412,15 +406,19 @@ static enum status turn(struct service *service)
 
 static enum status serve(struct service *service)
 {
-    while (!service->is_over || service->paused_since_us != 0) {
-        if (process_signal_caught() != 0) {
-            TRY(commit(service));
-            return status_set(STATUS_CANCELLED, "stopped by signal %d; what came is stored",
-                              process_signal_caught());
-        }
-        TRY(turn(service));
+    enum status status = STATUS_OK;
+
+    while (status == STATUS_OK && (!service->is_over || service->paused_since_us != 0) &&
+           process_signal_caught() == 0) {
+        status = turn(service);
     }
-    return commit(service);
+    TRY(status);
+    TRY(commit(service));
+    return service->is_over ? STATUS_OK
+                            : status_set(STATUS_CANCELLED,
+                                         "stopped by signal %d; what came is "
+                                         "stored",
+                                         process_signal_caught());
 }
 
 enum status reward_main(const struct run_config *config, const char *run_dir)

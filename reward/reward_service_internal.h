@@ -63,6 +63,7 @@ struct worker_peer {
 };
 
 #define FN_MAX 64u
+#define INBOX_MAX 256u
 
 struct service {
     const struct run_config *config;
@@ -87,11 +88,11 @@ struct service {
     struct peer_id trainer;
     char trainer_numerics[129];
     bool has_trainer;
-    struct worker_peer *workers; /* (WORKERS_MAX) */
+    struct worker_peer workers[WORKERS_MAX];
     size_t n_workers;
 
-    struct inbox_entry *inbox; /* (INBOX_MAX) */
-    size_t n_inbox, n_done;    /* done: their rows are in the open transaction */
+    struct inbox_entry inbox[INBOX_MAX];
+    size_t n_inbox, n_done; /* done: their rows are in the open transaction */
     struct answer *answers;
     size_t n_answers, answers_room;
     struct parcel *parcels; /* [parcel_head, n_parcels) are to be sent */
@@ -106,7 +107,6 @@ struct service {
     int64_t retry_due_us;
     size_t n_malformed;
 };
-#define INBOX_MAX 256u
 
 /* --- reward_service_store.c: rows and memory --- */
 /* The group in memory or from the database (its scored samples then count as taken); NULL when it

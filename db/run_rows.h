@@ -1,7 +1,7 @@
 /* Owns the plain rows that go into and come out of a run's database, and the closed sets of its
  * status columns. Texts are UTF-8 and need not end in NUL where a length stands beside them. */
-#ifndef HONE_DB_ROWS_H
-#define HONE_DB_ROWS_H
+#ifndef HONE_DB_RUN_ROWS_H
+#define HONE_DB_RUN_ROWS_H
 
 #include "base/hash.h"
 

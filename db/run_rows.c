@@ -1,5 +1,5 @@
 /* Owns the names of the closed sets. */
-#include "db/rows.h"
+#include "db/run_rows.h"
 
 #include <string.h>
 
