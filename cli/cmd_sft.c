@@ -67,5 +67,9 @@ int cmd_sft(int argc, char **argv)
     process_catch_signals();
     const enum status status = train(config, is_json);
     config_destroy(config);
+    if (status == STATUS_CANCELLED) {
+        (void)cli_fail(command.name, status);
+        return 128 + process_signal_caught(); /* there is no checkpoint to go on from */
+    }
     return status == STATUS_OK ? 0 : cli_fail(command.name, status);
 }

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/process.h"
 #include "kernels/bench/bench.h"
 #include "trainer/balance.h"
 #include "trainer/learner.h"
@@ -217,6 +218,11 @@ static enum status train(struct sft *sft, sft_listener *listener, void *context,
         const bool is_done = has_learned_enough(sft, last);
         if (listener != NULL) {
             listener(context, last);
+        }
+        if (process_signal_caught() != 0) {
+            return status_set(
+                STATUS_CANCELLED,
+                "interrupted at step %zu; nothing was saved, the same command starts again", step);
         }
         if (is_done) {
             break;

@@ -109,6 +109,7 @@ def a_signal_saves_and_the_same_command_continues():
         assert support.start(folder).wait(timeout=120) == 0
         wanted = support.digests(folder / "runs/rl"), support.samples(folder / "runs/rl")
         shutil.rmtree(folder / "runs")
+        (folder / "output.txt").unlink()
         process = support.start(folder)
         while not (folder / "output.txt").read_text().count("step=2 "):
             time.sleep(0.02)
