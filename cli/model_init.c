@@ -317,7 +317,7 @@ static enum status check_target(const struct request *request)
 
 static enum status init(const struct request *request)
 {
-    struct model_config config;
+    struct model_config config = {.vocab_size = 0};
     struct json *root = NULL;
     bool has_tokenizer = false;
     enum status status = load_base(request, &root);

@@ -121,17 +121,23 @@ static enum status list_tensors(const struct weight_table *table, struct json **
     return STATUS_OK;
 }
 
-static enum status describe(const struct model_folder *folder, struct json *object)
+static enum status describe_sizes(const struct model_folder *folder, struct json *object)
 {
     const struct model_config *c = &folder->config;
-    struct json *part;
 
     TRY(json_put(object, "parameters", json_from_int((int64_t)model_config_parameters(c))));
     TRY(json_put(object, "active_parameters",
                  json_from_int((int64_t)model_config_active_parameters(c))));
     TRY(json_put(object, "cache_bytes_per_token", json_from_int((int64_t)cache_bytes(c))));
-    TRY(json_put(object, "weight_bytes", json_from_int((int64_t)(folder->table->n_floats * 4))));
-    TRY(model_config_print(c, &part));
+    return json_put(object, "weight_bytes", json_from_int((int64_t)(folder->table->n_floats * 4)));
+}
+
+static enum status describe(const struct model_folder *folder, struct json *object)
+{
+    struct json *part;
+
+    TRY(describe_sizes(folder, object));
+    TRY(model_config_print(&folder->config, &part));
     TRY(json_put(object, "config", part));
     TRY(list_tensors(folder->table, &part));
     return json_put(object, "tensors", part);

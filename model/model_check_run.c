@@ -6,14 +6,16 @@
 
 #define MTP_WEIGHT 0.3f
 
-/* Targets `ahead` tokens ahead of their rows, for every sequence. */
+/* Targets `ahead` tokens ahead of their rows, for every sequence; g: upstream gradients of
+ * weight * mean(-logp). */
 struct targets {
     int32_t *rows, *tokens;
     size_t n;
     float *logp, *g;
 };
 
-static enum status make_targets(const struct model_run *run, size_t ahead, struct targets *out)
+static enum status make_targets(const struct model_run *run, size_t ahead, float weight,
+                                struct targets *out)
 {
     const size_t per_sequence = run->n_tokens > ahead ? run->n_tokens - ahead : 0;
     const size_t n = run->n_sequences * per_sequence;
@@ -28,6 +30,7 @@ static enum status make_targets(const struct model_run *run, size_t ahead, struc
 
         out->rows[i] = (int32_t)row;
         out->tokens[i] = run->tokens[row + ahead];
+        out->g[i] = -weight / (float)n;
     }
     return STATUS_OK;
 }
@@ -40,14 +43,6 @@ static float mean_loss(const struct targets *targets)
         sum -= (double)targets->logp[i];
     }
     return targets->n == 0 ? 0 : (float)(sum / (double)targets->n);
-}
-
-/* Upstream gradients of weight * mean(-logp). */
-static void fill_upstream(struct targets *targets, float weight)
-{
-    for (size_t i = 0; i < targets->n; i++) {
-        targets->g[i] = -weight / (float)targets->n;
-    }
 }
 
 static enum status forward(const struct model_run *run, const struct targets *targets,
@@ -129,7 +124,8 @@ static enum status read_mtp(struct model_run *run)
     return STATUS_OK;
 }
 
-static enum status read_trace(struct model_run *run)
+/* Room for everything a trace holds. */
+static enum status allocate_trace(struct model_run *run)
 {
     const struct model_config *config = policy_config(run->policy);
     const size_t n = run->n_rows, d = config->hidden_size, vocab = config->vocab_size;
@@ -140,13 +136,22 @@ static enum status read_trace(struct model_run *run)
     TRY(arena_alloc(run->arena, n * d, sizeof(float), &trace->normed));
     TRY(arena_alloc(run->arena, n * vocab, sizeof(float), &trace->logits));
     TRY(arena_alloc(run->arena, n_routes, sizeof(int32_t), &trace->indices));
-    TRY(arena_alloc(run->arena, n_routes, sizeof(float), &trace->weights));
+    return arena_alloc(run->arena, n_routes, sizeof(float), &trace->weights);
+}
+
+static enum status read_trace(struct model_run *run)
+{
+    const struct model_config *config = policy_config(run->policy);
+    const size_t n = run->n_rows;
+    struct policy_trace *trace = &run->trace;
+
+    TRY(allocate_trace(run));
     TRY(policy_read_trace(run->policy, trace));
     if (config->n_mtp_modules == 0) {
         return STATUS_OK;
     }
-    TRY(arena_alloc(run->arena, n * d, sizeof(float), &trace->mtp_hidden));
-    TRY(arena_alloc(run->arena, n * vocab, sizeof(float), &trace->mtp_logits));
+    TRY(arena_alloc(run->arena, n * config->hidden_size, sizeof(float), &trace->mtp_hidden));
+    TRY(arena_alloc(run->arena, n * config->vocab_size, sizeof(float), &trace->mtp_logits));
     return read_mtp(run);
 }
 
@@ -171,22 +176,27 @@ static enum status read_tokens(const struct safetensors *io, struct model_run *r
     return STATUS_OK;
 }
 
+static enum status run_backward(const struct targets *targets, const struct targets *mtp,
+                                const struct model_run_wants *wants, struct model_run *run)
+{
+    if (wants->gradients) {
+        TRY(differentiate(run, targets, mtp, false, &run->gradients));
+    }
+    if (wants->gradients_detached) {
+        TRY(differentiate(run, targets, mtp, true, &run->gradients_detached));
+    }
+    return STATUS_OK;
+}
+
 enum status model_run_compute(const struct safetensors *io, const struct model_run_wants *wants,
                               struct model_run *run)
 {
     struct targets targets, mtp;
 
     TRY(read_tokens(io, run));
-    TRY(make_targets(run, 1, &targets));
-    TRY(make_targets(run, 2, &mtp));
-    fill_upstream(&targets, 1);
-    fill_upstream(&mtp, MTP_WEIGHT);
-    if (wants->gradients) {
-        TRY(differentiate(run, &targets, &mtp, false, &run->gradients));
-    }
-    if (wants->gradients_detached) {
-        TRY(differentiate(run, &targets, &mtp, true, &run->gradients_detached));
-    }
+    TRY(make_targets(run, 1, 1, &targets));
+    TRY(make_targets(run, 2, MTP_WEIGHT, &mtp));
+    TRY(run_backward(&targets, &mtp, wants, run));
     TRY(forward(run, &targets, &mtp, true));
     run->loss = mean_loss(&targets);
     run->mtp_loss = mean_loss(&mtp);

@@ -260,11 +260,12 @@ static enum status parse_layer_types(const struct json *root, const char *label,
 /* Relations between fields. */
 static enum status check_experts(const struct model_config *config, const char *label)
 {
-    const size_t per_group = config->n_groups == 0 ? 0 : config->n_experts / config->n_groups;
-
-    if (config->n_experts == 0) {
+    if (config->n_experts == 0 || config->n_groups == 0) {
         return STATUS_OK;
     }
+
+    const size_t per_group = config->n_experts / config->n_groups;
+
     if (config->n_experts % config->n_groups != 0 || (config->n_groups > 1 && per_group < 2)) {
         return status_set(STATUS_BAD_FORMAT,
                           "%s: %zu experts do not form %zu groups of two or more", label,
@@ -283,6 +284,31 @@ static enum status check_experts(const struct model_config *config, const char *
     return STATUS_OK;
 }
 
+/* The fields of the table. */
+static enum status parse_fields(const struct json *root, const char *label,
+                                struct model_config *out)
+{
+    for (size_t i = 0; i < n_model_fields; i++) {
+        TRY(parse_field(root, &model_fields[i], label, out));
+    }
+    if (out->qk_rope_head_dim % 2 != 0) {
+        return status_set(STATUS_BAD_FORMAT, "%s: qk_rope_head_dim %zu is odd", label,
+                          out->qk_rope_head_dim);
+    }
+    return STATUS_OK;
+}
+
+/* What needs more than one field. */
+static enum status parse_relations(const struct json *root, const char *label,
+                                   struct model_config *out)
+{
+    TRY(parse_experts(root, label, out));
+    TRY(parse_ids(root, label, out));
+    TRY(parse_layer_types(root, label, out));
+    TRY(model_config_parse_rope(root, label, out));
+    return check_experts(out, label);
+}
+
 enum status model_config_parse(const struct json *root, const char *label, struct model_config *out)
 {
     struct model_config config = {.vocab_size = 0};
@@ -292,18 +318,8 @@ enum status model_config_parse(const struct json *root, const char *label, struc
     }
     TRY(model_config_check_supported(root, label));
     TRY(check_keys(root, label));
-    for (size_t i = 0; i < n_model_fields; i++) {
-        TRY(parse_field(root, &model_fields[i], label, &config));
-    }
-    TRY(parse_experts(root, label, &config));
-    TRY(parse_ids(root, label, &config));
-    TRY(parse_layer_types(root, label, &config));
-    TRY(model_config_parse_rope(root, label, &config));
-    TRY(check_experts(&config, label));
-    if (config.qk_rope_head_dim % 2 != 0) {
-        return status_set(STATUS_BAD_FORMAT, "%s: qk_rope_head_dim %zu is odd", label,
-                          config.qk_rope_head_dim);
-    }
+    TRY(parse_fields(root, label, &config));
+    TRY(parse_relations(root, label, &config));
     *out = config;
     return STATUS_OK;
 }
@@ -322,90 +338,4 @@ enum status model_config_load(const char *dir, struct model_config *out)
     json_destroy(root);
     memory_free(path);
     return status;
-}
-
-bool model_config_is_moe_layer(const struct model_config *config, size_t layer)
-{
-    if (config->n_experts == 0) {
-        return false;
-    }
-    if (layer >= config->n_layers) {
-        return true;
-    }
-    return layer >= config->first_dense_layers && layer % config->moe_layer_freq == 0;
-}
-
-size_t model_config_moe_layers(const struct model_config *config)
-{
-    size_t n = 0;
-
-    for (size_t i = 0; i < config->n_layers + config->n_mtp_modules; i++) {
-        n += model_config_is_moe_layer(config, i);
-    }
-    return n;
-}
-
-bool model_config_is_eos(const struct model_config *config, int32_t token)
-{
-    for (size_t i = 0; i < config->n_eos_ids; i++) {
-        if (config->eos_ids[i] == token) {
-            return true;
-        }
-    }
-    return false;
-}
-
-float model_config_attention_scale(const struct model_config *config)
-{
-    const double head_dim = (double)(config->qk_nope_head_dim + config->qk_rope_head_dim);
-    const struct rope_scaling *rope = &config->rope;
-    double factor = 1;
-
-    if (rope->is_yarn && rope->mscale_all_dim != 0 && rope->factor > 1) {
-        factor = 0.1 * rope->mscale_all_dim * log(rope->factor) + 1;
-    }
-    return (float)(factor * factor / sqrt(head_dim));
-}
-
-/* Attention and norms of one layer. */
-static size_t attention_parameters(const struct model_config *c)
-{
-    const size_t q_dim = c->n_heads * (c->qk_nope_head_dim + c->qk_rope_head_dim);
-    const size_t q =
-        c->q_lora_rank > 0 ? c->q_lora_rank * (c->hidden_size + q_dim + 1) : c->hidden_size * q_dim;
-
-    return q + c->hidden_size * (c->kv_lora_rank + c->qk_rope_head_dim) + c->kv_lora_rank +
-           c->kv_lora_rank * c->n_heads * (c->qk_nope_head_dim + c->v_head_dim) +
-           c->n_heads * c->v_head_dim * c->hidden_size + 2 * c->hidden_size;
-}
-
-/* Feed-forward part with n_routed of the experts counted; router included. */
-static size_t ffn_parameters(const struct model_config *c, size_t layer, size_t n_routed)
-{
-    if (!model_config_is_moe_layer(c, layer)) {
-        return 3 * c->hidden_size * c->intermediate_size;
-    }
-    return (n_routed + c->n_shared_experts) * 3 * c->hidden_size * c->moe_intermediate_size +
-           c->n_experts * (c->hidden_size + 1);
-}
-
-size_t model_config_parameters(const struct model_config *config)
-{
-    size_t n = 2 * config->vocab_size * config->hidden_size + config->hidden_size;
-
-    for (size_t i = 0; i < config->n_layers + config->n_mtp_modules; i++) {
-        n += attention_parameters(config) + ffn_parameters(config, i, config->n_experts);
-    }
-    /* enorm, hnorm, shared_head.norm, eh_proj */
-    return n + config->n_mtp_modules * (3 + 2 * config->hidden_size) * config->hidden_size;
-}
-
-size_t model_config_active_parameters(const struct model_config *config)
-{
-    size_t n = config->vocab_size * config->hidden_size + config->hidden_size;
-
-    for (size_t i = 0; i < config->n_layers; i++) {
-        n += attention_parameters(config) + ffn_parameters(config, i, config->experts_per_token);
-    }
-    return n;
 }

@@ -3,23 +3,23 @@
 
 #define SIZE_FIELD(key_, member, min_, max_)                                                       \
     {                                                                                              \
-        .key = key_, .kind = MODEL_FIELD_SIZE, .offset = offsetof(struct model_config, member),    \
-        .min = min_, .max = max_, .is_required = true, .null_is = -1                               \
+        .key = (key_), .kind = MODEL_FIELD_SIZE, .offset = offsetof(struct model_config, member),  \
+        .min = (min_), .max = (max_), .is_required = true, .null_is = -1                           \
     }
 #define SIZE_FIELD_OR(key_, member, min_, max_, otherwise_, null_is_)                              \
     {                                                                                              \
-        .key = key_, .kind = MODEL_FIELD_SIZE, .offset = offsetof(struct model_config, member),    \
-        .min = min_, .max = max_, .otherwise = otherwise_, .null_is = null_is_                     \
+        .key = (key_), .kind = MODEL_FIELD_SIZE, .offset = offsetof(struct model_config, member),  \
+        .min = (min_), .max = (max_), .otherwise = (otherwise_), .null_is = (null_is_)             \
     }
 #define REAL_FIELD(key_, member, min_, max_, otherwise_)                                           \
     {                                                                                              \
-        .key = key_, .kind = MODEL_FIELD_REAL, .offset = offsetof(struct model_config, member),    \
-        .min = min_, .max = max_, .otherwise = otherwise_, .null_is = -1                           \
+        .key = (key_), .kind = MODEL_FIELD_REAL, .offset = offsetof(struct model_config, member),  \
+        .min = (min_), .max = (max_), .otherwise = (otherwise_), .null_is = -1                     \
     }
 #define BOOL_FIELD(key_, member, otherwise_)                                                       \
     {                                                                                              \
-        .key = key_, .kind = MODEL_FIELD_BOOL, .offset = offsetof(struct model_config, member),    \
-        .min = 0, .max = 1, .otherwise = otherwise_, .null_is = -1                                 \
+        .key = (key_), .kind = MODEL_FIELD_BOOL, .offset = offsetof(struct model_config, member),  \
+        .min = 0, .max = 1, .otherwise = (otherwise_), .null_is = -1                               \
     }
 
 /* The limits keep every product of shapes far below 2^63. */

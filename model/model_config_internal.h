@@ -11,11 +11,10 @@ enum model_field_kind { MODEL_FIELD_SIZE, MODEL_FIELD_REAL, MODEL_FIELD_BOOL };
  * null means (negative: null is an error). */
 struct model_field {
     const char *key;
-    enum model_field_kind kind;
     size_t offset; /* in struct model_config */
-    double min, max;
+    double min, max, otherwise, null_is;
+    enum model_field_kind kind;
     bool is_required;
-    double otherwise, null_is;
 };
 extern const struct model_field model_fields[];
 extern const size_t n_model_fields;

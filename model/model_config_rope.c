@@ -47,6 +47,17 @@ static enum status rope_number(const struct json *rope, const char *key, double 
     return STATUS_OK;
 }
 
+/* The ramp's bounds and the multipliers of scores. */
+static enum status parse_yarn_shape(const struct json *rope, const char *label,
+                                    struct rope_scaling *yarn)
+{
+    TRY(rope_number(rope, "beta_fast", 32, label, &yarn->beta_fast));
+    TRY(rope_number(rope, "beta_slow", 1, label, &yarn->beta_slow));
+    TRY(rope_number(rope, "mscale", 0, label, &yarn->mscale));
+    TRY(rope_number(rope, "mscale_all_dim", 0, label, &yarn->mscale_all_dim));
+    return rope_number(rope, "attention_factor", 0, label, &yarn->attention_factor);
+}
+
 static enum status parse_yarn(const struct json *rope, const char *label, struct model_config *out)
 {
     struct rope_scaling *yarn = &out->rope;
@@ -63,11 +74,7 @@ static enum status parse_yarn(const struct json *rope, const char *label, struct
     }
     /* Without a factor it is the ratio of the lengths. */
     TRY(rope_number(rope, "factor", (double)out->max_positions / original, label, &yarn->factor));
-    TRY(rope_number(rope, "beta_fast", 32, label, &yarn->beta_fast));
-    TRY(rope_number(rope, "beta_slow", 1, label, &yarn->beta_slow));
-    TRY(rope_number(rope, "mscale", 0, label, &yarn->mscale));
-    TRY(rope_number(rope, "mscale_all_dim", 0, label, &yarn->mscale_all_dim));
-    TRY(rope_number(rope, "attention_factor", 0, label, &yarn->attention_factor));
+    TRY(parse_yarn_shape(rope, label, yarn));
     yarn->truncate = json_bool(json_get(rope, "truncate"), true);
     if (yarn->factor < 1 || yarn->beta_fast <= 0 || yarn->beta_slow <= 0) {
         return status_set(STATUS_BAD_FORMAT,

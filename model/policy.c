@@ -60,15 +60,17 @@ enum status policy_load(struct backend *backend, const char *dir,
                         const struct policy_options *options, struct policy **out)
 {
     struct model_config config;
-    struct policy *policy;
+    struct policy *policy = NULL;
     enum status status;
 
     *out = NULL;
     TRY(model_config_load(dir, &config));
     TRY(weights_probe_mtp(dir, &config));
-    TRY(policy_create(backend, &config, options, &policy));
-    status = weights_load(dir, policy->table, policy->weights);
-    if (status == STATUS_OK) {
+    status = policy_create(backend, &config, options, &policy);
+    if (status == STATUS_OK && policy != NULL) {
+        status = weights_load(dir, policy->table, policy->weights);
+    }
+    if (status == STATUS_OK && policy != NULL) {
         status = policy_refresh(policy);
     }
     if (status != STATUS_OK) {

@@ -243,6 +243,21 @@ static enum status project_backward(struct policy *policy, const struct policy_l
                                                           .n_out = s->d});
 }
 
+/* Attention's share: d_h, the gradient after its residual addition -> d_normed, before it. */
+static enum status attention_backward(struct policy *policy, const struct policy_layer *layer,
+                                      const struct policy_activations *a,
+                                      const struct policy_block_rows *rows, const float *d_h)
+{
+    TRY(values_backward(policy, layer, a, rows->n_rows, d_h));
+    TRY(scores_backward(policy, a, rows));
+    TRY(absorb_backward(policy, layer, a, rows->n_rows));
+    TRY(unrotate_rows(policy, rows));
+    if (policy->sizes.q_rank > 0) {
+        TRY(q_lora_backward(policy, layer, a, rows->n_rows));
+    }
+    return project_backward(policy, layer, a, rows->n_rows);
+}
+
 enum status policy_block_backward(struct policy *policy, const struct policy_layer *layer,
                                   const struct policy_activations *a,
                                   const struct policy_block_rows *rows, float *d_h)
@@ -251,14 +266,7 @@ enum status policy_block_backward(struct policy *policy, const struct policy_lay
     const size_t n_rows = rows->n_rows;
 
     TRY(policy_ffn_backward(policy, layer, a, n_rows, d_h));
-    TRY(values_backward(policy, layer, a, n_rows, d_h));
-    TRY(scores_backward(policy, a, rows));
-    TRY(absorb_backward(policy, layer, a, n_rows));
-    TRY(unrotate_rows(policy, rows));
-    if (s->q_rank > 0) {
-        TRY(q_lora_backward(policy, layer, a, n_rows));
-    }
-    TRY(project_backward(policy, layer, a, n_rows));
+    TRY(attention_backward(policy, layer, a, rows, d_h));
     return policy->backend->ops->rms_norm_backward(
         policy->backend,
         &(struct rms_norm_backward_args){.x = a->h_in,

@@ -96,10 +96,11 @@ static enum status run_layers(struct policy *policy, size_t n_rows)
         const struct policy_activations *a = policy_activations_of(policy, i);
 
         TRY(policy_block_forward(policy, &policy->layers[i], a, &rows));
-        if (policy->layers[i].is_moe) {
-            TRY(policy_count_experts(policy, moe_index, a, n_rows));
-            moe_index++;
+        if (!policy->layers[i].is_moe) {
+            continue;
         }
+        TRY(policy_count_experts(policy, moe_index, a, n_rows));
+        moe_index++;
     }
     return STATUS_OK;
 }

@@ -270,27 +270,38 @@ static size_t largest(size_t a, size_t b)
     return a > b ? a : b;
 }
 
+/* Arrays of n 32-bit ids each. */
+static enum status create_id_arrays(size_t n, int32_t **const *arrays, size_t n_arrays)
+{
+    for (size_t i = 0; i < n_arrays; i++) {
+        TRY(memory_alloc(n, sizeof(int32_t), arrays[i]));
+    }
+    return STATUS_OK;
+}
+
+static enum status create_counters(struct policy *policy)
+{
+    policy->n_moe_layers = model_config_moe_layers(&policy->config);
+    TRY(memory_alloc(policy->n_moe_layers, sizeof(int32_t), &policy->moe_layers));
+    return memory_alloc(policy->n_moe_layers * policy->sizes.n_experts, sizeof(uint32_t),
+                        &policy->counts);
+}
+
 static enum status create_host_arrays(struct policy *policy)
 {
     const size_t t = policy->options.max_rows;
-    const size_t n_floats = largest(4 * t, policy->logit_rows);
+    int32_t **const single[] = {&policy->blocks, &policy->host_tokens, &policy->mtp_of_row,
+                                &policy->host_mtp_rows};
+    int32_t **const twice[] = {&policy->host_targets, &policy->host_mtp_targets,
+                               &policy->host_merge};
 
+    TRY(create_id_arrays(t, single, sizeof(single) / sizeof(single[0])));
+    TRY(create_id_arrays(2 * t, twice, sizeof(twice) / sizeof(twice[0])));
     TRY(memory_alloc(t, sizeof(struct kv_span), &policy->spans));
     TRY(memory_alloc(t, sizeof(struct kv_span), &policy->mtp_spans));
-    TRY(memory_alloc(t, sizeof(int32_t), &policy->blocks));
     TRY(memory_alloc(largest(4 * t, t * policy->sizes.top_k), sizeof(int32_t), &policy->staging));
-    TRY(memory_alloc(t, sizeof(int32_t), &policy->host_tokens));
-    TRY(memory_alloc(2 * t, sizeof(int32_t), &policy->host_targets));
-    TRY(memory_alloc(t, sizeof(int32_t), &policy->mtp_of_row));
-    TRY(memory_alloc(t, sizeof(int32_t), &policy->host_mtp_rows));
-    TRY(memory_alloc(2 * t, sizeof(int32_t), &policy->host_mtp_targets));
-    TRY(memory_alloc(2 * t, sizeof(int32_t), &policy->host_merge));
-    TRY(memory_alloc(n_floats, sizeof(float), &policy->host_values));
-    policy->n_moe_layers = model_config_moe_layers(&policy->config);
-    TRY(memory_alloc(policy->n_moe_layers, sizeof(int32_t), &policy->moe_layers));
-    TRY(memory_alloc(policy->n_moe_layers * policy->sizes.n_experts, sizeof(uint32_t),
-                     &policy->counts));
-    return STATUS_OK;
+    TRY(memory_alloc(policy->logit_rows, sizeof(float), &policy->host_values));
+    return create_counters(policy);
 }
 
 static void fill_host_arrays(struct policy *policy)

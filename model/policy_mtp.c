@@ -164,12 +164,28 @@ static enum status draw_tokens(struct policy *policy, const struct policy_mtp_ar
     return STATUS_OK;
 }
 
-enum status policy_mtp_forward(struct policy *policy, const struct policy_mtp_args *args,
-                               float *logp)
+/* Log-probabilities of the targets, and draws if they are wanted. */
+static enum status finish_targets(struct policy *policy, const struct policy_mtp_args *args,
+                                  float *logp)
 {
     const struct policy_sizes *s = &policy->sizes;
     const size_t t = policy->options.max_rows;
 
+    TRY(policy->backend->ops->gather_rows(
+        policy->backend, &(struct rows_args){.src = policy->mtp_normed,
+                                             .src_stride = s->d_stride,
+                                             .rows = policy->mtp_target_rows,
+                                             .dst = policy->head_x + t * s->d_stride,
+                                             .dst_stride = s->d_stride,
+                                             .n_rows = args->n_targets,
+                                             .d = s->d}));
+    TRY(policy_head_forward(policy, t, policy->mtp_targets, args->n_targets, logp, NULL));
+    return args->draws == NULL ? STATUS_OK : draw_tokens(policy, args);
+}
+
+enum status policy_mtp_forward(struct policy *policy, const struct policy_mtp_args *args,
+                               float *logp)
+{
     if (policy->config.n_mtp_modules == 0 || policy->n_rows == 0) {
         return status_set(STATUS_BAD_ARGUMENT,
                           "MTP needs a model with a module and a forward pass before it");
@@ -182,18 +198,7 @@ enum status policy_mtp_forward(struct policy *policy, const struct policy_mtp_ar
         TRY(run_module(policy));
     }
     if (args->n_targets > 0) {
-        TRY(policy->backend->ops->gather_rows(
-            policy->backend, &(struct rows_args){.src = policy->mtp_normed,
-                                                 .src_stride = s->d_stride,
-                                                 .rows = policy->mtp_target_rows,
-                                                 .dst = policy->head_x + t * s->d_stride,
-                                                 .dst_stride = s->d_stride,
-                                                 .n_rows = args->n_targets,
-                                                 .d = s->d}));
-        TRY(policy_head_forward(policy, t, policy->mtp_targets, args->n_targets, logp, NULL));
-    }
-    if (args->draws != NULL) {
-        TRY(draw_tokens(policy, args));
+        TRY(finish_targets(policy, args, logp));
     }
     policy->mtp = MTP_FORWARD;
     return STATUS_OK;

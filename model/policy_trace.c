@@ -50,38 +50,45 @@ static enum status read_hidden(struct policy *policy, float *host)
 {
     const struct policy_sizes *s = &policy->sizes;
 
-    for (size_t i = 0; i < policy->config.n_layers; i++) {
+    for (size_t i = 0; i < policy->config.n_layers && host != NULL; i++) {
         TRY(read_rows(policy, policy->activations[i].h_out, s->d_stride, s->d, policy->n_rows,
                       host + i * policy->n_rows * s->d));
     }
     return STATUS_OK;
 }
 
-/* Routes of every MoE layer; the module's rows are spread. */
-static enum status read_routes(struct policy *policy, int32_t *indices, float *weights)
+/* Routes of one MoE layer, n_rows * K values each; the module's rows are spread. */
+static enum status read_routes(struct policy *policy, size_t layer, int32_t *indices,
+                               float *weights)
 {
     const struct backend_ops *ops = policy->backend->ops;
-    const size_t k = policy->sizes.top_k, per_layer = policy->n_rows * k;
+    const struct policy_activations *a = &policy->activations[layer];
+    const size_t row_bytes = policy->sizes.top_k * sizeof(float);
+    const bool is_mtp = layer >= policy->config.n_layers;
+
+    if (indices != NULL) {
+        TRY(ops->download(policy->backend, indices, a->indices, policy->n_rows * row_bytes));
+    }
+    if (weights != NULL) {
+        TRY(ops->download(policy->backend, weights, a->route_weights, policy->n_rows * row_bytes));
+    }
+    if (is_mtp && indices != NULL) {
+        spread_rows(policy, indices, row_bytes, 0xff);
+    }
+    if (is_mtp && weights != NULL) {
+        spread_rows(policy, weights, row_bytes, 0);
+    }
+    return STATUS_OK;
+}
+
+static enum status read_all_routes(struct policy *policy, const struct policy_trace *trace)
+{
+    const size_t per_layer = policy->n_rows * policy->sizes.top_k;
 
     for (size_t i = 0; i < policy->n_moe_layers; i++) {
-        const size_t layer = (size_t)policy->moe_layers[i];
-        const struct policy_activations *a = &policy->activations[layer];
-        const bool is_mtp = layer >= policy->config.n_layers;
-
-        if (indices != NULL) {
-            TRY(ops->download(policy->backend, indices + i * per_layer, a->indices,
-                              per_layer * sizeof(int32_t)));
-        }
-        if (weights != NULL) {
-            TRY(ops->download(policy->backend, weights + i * per_layer, a->route_weights,
-                              per_layer * sizeof(float)));
-        }
-        if (is_mtp && indices != NULL) {
-            spread_rows(policy, indices + i * per_layer, k * sizeof(int32_t), 0xff);
-        }
-        if (is_mtp && weights != NULL) {
-            spread_rows(policy, weights + i * per_layer, k * sizeof(float), 0);
-        }
+        TRY(read_routes(policy, (size_t)policy->moe_layers[i],
+                        trace->indices == NULL ? NULL : trace->indices + i * per_layer,
+                        trace->weights == NULL ? NULL : trace->weights + i * per_layer));
     }
     return STATUS_OK;
 }
@@ -91,6 +98,9 @@ static enum status read_mtp(struct policy *policy, const struct policy_trace *tr
     const struct policy_sizes *s = &policy->sizes;
     const size_t n = policy->n_mtp_rows, vocab = policy->config.vocab_size;
 
+    if (trace->mtp_hidden == NULL && trace->mtp_logits == NULL) {
+        return STATUS_OK;
+    }
     if (policy->mtp == MTP_IDLE) {
         return status_set(STATUS_BAD_ARGUMENT, "no MTP forward pass to look into");
     }
@@ -114,18 +124,13 @@ enum status policy_read_trace(struct policy *policy, const struct policy_trace *
         return status_set(STATUS_BAD_ARGUMENT,
                           "a trace needs a trainable policy and a forward pass before it");
     }
-    if (trace->hidden != NULL) {
-        TRY(read_hidden(policy, trace->hidden));
-    }
     if (trace->normed != NULL) {
         TRY(read_rows(policy, policy->normed, s->d_stride, s->d, policy->n_rows, trace->normed));
     }
     if (trace->logits != NULL) {
         TRY(read_logits(policy, policy->normed, policy->n_rows, trace->logits));
     }
-    TRY(read_routes(policy, trace->indices, trace->weights));
-    if (trace->mtp_hidden != NULL || trace->mtp_logits != NULL) {
-        TRY(read_mtp(policy, trace));
-    }
-    return STATUS_OK;
+    TRY(read_all_routes(policy, trace));
+    TRY(read_hidden(policy, trace->hidden));
+    return read_mtp(policy, trace);
 }

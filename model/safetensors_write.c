@@ -136,9 +136,10 @@ static enum status put_all(struct file_writer *writer, const struct text *header
     for (size_t i = 0; i < n; i++) {
         const size_t bytes = tensor_bytes(sorted[i]);
 
-        if (bytes > 0) {
-            TRY(file_writer_put(writer, sorted[i]->data, bytes));
+        if (bytes == 0) {
+            continue;
         }
+        TRY(file_writer_put(writer, sorted[i]->data, bytes));
     }
     return STATUS_OK;
 }

@@ -189,9 +189,10 @@ static enum status load_all(struct loader *loader, const struct weight_table *ta
         TRY(status);
     }
     for (size_t i = 0; i < n; i++) {
-        if (!loader->is_used[i]) {
-            TRY(check_extra(loader->file, table, safetensors_at(loader->file, i)));
+        if (loader->is_used[i]) {
+            continue;
         }
+        TRY(check_extra(loader->file, table, safetensors_at(loader->file, i)));
     }
     return STATUS_OK;
 }

@@ -44,7 +44,9 @@ static void write_raw(const char *file, const char *header, uint64_t claimed, si
     for (size_t i = 0; i < 8; i++) {
         bytes[i] = (unsigned char)(size >> (8 * i));
     }
-    memcpy(bytes + 8, header, n);
+    for (size_t i = 0; i < n; i++) {
+        bytes[8 + i] = (unsigned char)header[i];
+    }
     assert_ok(file_write_atomic(file, bytes, 8 + n + n_data));
 }
 

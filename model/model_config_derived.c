@@ -1,0 +1,90 @@
+/* Owns what follows from a configuration: which layers have experts, scale, counts. */
+#include "model/model_config.h"
+
+#include <math.h>
+
+bool model_config_is_moe_layer(const struct model_config *config, size_t layer)
+{
+    if (config->n_experts == 0) {
+        return false;
+    }
+    if (layer >= config->n_layers) {
+        return true;
+    }
+    return layer >= config->first_dense_layers && layer % config->moe_layer_freq == 0;
+}
+
+size_t model_config_moe_layers(const struct model_config *config)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < config->n_layers + config->n_mtp_modules; i++) {
+        n += model_config_is_moe_layer(config, i);
+    }
+    return n;
+}
+
+bool model_config_is_eos(const struct model_config *config, int32_t token)
+{
+    for (size_t i = 0; i < config->n_eos_ids; i++) {
+        if (config->eos_ids[i] == token) {
+            return true;
+        }
+    }
+    return false;
+}
+
+float model_config_attention_scale(const struct model_config *config)
+{
+    const double head_dim = (double)(config->qk_nope_head_dim + config->qk_rope_head_dim);
+    const struct rope_scaling *rope = &config->rope;
+    double factor = 1;
+
+    if (rope->is_yarn && rope->mscale_all_dim != 0 && rope->factor > 1) {
+        factor = 0.1 * rope->mscale_all_dim * log(rope->factor) + 1;
+    }
+    return (float)(factor * factor / sqrt(head_dim));
+}
+
+/* Attention and norms of one layer. */
+static size_t attention_parameters(const struct model_config *c)
+{
+    const size_t q_dim = c->n_heads * (c->qk_nope_head_dim + c->qk_rope_head_dim);
+    const size_t q =
+        c->q_lora_rank > 0 ? c->q_lora_rank * (c->hidden_size + q_dim + 1) : c->hidden_size * q_dim;
+
+    return q + c->hidden_size * (c->kv_lora_rank + c->qk_rope_head_dim) + c->kv_lora_rank +
+           c->kv_lora_rank * c->n_heads * (c->qk_nope_head_dim + c->v_head_dim) +
+           c->n_heads * c->v_head_dim * c->hidden_size + 2 * c->hidden_size;
+}
+
+/* Feed-forward part with n_routed of the experts counted; router included. */
+static size_t ffn_parameters(const struct model_config *c, size_t layer, size_t n_routed)
+{
+    if (!model_config_is_moe_layer(c, layer)) {
+        return 3 * c->hidden_size * c->intermediate_size;
+    }
+    return (n_routed + c->n_shared_experts) * 3 * c->hidden_size * c->moe_intermediate_size +
+           c->n_experts * (c->hidden_size + 1);
+}
+
+size_t model_config_parameters(const struct model_config *config)
+{
+    size_t n = 2 * config->vocab_size * config->hidden_size + config->hidden_size;
+
+    for (size_t i = 0; i < config->n_layers + config->n_mtp_modules; i++) {
+        n += attention_parameters(config) + ffn_parameters(config, i, config->n_experts);
+    }
+    /* enorm, hnorm, shared_head.norm, eh_proj */
+    return n + config->n_mtp_modules * (3 + 2 * config->hidden_size) * config->hidden_size;
+}
+
+size_t model_config_active_parameters(const struct model_config *config)
+{
+    size_t n = config->vocab_size * config->hidden_size + config->hidden_size;
+
+    for (size_t i = 0; i < config->n_layers; i++) {
+        n += attention_parameters(config) + ffn_parameters(config, i, config->experts_per_token);
+    }
+    return n;
+}
