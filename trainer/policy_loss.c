@@ -68,6 +68,25 @@ static struct token_result token_loss(const struct loss_options *options,
     return token;
 }
 
+/* The clamp of log-ratios would turn a NaN into a plausible number. */
+static enum status check_token(const struct loss_options *options,
+                               const struct loss_sequence *sequence, size_t t)
+{
+    const struct {
+        const char *whose;
+        const float *logp;
+    } inputs[] = {{"the trainer", sequence->logp},
+                  {"the sampler", sequence->old_logp},
+                  {"the reference", options->beta > 0.0 ? sequence->ref_logp : NULL}};
+    for (size_t i = 0; i < sizeof(inputs) / sizeof(inputs[0]); i++) {
+        if (inputs[i].logp != NULL && !isfinite(inputs[i].logp[t])) {
+            return status_set(STATUS_NUMERICS, "%s's log-probability of token %zu is %f",
+                              inputs[i].whose, t, (double)inputs[i].logp[t]);
+        }
+    }
+    return STATUS_OK;
+}
+
 /* a of grpo.md 6: the weight of a token of a sequence with n_active active tokens. */
 static double token_weight(const struct loss_options *options, const struct loss_totals *totals,
                            size_t n_active)
@@ -96,9 +115,9 @@ enum status loss_sequence_gradient(const struct loss_options *options,
         if (!is_active(sequence, t)) {
             continue;
         }
-        if (!isfinite(sequence->logp[t])) {
-            return status_set(STATUS_NUMERICS, "log-probability of token %zu is %f", t,
-                              (double)sequence->logp[t]);
+        const enum status status = check_token(options, sequence, t);
+        if (status != STATUS_OK) {
+            return status;
         }
         const struct token_result token = token_loss(options, sequence, t);
         g[t] = (float)(weight * token.gradient);

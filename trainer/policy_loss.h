@@ -45,7 +45,8 @@ struct loss_stats {
 
 /* Active tokens of a sequence. */
 size_t loss_active_tokens(const struct loss_sequence *sequence);
-/* Writes g (n), 0 where masked. Errors: NUMERICS when a log-probability is not finite. */
+/* Writes g (n), 0 where masked. Errors: NUMERICS when a log-probability that counts
+ * is not finite: whose and where. */
 MUST_CHECK enum status loss_sequence_gradient(const struct loss_options *options,
                                               const struct loss_totals *totals,
                                               const struct loss_sequence *sequence, float *g,

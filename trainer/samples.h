@@ -17,7 +17,7 @@ struct sample {
     bool has_reward; /* false: no weighted component had anything to say; advantage 0 */
     bool is_truncated;
     double reward;
-    float advantage; /* filled by advantages_compute, or from a stored manifest */
+    float advantage; /* filled by advantages_fill, or from a stored manifest */
 };
 
 struct sample_group {
