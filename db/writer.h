@@ -82,11 +82,15 @@ MUST_CHECK enum status writer_put_manifest(struct writer *writer, int64_t run_id
 /* Columns of steps that take their value from the metric of the same name. */
 extern const char *const step_columns[];
 extern const size_t n_step_columns;
-/* columns: n_step_columns values, NaN for none. Writing a step again replaces it. *differs is true
- * when it had been trained to other weights. The step's groups become trained or dropped. */
+enum step_verdict {
+    STEP_WRITTEN,
+    STEP_SAME, /* was trained to these weights before: the first report stays, nothing is written */
+    STEP_DIFFERS, /* was trained to other weights before: replaced */
+};
+/* columns: n_step_columns values, NaN for none. The step's groups become trained or dropped. */
 MUST_CHECK enum status writer_put_step(struct writer *writer, int64_t run_id,
                                        const struct step_row *step, const double *columns,
-                                       bool *differs);
+                                       enum step_verdict *verdict);
 /* A value that is not finite is stored as NULL. */
 MUST_CHECK enum status writer_put_metric(struct writer *writer, int64_t run_id, int64_t step,
                                          const char *name, double value);

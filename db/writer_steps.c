@@ -177,7 +177,7 @@ static enum status close_groups(struct writer *writer, const char *sql, int64_t 
 }
 
 enum status writer_put_step(struct writer *writer, int64_t run_id, const struct step_row *step,
-                            const double *columns, bool *differs)
+                            const double *columns, enum step_verdict *verdict)
 {
     struct bind bind;
     bool found;
@@ -185,7 +185,11 @@ enum status writer_put_step(struct writer *writer, int64_t run_id, const struct 
 
     TRY(compare_digest(writer, sql_find_weights, run_id, step->step, &step->weight_digest, &found,
                        &same));
-    *differs = found && !same;
+    *verdict = found ? STEP_DIFFERS : STEP_WRITTEN;
+    if (same) {
+        *verdict = STEP_SAME;
+        return STATUS_OK;
+    }
     TRY(writer_statement(writer, sql_put_step, &bind));
     bind_int(&bind, run_id);
     bind_int(&bind, step->step);

@@ -340,27 +340,34 @@ static enum status on_manifest(struct service *service, const struct inbox_entry
     return service_answer_int(service, entry, MESSAGE_MANIFEST_OK, "step", row.step);
 }
 
-static enum status put_metrics(struct service *service, const struct message *message, int64_t step,
-                               double *columns)
+static bool is_metric(const struct json_iterator *it)
+{
+    return (json_is(it->value, JSON_REAL) || json_is(it->value, JSON_INT)) &&
+           it->key_bytes <= METRIC_NAME_MAX;
+}
+
+/* The values that have a column of their own; NaN for those that did not come. */
+static void read_columns(const struct message *message, double *columns)
+{
+    const struct json *const metrics = message_json(message, "metrics");
+
+    for (size_t i = 0; i < n_step_columns; i++) {
+        columns[i] = json_number(json_get(metrics, step_columns[i]), (double)NAN);
+    }
+}
+
+static enum status put_metrics(struct service *service, const struct message *message, int64_t step)
 {
     struct json_iterator it = {.object = message_json(message, "metrics")};
+    enum status status = STATUS_OK;
 
-    while (json_next(&it)) {
-        const double value = json_number(it.value, (double)NAN);
-        const bool is_number = json_is(it.value, JSON_REAL) || json_is(it.value, JSON_INT);
-        if (!is_number || it.key_bytes > METRIC_NAME_MAX) {
-            continue;
-        }
-        for (size_t i = 0; i < n_step_columns; i++) {
-            columns[i] = strcmp(step_columns[i], it.key) == 0 ? value : columns[i];
-        }
-        const enum status status =
-            writer_put_metric(service->writer, service->run_id, step, it.key, value);
-        if (status != STATUS_OK) {
-            return status;
+    while (status == STATUS_OK && json_next(&it)) {
+        if (is_metric(&it)) {
+            status = writer_put_metric(service->writer, service->run_id, step, it.key,
+                                       json_number(it.value, (double)NAN));
         }
     }
-    return STATUS_OK;
+    return status;
 }
 
 static enum status put_experts(struct service *service, const struct message *message, int64_t step)
@@ -381,7 +388,7 @@ static enum status put_experts(struct service *service, const struct message *me
 }
 
 static enum status store_step(struct service *service, const struct message *message,
-                              const struct step_row *row, bool *differs)
+                              const struct step_row *row, enum step_verdict *verdict)
 {
     size_t n_ids;
     size_t n_stats;
@@ -390,11 +397,12 @@ static enum status store_step(struct service *service, const struct message *mes
     const uint64_t *const ids = message_array(message, "sample_ids", &n_ids);
     const float *const stats = message_array(message, "sample_stats", &n_stats);
     TRY(arena_alloc(service->arena, n_step_columns, sizeof(*columns), (void *)&columns));
-    for (size_t i = 0; i < n_step_columns; i++) {
-        columns[i] = (double)NAN;
+    read_columns(message, columns);
+    TRY(writer_put_step(service->writer, service->run_id, row, columns, verdict));
+    if (*verdict == STEP_SAME) {
+        return STATUS_OK; /* a replay: its timings are not the step's */
     }
-    TRY(put_metrics(service, message, row->step, columns));
-    TRY(writer_put_step(service->writer, service->run_id, row, columns, differs));
+    TRY(put_metrics(service, message, row->step));
     if (n_stats == n_ids * TRAIN_STATS) {
         TRY(writer_put_train_stats(service->writer, ids, stats, n_ids));
     }
@@ -409,8 +417,8 @@ static enum status on_step(struct service *service, const struct inbox_entry *en
                            .ended_ns = clock_wall_ns(),
                            .is_skipped =
                                strcmp(message_text(message, "status", ""), "skipped") == 0};
+    enum step_verdict verdict;
     bool is_refused;
-    bool differs;
 
     TRY(check_incarnation(service, entry, &is_refused));
     if (is_refused) {
@@ -420,8 +428,8 @@ static enum status on_step(struct service *service, const struct inbox_entry *en
                     sizeof(row.weight_digest.bytes))) {
         return refuse_trainer(service, entry, "a STEP without a weight digest");
     }
-    TRY(store_step(service, message, &row, &differs));
-    if (differs) {
+    TRY(store_step(service, message, &row, &verdict));
+    if (verdict == STEP_DIFFERS) {
         log_warn("reward", "step=%lld was trained to other weights before", (long long)row.step);
         TRY(service_event(service, "error", "replay_differs", row.step, -1,
                           "trained again to other weights"));

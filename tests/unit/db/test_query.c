@@ -26,14 +26,14 @@ static void fill(struct fixture *f)
     double columns[12] = {0};
     enum manifest_verdict verdict = MANIFEST_UNFIT;
     int64_t unfit = 0;
-    bool differs = false;
+    enum step_verdict step_verdict = STEP_SAME;
 
     fixture_group(f, 4, 1, 4, 100);
     fixture_group(f, 5, 1, 4, 200);
     fixture_group(f, 6, 2, 2, 300);
     assert_ok(writer_put_manifest(f->writer, f->run_id, &manifest, &verdict, &unfit));
     assert_int_equal(verdict, MANIFEST_WRITTEN);
-    assert_ok(writer_put_step(f->writer, f->run_id, &step, columns, &differs));
+    assert_ok(writer_put_step(f->writer, f->run_id, &step, columns, &step_verdict));
     assert_ok(writer_put_train_stats(f->writer, ids, stats, 4));
     assert_ok(writer_put_metric(f->writer, f->run_id, 1, "kl", 0.25));
     assert_ok(writer_commit(f->writer));

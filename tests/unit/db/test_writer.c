@@ -200,7 +200,7 @@ static void a_step_can_be_reported_again(void **state)
 {
     struct fixture f;
     double columns[12];
-    bool differs = true;
+    enum step_verdict verdict = STEP_DIFFERS;
     int64_t unfit = 0;
 
     (void)state;
@@ -219,16 +219,16 @@ static void a_step_can_be_reported_again(void **state)
                                         .n_experts = 3};
     struct step_row step = {.step = 1, .version_out = 1, .ended_ns = 9};
     for (int i = 0; i < 2; i++) {
-        assert_ok(writer_put_step(f.writer, f.run_id, &step, columns, &differs));
-        assert_false(differs);
+        assert_ok(writer_put_step(f.writer, f.run_id, &step, columns, &verdict));
+        assert_int_equal(verdict, i == 0 ? STEP_WRITTEN : STEP_SAME);
         assert_ok(writer_put_metric(f.writer, f.run_id, 1, "kl", 0.5));
         assert_ok(writer_put_train_stats(f.writer, ids, stats, 2));
         assert_ok(writer_put_experts(f.writer, f.run_id, 1, &experts));
         assert_ok(writer_commit(f.writer));
     }
     step.weight_digest.bytes[0] = 1;
-    assert_ok(writer_put_step(f.writer, f.run_id, &step, columns, &differs));
-    assert_true(differs);
+    assert_ok(writer_put_step(f.writer, f.run_id, &step, columns, &verdict));
+    assert_int_equal(verdict, STEP_DIFFERS);
     writer_rollback(f.writer);
     assert_int_equal(fixture_read(&f, "SELECT count(*) FROM metrics"), 1);
     assert_int_equal(fixture_read(&f, "SELECT tokens FROM expert_load WHERE expert = 2"), 3);
@@ -261,6 +261,60 @@ static void a_retired_sample_leaves_the_totals_of_its_group(void **state)
     assert_ok(writer_retire_sample(f.writer, 100, ROW_LATE)); /* in a manifest: keeps its status */
     assert_ok(writer_commit(f.writer));
     assert_int_equal(fixture_read(&f, "SELECT count(*) FROM samples WHERE status = 'ok'"), 3);
+    fixture_destroy(&f);
+}
+
+/* Groups until the limit of pages is met; how many were committed. */
+static int64_t fill_until_full(struct fixture *f)
+{
+    int64_t n = 0;
+    enum status status = STATUS_OK;
+    static char text[4096];
+    static const int64_t limit = 400;
+
+    memset(text, 'x', sizeof(text));
+    for (int64_t i = 10; status == STATUS_OK; i++) {
+        struct sample_row row = fixture_sample(1000 + i, 4, 0);
+        bool is_new = false;
+
+        assert_true(i < limit);
+        row.attempt = i;
+        row.status = ROW_LATE;
+        row.completion = (struct text_span){text, sizeof(text)};
+        status = writer_put_sample(f->writer, &row, &is_new);
+        if (status == STATUS_OK) {
+            status = writer_commit(f->writer);
+        }
+        n += status == STATUS_OK ? 1 : 0;
+    }
+    assert_int_equal(status, STATUS_NO_SPACE);
+    assert_non_null(strstr(status_message(), f->path));
+    return n;
+}
+
+static void a_full_disk_loses_nothing_that_was_committed(void **state)
+{
+    struct fixture f;
+    struct query *query = NULL;
+    bool has_row = false;
+
+    (void)state;
+    fixture_create(&f);
+    fixture_group(&f, 4, 1, 2, 100);
+    assert_ok(writer_commit(f.writer));
+    assert_ok(query_open(writer_db(f.writer), "PRAGMA max_page_count=80", &query));
+    assert_ok(query_next(query, &has_row));
+    query_close(query);
+    const int64_t n = fill_until_full(&f);
+    writer_rollback(f.writer);
+    assert_true(n > 0);
+    assert_int_equal(fixture_read(&f, "SELECT count(*) FROM samples"), 2 + n);
+    assert_ok(query_open(writer_db(f.writer), "PRAGMA max_page_count=100000", &query));
+    assert_ok(query_next(query, &has_row));
+    query_close(query);
+    fixture_group(&f, 5, 1, 2, 200);
+    assert_ok(writer_commit(f.writer));
+    assert_int_equal(fixture_read(&f, "SELECT count(*) FROM samples"), 4 + n);
     fixture_destroy(&f);
 }
 
@@ -403,6 +457,7 @@ int main(void)
         cmocka_unit_test(a_manifest_with_an_unfit_sample_writes_nothing),
         cmocka_unit_test(a_step_can_be_reported_again),
         cmocka_unit_test(a_retired_sample_leaves_the_totals_of_its_group),
+        cmocka_unit_test(a_full_disk_loses_nothing_that_was_committed),
         cmocka_unit_test(a_second_writer_is_refused),
         cmocka_unit_test(a_run_keeps_its_configuration_and_scorers),
         cmocka_unit_test(incarnations_count_up_and_end),
