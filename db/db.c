@@ -1,4 +1,4 @@
-/* Owns read connections and cursors; how they are guarded; the mapping of SQLite's codes. */
+/* Owns read connections: how they are opened and guarded; the mapping of SQLite's codes. */
 #include "db/db.h"
 
 #include "base/clock.h"
@@ -7,19 +7,13 @@
 #include "db/db_internal.h"
 #include "db/schema.h"
 
-#include <limits.h>
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
 #define QUERY_TIMEOUT_US INT64_C(2000000)
 #define PROGRESS_OPCODES 2000 /* virtual machine steps between two looks at the clock */
 #define VALUE_BYTES_MAX (64 << 20)
-
-struct query {
-    struct db *db;
-    sqlite3_stmt *stmt;
-    int64_t budget_us; /* left for this query, when the connection has a limit */
-};
 
 const char *db_sqlite_version(void)
 {
@@ -203,6 +197,7 @@ static enum status guard_handle(struct db *db, enum db_access access)
     TRY(db_execute(db, "PRAGMA cell_size_check=ON"));
     TRY(db_check_version(db));
     TRY(tokens_table_register(db));
+    TRY(db_execute(db, "SELECT 1 FROM tokens(0)")); /* connects it: the authorizer would refuse */
     sqlite3_progress_handler(handle, PROGRESS_OPCODES, is_out_of_time, db);
     if (access == DB_RESTRICTED) {
         restrict_handle(db);
@@ -210,12 +205,12 @@ static enum status guard_handle(struct db *db, enum db_access access)
     return STATUS_OK;
 }
 
-enum status db_open_readonly(const char *path, enum db_access access, struct db **out)
+static enum status open_guarded(const char *name, int flags, enum db_access access, struct db **out)
 {
     struct db *db;
 
     *out = NULL;
-    TRY(db_open_handle(path, SQLITE_OPEN_READONLY, &db));
+    TRY(db_open_handle(name, SQLITE_OPEN_READONLY | flags, &db));
     const enum status status = guard_handle(db, access);
     if (status != STATUS_OK) {
         db_close(db);
@@ -225,142 +220,61 @@ enum status db_open_readonly(const char *path, enum db_access access, struct db 
     return STATUS_OK;
 }
 
-static enum status check_statement(struct db *db, sqlite3_stmt *stmt, const char *tail)
+/* "file:PATH?immutable=1", every byte of the path but the plainest as %XX. Caller frees. */
+static enum status immutable_name(const char *path, char **out)
 {
-    if (stmt == NULL) {
-        return status_set(STATUS_BAD_ARGUMENT, "the SQL is empty");
+    static const char tail[] = "?immutable=1";
+    size_t used = 0;
+
+    TRY(memory_alloc(3 * strlen(path) + sizeof("file:") + sizeof(tail), 1, out));
+    used += (size_t)snprintf(*out, sizeof("file:"), "file:");
+    for (const char *p = path; *p != '\0'; p++) {
+        const bool is_plain = isalnum((unsigned char)*p) != 0 || strchr("/._-", *p) != NULL;
+        used += (size_t)snprintf(*out + used, 4, is_plain ? "%c" : "%%%02X", (unsigned char)*p);
     }
-    if (sqlite3_stmt_readonly(stmt) == 0) {
-        return status_set(STATUS_BAD_ARGUMENT, "the SQL writes; only reading is allowed");
-    }
-    sqlite3_stmt *second = NULL;
-    const int code = sqlite3_prepare_v2(db->handle, tail, -1, &second, NULL);
-    (void)sqlite3_finalize(second);
-    if (code != SQLITE_OK || second != NULL) {
-        return status_set(STATUS_BAD_ARGUMENT, "one statement at a time: \"%.40s\" is left over",
-                          tail);
-    }
+    (void)snprintf(*out + used, sizeof(tail), "%s", tail);
     return STATUS_OK;
 }
 
-enum status query_open(struct db *db, const char *sql, struct query **out)
+/* A finished run in a folder that cannot be written: SQLite may not make its files beside the
+ * database, and needs none, because without a log nothing can change. */
+static enum status open_immutable(const char *path, enum db_access access, struct db **out)
 {
-    struct query *query;
-    const char *tail = NULL;
+    char *name = NULL;
 
-    *out = NULL;
-    TRY(memory_alloc(1, sizeof(*query), &query));
-    query->db = db;
-    query->budget_us = db->timeout_us;
-    const int code = sqlite3_prepare_v2(db->handle, sql, -1, &query->stmt, &tail);
-    enum status status = STATUS_OK;
-    if (code == SQLITE_ERROR || code == SQLITE_AUTH || code == SQLITE_TOOBIG) {
-        status = status_set(STATUS_BAD_ARGUMENT, "%s", sqlite3_errmsg(db->handle));
-    } else if (code != SQLITE_OK) {
-        status = db_failure(db, code, "preparing a query");
-    } else {
-        status = check_statement(db, query->stmt, tail);
-    }
+    TRY(immutable_name(path, &name));
+    enum status status = open_guarded(name, SQLITE_OPEN_URI, access, out);
+    memory_free(name);
     if (status != STATUS_OK) {
-        query_close(query);
         return status;
     }
-    *out = query;
-    return STATUS_OK;
-}
-
-void query_close(struct query *query)
-{
-    if (query == NULL) {
-        return;
+    memory_free((*out)->path); /* messages name the file */
+    status = memory_copy_text(path, strlen(path), &(*out)->path);
+    if (status != STATUS_OK) {
+        db_close(*out);
+        *out = NULL;
     }
-    (void)sqlite3_finalize(query->stmt);
-    memory_free(query);
+    return status;
 }
 
-enum status query_bind_int(struct query *query, int index, int64_t value)
+static bool has_log(const char *path)
 {
-    const int code = sqlite3_bind_int64(query->stmt, index, value);
-    return code == SQLITE_OK ? STATUS_OK : db_failure(query->db, code, "binding a parameter");
-}
+    char *name = NULL;
 
-enum status query_bind_text(struct query *query, int index, const char *text)
-{
-    const int code = sqlite3_bind_text(query->stmt, index, text, -1, SQLITE_TRANSIENT);
-    return code == SQLITE_OK ? STATUS_OK : db_failure(query->db, code, "binding a parameter");
-}
-
-enum status query_next(struct query *query, bool *has_row)
-{
-    struct db *const db = query->db;
-    const int64_t begin_us = clock_now_us();
-
-    *has_row = false;
-    db->deadline_us = db->timeout_us > 0 ? begin_us + query->budget_us : 0;
-    const int code = sqlite3_step(query->stmt);
-    db->deadline_us = 0;
-    query->budget_us -= clock_now_us() - begin_us;
-    if (code == SQLITE_ROW) {
-        *has_row = true;
-        return STATUS_OK;
+    if (memory_alloc(strlen(path) + sizeof("-wal"), 1, &name) != STATUS_OK) {
+        return true;
     }
-    if (code == SQLITE_ERROR || code == SQLITE_TOOBIG) {
-        return status_set(STATUS_BAD_ARGUMENT, "%s", sqlite3_errmsg(db->handle));
-    }
-    return code == SQLITE_DONE ? STATUS_OK : db_failure(db, code, "running a query");
+    (void)snprintf(name, strlen(path) + sizeof("-wal"), "%s-wal", path);
+    const bool exists = file_exists(name);
+    memory_free(name);
+    return exists;
 }
 
-size_t query_columns(const struct query *query)
+enum status db_open_readonly(const char *path, enum db_access access, struct db **out)
 {
-    return (size_t)sqlite3_column_count(query->stmt);
-}
+    const enum status status = open_guarded(path, 0, access, out);
 
-const char *query_name(const struct query *query, size_t column)
-{
-    const char *name = sqlite3_column_name(query->stmt, (int)column);
-    return name != NULL ? name : "";
-}
-
-enum db_kind query_kind(const struct query *query, size_t column)
-{
-    switch (sqlite3_column_type(query->stmt, (int)column)) {
-    case SQLITE_INTEGER:
-        return DB_INT;
-    case SQLITE_FLOAT:
-        return DB_REAL;
-    case SQLITE_TEXT:
-        return DB_TEXT;
-    case SQLITE_BLOB:
-        return DB_BLOB;
-    default:
-        return DB_NULL;
-    }
-}
-
-int64_t query_int(const struct query *query, size_t column)
-{
-    return sqlite3_column_int64(query->stmt, (int)column);
-}
-
-double query_real(const struct query *query, size_t column)
-{
-    return sqlite3_column_double(query->stmt, (int)column);
-}
-
-const char *query_text(const struct query *query, size_t column, size_t *n)
-{
-    const struct text_span span = column_span(query->stmt, (int)column);
-
-    if (n != NULL) {
-        *n = span.bytes;
-    }
-    return span.data != NULL ? span.data : "";
-}
-
-const void *query_blob(const struct query *query, size_t column, size_t *n)
-{
-    const void *data = sqlite3_column_blob(query->stmt, (int)column);
-
-    *n = (size_t)sqlite3_column_bytes(query->stmt, (int)column);
-    return data;
+    return status == STATUS_IO && file_exists(path) && !has_log(path)
+               ? open_immutable(path, access, out)
+               : status;
 }
