@@ -11,10 +11,12 @@ void random_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t ou
 
 /* What a stream is for; part of the key, so streams never meet. */
 enum random_stream {
-    RANDOM_SAMPLING = 1, /* token draws: (seed; group, sample, position, vocabulary / 4) */
-    RANDOM_SHUFFLE = 2,  /* data order */
-    RANDOM_INIT = 3,     /* weights of a fresh model */
-    RANDOM_TASK = 4,     /* rows of hone data make */
+    /* Token draws. The 64 bits of (seed; group, sample | position << 32) are the key of a row's
+     * noise; its counters are in kernels/cpu/simd/philox.h. */
+    RANDOM_SAMPLING = 1,
+    RANDOM_SHUFFLE = 2, /* data order */
+    RANDOM_INIT = 3,    /* weights of a fresh model */
+    RANDOM_TASK = 4,    /* rows of hone data make */
     RANDOM_TEST = 5,
 };
 

@@ -23,7 +23,7 @@ enum status {
     STATUS_BUSY,         /* the run folder or database is held by another process */
     STATUS_PEER,         /* the other side does not fit: protocol, build, config */
     STATUS_NUMERICS,     /* a loss, gradient or weight is not finite */
-    STATUS_INEXACT,      /* sampler and trainer disagree although exact is true */
+    STATUS_INEXACT,      /* sampler and trainer disagree about a log-probability */
     STATUS_SCORING,      /* the reward error budget is used up */
 };
 

@@ -27,7 +27,7 @@ enum role { ROLE_REWARD, ROLE_TRAINER, ROLE_WORKER };
 
 enum supervision_action {
     SUPERVISION_GO_ON,
-    SUPERVISION_RESTART_WORKER, /* at supervision_retry_us */
+    SUPERVISION_RESTART_WORKER, /* at its workers[].retry_us */
     SUPERVISION_RESTART_ALL,    /* if supervision_may_restart */
     SUPERVISION_END,            /* with exit_code */
 };

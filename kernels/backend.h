@@ -6,15 +6,15 @@
  * Exactness (DESIGN section 3). Each output row is computed in an order that depends on that row
  * and fixed constants only:
  *  - gemm: each output is a chain of fmaf over ascending k inside K blocks of GEMM_K_BLOCK, each
- * block from zero, blocks added ascending (first block assigned), then bias, then (accumulate) y +
- * that.
+ *    block from zero, blocks added ascending (first block assigned), then bias, then (accumulate)
+ *    y + that.
  *  - row reductions (norms, log-sum-exp): 16 virtual lanes, lane j takes elements j, j + 16, ...;
- * then a fixed tree.
+ *    then a fixed tree.
  *  - gradients of parameters: ONE chain over rows ascending that starts from the value already
- * there, so a batch may be cut into micro-batches anywhere without changing a bit.
+ *    there, so a batch may be cut into micro-batches anywhere without changing a bit.
  *  - exp, log, sigmoid: the functions of kernels/cpu/simd/ only (cpu.md 5.15), never libm, in any
- * forward path. The CPU's instruction sets (avx512, avx2, portable) give the same bits, so they
- * share one numerics id.
+ *    forward path. The CPU's instruction sets (avx512, avx2, portable) give the same bits, so they
+ *    share one numerics id.
  *
  * Matrices are row-major, strides are in elements. Letters: T rows (tokens), d width, H heads, rk =
  * kv_lora_rank, dr = qk_rope_head_dim, E experts, K experts per token, F expert width, V

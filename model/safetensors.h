@@ -13,6 +13,7 @@
 
 #include "base/status.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -53,8 +54,8 @@ struct tensor {
 
 struct safetensors;
 
-/* Opens one file, or (open_folder) DIR/model.safetensors.index.json with its shards, else
- * DIR/model.safetensors. Caller owns *out. Errors: IO, BAD_FORMAT (path and what is wrong),
+/* Opens one file, or (safetensors_open_folder) DIR/model.safetensors.index.json with its shards,
+ * else DIR/model.safetensors. Caller owns *out. Errors: IO, BAD_FORMAT (path and what is wrong),
  * UNSUPPORTED (a type this build does not know), NO_MEMORY. */
 MUST_CHECK enum status safetensors_open(const char *path, struct safetensors **out);
 MUST_CHECK enum status safetensors_open_folder(const char *dir, struct safetensors **out);
@@ -73,10 +74,15 @@ const char *safetensors_path(const struct safetensors *file);
 MUST_CHECK enum status tensor_read_floats(const struct tensor *tensor, float *out);
 MUST_CHECK enum status tensor_read_integers(const struct tensor *tensor, int32_t *out);
 
+/* Compares each file with the digest in its metadata, where it has one (those that hone wrote with
+ * one). Errors: BAD_FORMAT when a bit differs. */
+MUST_CHECK enum status safetensors_verify(const struct safetensors *file);
+
 /* Writes tensors (in any order; n_elements is ignored, shape counts) to path: a temporary file in
- * the same folder, synced, then renamed over path. Errors: IO, NO_SPACE, NO_MEMORY, BAD_ARGUMENT (a
- * name twice). */
+ * the same folder, synced, then renamed over path. has_digest: the metadata gets a digest of
+ * everything for safetensors_verify. Errors: IO, NO_SPACE, NO_MEMORY, BAD_ARGUMENT (a name twice).
+ */
 MUST_CHECK enum status safetensors_write(const char *path, const struct tensor *tensors,
-                                         size_t n_tensors);
+                                         size_t n_tensors, bool has_digest);
 
 #endif

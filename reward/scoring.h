@@ -58,8 +58,8 @@ MUST_CHECK enum status scoring_submit(struct scoring *scoring, const struct scor
 size_t scoring_wait_items(const struct scoring *scoring, struct wait_item *items, size_t room);
 int scoring_timeout_ms(const struct scoring *scoring, int64_t now_us);
 /* Moves everything forward: writes, reads, deadlines, restarts. Finished samples (borrowed until
- * the next tick) come in *results. Errors: SCORING when on_error: fail hit or an error budget
- * (checked by the caller through scoring_rate) is used up. */
+ * the next tick) come in *results. Errors: SCORING when a scorer with on_error: fail failed.
+ * The error budget is the caller's (intake.h). */
 MUST_CHECK enum status scoring_tick(struct scoring *scoring, int64_t now_us,
                                     const struct score_result **results, size_t *n);
 size_t scoring_in_flight(const struct scoring *scoring);

@@ -41,7 +41,7 @@ MUST_CHECK enum status work_create(const struct message *message, struct work **
 
 struct work_queue {
     struct work *first, **last;
-    size_t n_freed; /* work items gone since work_queue_take_credit */
+    size_t n_freed; /* work items gone since work_queue_credit_given */
 };
 
 void work_queue_init(struct work_queue *queue);

@@ -1,10 +1,11 @@
 /* Owns checkpoints: what is in the folder, how it becomes durable, how damage is found
  * (reliability.md I5).
  *
- *   checkpoints/step_N/  config.json model.safetensors tokenizer files     loads elsewhere as it is
- *                        state/optimizer.bin    "HONEOPT1", u64 floats, u64 updates, f32 m[], f32
- * v[] (little-endian) MANIFEST               JSON, written last: step, config, weight digest,
- * digest of every 4 MiB block
+ *   checkpoints/step_N/
+ *     config.json model.safetensors tokenizer files   loads elsewhere as it is
+ *     state/optimizer.bin   "HONEOPT1", u64 floats, u64 updates, f32 m[], f32 v[]; little-endian
+ *     MANIFEST              JSON, written last: step, configuration, numerics id, weight digest,
+ *                           size of every file and digest of its 4 MiB blocks
  *
  * A folder is written as step_N.tmp and renamed when everything in it is on disk. The newest
  * checkpoint is the highest N whose MANIFEST verifies; there is no pointer file. A damaged one is

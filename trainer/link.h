@@ -38,7 +38,7 @@ int64_t link_incarnation(const struct link *link);
 
 /* Sends to the reward service. Errors: TIMEOUT when its queue is full or it is gone. */
 MUST_CHECK enum status link_tell(struct link *link, const struct message *message);
-/* One turn: receives everything, answers workers, sends work while `has_open_groups`, beats; waits
+/* One turn: receives everything, answers workers, sends work that dispatch has, beats; waits
  * at most timeout_ms. phase is what PONG tells
  * ("sampling", "training" ...). Errors: those of the listener; TIMEOUT when the reward service is
  * silent for 30 s; CANCELLED when a signal was caught; SCORING when the reward service gives up the

@@ -21,8 +21,8 @@ void publisher_destroy(struct publisher *publisher);
 void publisher_offer(struct publisher *publisher, size_t version);
 size_t publisher_version(const struct publisher *publisher);
 struct digest128 publisher_digest(const struct publisher *publisher);
-/* Answers one W_GET. A request for another version is refused;
- * */
+/* Answers one W_GET: W_INFO, or the chunks asked for; REFUSE when it wants a version that is not
+ * the one held. Errors: those of socket_send. */
 MUST_CHECK enum status publisher_answer(struct publisher *publisher, struct socket *socket,
                                         const struct peer_id *peer, const struct message *request);
 

@@ -18,8 +18,8 @@ struct setup_data {
     struct dataset_counts counts;
 };
 /* Reads model.path's config.json and tokenizer and data.train, and checks that they fit each other:
- * vocabulary, lengths, columns. needs_answer: some reward compares with the answer column. Caller
- * closes *out, also after a failure. */
+ * vocabulary, lengths, columns. the answer column is required when some reward compares with it.
+ * Caller closes *out, also after a failure. */
 MUST_CHECK enum status setup_data_open(const struct run_config *config, enum dataset_use use,
                                        struct setup_data *out);
 void setup_data_close(struct setup_data *data);
