@@ -2,6 +2,7 @@
  * Commits are grouped by themselves: one is made when nothing more has come for a few milliseconds,
  * when somebody waits for it, or at the limits of size and age. */
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/process.h"
@@ -22,7 +23,9 @@
 #define RESEND_LOOK_US INT64_C(250000)
 #define RESEND_BATCH 256u
 #define PAUSE_RETRY_US INT64_C(500000)
-#define PAUSE_MAX_US INT64_C(20000000)
+#define FULL_MAX_US INT64_C(20000000)
+#define BUSY_MAX_US INT64_C(120000000)
+#define SPACE_MIN_BYTES UINT64_C(4194304)
 #define WAL_ALARM_BYTES INT64_C(268435456)
 #define SCORER_FDS_MAX 62u
 
@@ -331,17 +334,31 @@ static enum status pause_work(struct service *service, enum status status)
     if (service->paused_since_us == 0) {
         service->paused_since_us = now_us;
         log_warn("reward", "waiting: %s", status_message());
-    } else if (now_us - service->paused_since_us > PAUSE_MAX_US) {
+    } else if (now_us - service->paused_since_us >
+               (status == STATUS_BUSY ? BUSY_MAX_US : FULL_MAX_US)) {
         return status; /* the message is the database's */
     }
     service->retry_due_us = now_us + PAUSE_RETRY_US;
     return STATUS_OK;
 }
 
+/* The disk has room for more than the next few rows; when it cannot be asked, a try will tell. */
+static bool has_space(const struct service *service)
+{
+    uint64_t free_bytes = 0;
+
+    return file_free_bytes(service->database, &free_bytes) != STATUS_OK ||
+           free_bytes >= SPACE_MIN_BYTES;
+}
+
 static enum status resume_work(struct service *service)
 {
     if (clock_now_us() < service->retry_due_us) {
         return STATUS_OK;
+    }
+    if (!has_space(service)) {
+        return status_set(STATUS_NO_SPACE, "%s: the disk is full; %llu bytes are needed",
+                          service->database, (unsigned long long)SPACE_MIN_BYTES);
     }
     TRY(service_event(service, "warn", "paused", -1, -1, "the database did not take rows"));
     TRY(writer_commit(service->writer)); /* the probe: what follows costs more */
