@@ -14,7 +14,8 @@
 
 /* {seed} */
 static const char phase1_text[] =
-    "# Cold start, phase 1: worked examples only, until both losses are small.\n"
+    "# Cold start, phase 1: worked examples only, until both losses are small. (At a loss of 0.05\n"
+    "# two in a hundred sums are still wrong after all training, at 0.02 one; it costs 50 steps.)\n"
     "run: {seed: %" PRIu64 "}\n"
     "model: {path: model, router_bias_update: 3e-3, mtp_train: true, mtp_coef: 0.3}\n"
     "data: {train: data/sft-worked.jsonl}\n"
@@ -22,7 +23,7 @@ static const char phase1_text[] =
     "sft:\n"
     "  batch_size: 24\n"
     "  max_steps: 600\n"
-    "  stop_loss: 0.05\n"
+    "  stop_loss: 0.02\n"
     "  stop_mtp_loss: 0.1\n"
     "  output: sft-phase1\n"
     "log: {every_steps: 25}\n";
