@@ -133,6 +133,22 @@ static enum status check_against(const struct request *request, bool *has_passed
     return STATUS_OK;
 }
 
+static enum status require_tokenizer(const char *dir)
+{
+    char *path;
+    bool is_there;
+
+    TRY(path_join(dir, "tokenizer.json", &path));
+    is_there = file_exists(path);
+    memory_free(path);
+    if (!is_there) {
+        return status_set(
+            STATUS_BAD_FORMAT,
+            "%s: no tokenizer.json, so it cannot be run (--no-tokenizer accepts that)", dir);
+    }
+    return STATUS_OK;
+}
+
 /* The tokenizer loads and its ids fit the model. */
 static enum status check_tokenizer(const char *dir)
 {
@@ -141,6 +157,7 @@ static enum status check_tokenizer(const char *dir)
     size_t n;
 
     TRY(model_config_load(dir, &config));
+    TRY(require_tokenizer(dir));
     TRY(tokenizer_load(dir, &tokenizer));
     n = tokenizer_vocab_size(tokenizer);
     tokenizer_destroy(tokenizer);

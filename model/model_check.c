@@ -292,7 +292,7 @@ static enum status run_and_compare(const struct safetensors *io, const char *out
     TRY(arena_alloc(run->arena, safetensors_count(io), sizeof(struct tensor), &results));
     TRY(compare_all(io, run, results, check));
     return out_path == NULL ? STATUS_OK
-                            : safetensors_write(out_path, results, safetensors_count(io));
+                            : safetensors_write(out_path, results, safetensors_count(io), false);
 }
 
 /* Rows that the policy must hold: the elements of input_ids. */

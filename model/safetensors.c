@@ -224,6 +224,36 @@ enum status safetensors_open_folder(const char *dir, struct safetensors **out)
     return status;
 }
 
+/* The shard's tensors are those its header names. */
+static enum status verify_shard(const struct safetensors *file, const struct shard *shard)
+{
+    const char *text =
+        json_text(json_get(json_get(shard->header, "__metadata__"), DIGEST_KEY), NULL);
+    struct digest128 want, sum = {{0}};
+
+    if (text == NULL) {
+        return STATUS_OK;
+    }
+    for (size_t i = 0; i < file->n_tensors; i++) {
+        if (json_get(shard->header, file->tensors[i].name) != NULL) {
+            tensor_digest_add(&file->tensors[i], &sum);
+        }
+    }
+    if (!hash_unhex(text, want.bytes, sizeof(want.bytes)) || !digest128_equal(&want, &sum)) {
+        return status_set(STATUS_BAD_FORMAT, "%s: damaged: its content does not match its digest",
+                          shard->path);
+    }
+    return STATUS_OK;
+}
+
+enum status safetensors_verify(const struct safetensors *file)
+{
+    for (size_t i = 0; i < file->n_shards; i++) {
+        TRY(verify_shard(file, &file->shards[i]));
+    }
+    return STATUS_OK;
+}
+
 void safetensors_close(struct safetensors *file)
 {
     if (file == NULL) {

@@ -2,11 +2,10 @@
  * compact JSON; header padded with spaces to a multiple of 8. */
 #include "model/safetensors.h"
 
-#include "base/file.h"
 #include "base/memory.h"
+#include "model/safetensors_internal.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,16 +49,6 @@ static void text_add_size(struct text *text, size_t value)
     text_add(text, digits, (size_t)n);
 }
 
-static size_t tensor_bytes(const struct tensor *tensor)
-{
-    size_t n = tensor_dtype_bytes(tensor->dtype);
-
-    for (size_t i = 0; i < tensor->n_dims; i++) {
-        n *= tensor->shape[i];
-    }
-    return n;
-}
-
 static int compare_canonical(const void *a, const void *b)
 {
     const struct tensor *const *left = a;
@@ -89,11 +78,29 @@ static void add_entry(struct text *text, const struct tensor *tensor, size_t beg
     text_add_string(text, "]}");
 }
 
-static enum status build_header(const struct tensor *const *sorted, size_t n, struct text *text)
+static void add_digest(struct text *text, const struct tensor *const *sorted, size_t n)
+{
+    struct digest128 sum = {{0}};
+    char digits[DIGEST128_TEXT];
+
+    for (size_t i = 0; i < n; i++) {
+        tensor_digest_add(sorted[i], &sum);
+    }
+    text_add_string(text, ",\"" DIGEST_KEY "\":\"");
+    text_add_string(text, hash_hex(sum.bytes, sizeof(sum.bytes), digits));
+    text_add_string(text, "\"");
+}
+
+static enum status build_header(const struct tensor *const *sorted, size_t n, bool has_digest,
+                                struct text *text)
 {
     size_t begin = 0;
 
-    text_add_string(text, "{\"__metadata__\":{\"format\":\"pt\"}");
+    text_add_string(text, "{\"__metadata__\":{\"format\":\"pt\"");
+    if (has_digest) {
+        add_digest(text, sorted, n);
+    }
+    text_add_string(text, "}");
     for (size_t i = 0; i < n; i++) {
         add_entry(text, sorted[i], begin);
         begin += tensor_bytes(sorted[i]);
@@ -168,7 +175,8 @@ static enum status write_and_rename(const char *path, const char *temp, const st
     return status;
 }
 
-enum status safetensors_write(const char *path, const struct tensor *tensors, size_t n_tensors)
+enum status safetensors_write(const char *path, const struct tensor *tensors, size_t n_tensors,
+                              bool has_digest)
 {
     const struct tensor **sorted = NULL;
     struct text header = {.status = STATUS_OK};
@@ -189,7 +197,7 @@ enum status safetensors_write(const char *path, const struct tensor *tensors, si
         status = check_names(path, sorted, n_tensors);
     }
     if (status == STATUS_OK) {
-        status = build_header(sorted, n_tensors, &header);
+        status = build_header(sorted, n_tensors, has_digest, &header);
     }
     if (status == STATUS_OK) {
         status = write_and_rename(path, temp.data, &header, sorted, n_tensors);

@@ -44,7 +44,8 @@ const struct weight_row *weight_table_find(const struct weight_table *table, con
 void weights_init(const struct model_config *config, const struct weight_table *table,
                   uint64_t seed, float *data);
 /* Reads DIR/model*.safetensors (F32, BF16, F16; single file or index) into data and checks every
- * name and shape. config->n_mtp_modules is what the tensors hold (call weights_probe_mtp before
+ * name and shape, that all is finite, and the digest of files that hone wrote.
+ * config->n_mtp_modules is what the tensors hold (call weights_probe_mtp before
  * weight_table_create). */
 MUST_CHECK enum status weights_load(const char *dir, const struct weight_table *table, float *data);
 /* Sets config->n_mtp_modules to what DIR's tensors hold; a config that promises more is warned

@@ -221,6 +221,9 @@ enum status weights_load(const char *dir, const struct weight_table *table, floa
         status = memory_alloc(safetensors_count(file), sizeof(bool), &loader.is_used);
     }
     if (status == STATUS_OK) {
+        status = safetensors_verify(file);
+    }
+    if (status == STATUS_OK) {
         status = load_all(&loader, table, data);
     }
     if (status == STATUS_OK && !weights_are_finite(table, data, &broken)) {
@@ -311,8 +314,8 @@ enum status weights_save(const char *dir, const struct model_config *config,
         status = path_join(dir, "model.safetensors", &path);
     }
     if (status == STATUS_OK) {
-        status =
-            safetensors_write(path, tensors, list_tensors(config, table, data, tensors, names));
+        status = safetensors_write(path, tensors, list_tensors(config, table, data, tensors, names),
+                                   true);
     }
     memory_free(tensors);
     memory_free(names);

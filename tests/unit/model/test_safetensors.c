@@ -180,7 +180,7 @@ static void writing_is_canonical_and_reads_back(void **state)
     size_t n;
 
     (void)state;
-    assert_ok(safetensors_write(path, tensors, 3));
+    assert_ok(safetensors_write(path, tensors, 3, false));
     assert_ok(file_read(path, 65536, &bytes, &n));
     assert_memory_equal(bytes + 8, header, sizeof(header) - 1);
     assert_int_equal(n, 8 + (sizeof(header) - 1 + 7) / 8 * 8 + 28);
@@ -203,8 +203,8 @@ static void writing_refuses_bad_names(void **state)
     const struct tensor quoted[] = {{.name = "a\"b", .dtype = TENSOR_U8, .data = byte}};
 
     (void)state;
-    assert_status(safetensors_write(path, twice, 2), STATUS_BAD_ARGUMENT, "twice");
-    assert_status(safetensors_write(path, quoted, 1), STATUS_BAD_ARGUMENT, "byte 0x22");
+    assert_status(safetensors_write(path, twice, 2, false), STATUS_BAD_ARGUMENT, "twice");
+    assert_status(safetensors_write(path, quoted, 1, false), STATUS_BAD_ARGUMENT, "byte 0x22");
     assert_false(file_exists(path));
 }
 
@@ -220,7 +220,7 @@ static void a_golden_file_is_written_again_bit_for_bit(void **state)
         skip();
     }
     assert_ok(safetensors_open(golden, &file));
-    assert_ok(safetensors_write(path, safetensors_at(file, 0), safetensors_count(file)));
+    assert_ok(safetensors_write(path, safetensors_at(file, 0), safetensors_count(file), false));
     safetensors_close(file);
     assert_ok(file_read(golden, (size_t)1 << 26, &before, &n_before));
     assert_ok(file_read(path, (size_t)1 << 26, &after, &n_after));
@@ -238,7 +238,7 @@ static void write_shard(const char *name, const char *tensor)
         {.name = tensor, .dtype = TENSOR_F32, .n_dims = 0, .data = &value}};
 
     (void)snprintf(file, sizeof(file), "%s/%s", folder, name);
-    assert_ok(safetensors_write(file, tensors, 1));
+    assert_ok(safetensors_write(file, tensors, 1, false));
 }
 
 static enum status open_with_index(const char *weight_map, struct safetensors **out)
@@ -284,13 +284,42 @@ static void every_cut_of_a_file_is_refused(void **state)
     size_t n;
 
     (void)state;
-    assert_ok(safetensors_write(path, tensors, 1));
+    assert_ok(safetensors_write(path, tensors, 1, false));
     assert_ok(file_read(path, 65536, &bytes, &n));
-    for (size_t i = 0; i < n; i += 5) {
+    for (size_t i = 0; i < n; i += 17) {
         assert_ok(file_write_atomic(path, bytes, i));
         if (safetensors_open(path, &file) == STATUS_OK) {
             fail_msg("a file cut to %zu bytes was accepted", i);
         }
+    }
+    memory_free(bytes);
+}
+
+static void a_digest_finds_every_flipped_bit(void **state)
+{
+    static const float values[2] = {1, 2};
+    const struct tensor tensors[] = {
+        {.name = "a", .dtype = TENSOR_F32, .n_dims = 1, .shape = {2}, .data = values},
+        {.name = "b", .dtype = TENSOR_F32, .n_dims = 0, .data = values}};
+    struct safetensors *file;
+    char *bytes;
+    size_t n;
+
+    (void)state;
+    assert_ok(safetensors_write(path, tensors, 2, true));
+    assert_ok(safetensors_open(path, &file));
+    assert_ok(safetensors_verify(file));
+    safetensors_close(file);
+    assert_ok(file_read(path, 65536, &bytes, &n));
+    for (size_t bit = 0; bit < (size_t)12 * 8; bit += 7) {
+        const size_t at = n - 12 + bit / 8;
+
+        bytes[at] = (char)(bytes[at] ^ (1 << bit % 8));
+        assert_ok(file_write_atomic(path, bytes, n));
+        bytes[at] = (char)(bytes[at] ^ (1 << bit % 8));
+        assert_ok(safetensors_open(path, &file));
+        assert_status(safetensors_verify(file), STATUS_BAD_FORMAT, "damaged");
+        safetensors_close(file);
     }
     memory_free(bytes);
 }
@@ -312,7 +341,7 @@ static enum status write_one(void *context)
         {.name = "a", .dtype = TENSOR_F32, .n_dims = 0, .data = &value}};
 
     (void)context;
-    return safetensors_write(path, tensors, 1);
+    return safetensors_write(path, tensors, 1, true);
 }
 
 static void running_out_of_memory_leaves_nothing_behind(void **state)
@@ -336,6 +365,7 @@ int main(void)
         WITH_FOLDER(a_golden_file_is_written_again_bit_for_bit),
         WITH_FOLDER(an_index_names_its_shards),
         WITH_FOLDER(every_cut_of_a_file_is_refused),
+        WITH_FOLDER(a_digest_finds_every_flipped_bit),
         WITH_FOLDER(running_out_of_memory_leaves_nothing_behind),
     };
 

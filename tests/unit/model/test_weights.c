@@ -168,7 +168,7 @@ static enum status load_changed(size_t (*change)(struct tensor *tensors, size_t 
     assert_true(n + 1 < 256);
     memcpy(tensors, safetensors_at(file, 0), n * sizeof(tensors[0]));
     n = change(tensors, n);
-    assert_ok(safetensors_write(path, tensors, n));
+    assert_ok(safetensors_write(path, tensors, n, false));
     safetensors_close(file);
     status = weights_load(dir, model.table, model.data);
     (void)snprintf(message, room, "%s", status_message());

@@ -1,0 +1,103 @@
+/* Owns what the tests of the policy share: the tiny model, and five packed sequences of random
+ * tokens. Include it after cmocka.h. */
+#ifndef HONE_TESTS_UNIT_MODEL_POLICY_FIXTURE_H
+#define HONE_TESTS_UNIT_MODEL_POLICY_FIXTURE_H
+
+#include "base/random.h"
+#include "kernels/backend.h"
+#include "model/policy.h"
+#include "tests/support/support.h"
+
+#include <string.h>
+
+#define N_SEQUENCES ((size_t)5)
+#define MAX_ROWS ((size_t)160)
+
+/* Five sequences, packed; every row predicts a random token. */
+struct batch {
+    int32_t tokens[MAX_ROWS], targets[MAX_ROWS], rows[MAX_ROWS];
+    int32_t mtp_targets[MAX_ROWS], mtp_rows[MAX_ROWS];
+    float g[MAX_ROWS], h[MAX_ROWS], mtp_g[MAX_ROWS];
+    size_t offsets[N_SEQUENCES + 1];
+    size_t n_mtp;
+};
+static const size_t lengths[N_SEQUENCES] = {33, 1, 48, 17, 2};
+
+static inline float normal(uint64_t a, uint64_t b)
+{
+    return random_normal(11, RANDOM_TEST, a, b);
+}
+
+static inline void batch_fill(struct batch *out)
+{
+    size_t row = 0;
+
+    memset(out, 0, sizeof(*out));
+    for (size_t i = 0; i < N_SEQUENCES; i++) {
+        out->offsets[i] = row;
+        for (size_t j = 0; j < lengths[i]; j++) {
+            out->tokens[row] = (int32_t)random_below(1, RANDOM_TEST, 0, row, 64);
+            out->targets[row] = (int32_t)random_below(1, RANDOM_TEST, 1, row, 64);
+            out->rows[row] = (int32_t)row;
+            out->g[row] = normal(2, row);
+            out->h[row] = 0.1f * normal(3, row);
+            if (j + 2 < lengths[i]) {
+                out->mtp_rows[out->n_mtp] = (int32_t)row;
+                out->mtp_targets[out->n_mtp] = out->targets[row];
+                out->mtp_g[out->n_mtp] = normal(4, row);
+                out->n_mtp++;
+            }
+            row++;
+        }
+    }
+    out->offsets[N_SEQUENCES] = row;
+}
+
+static inline struct policy *make_policy(struct backend *backend, bool is_trainable)
+{
+    const struct policy_options options = {
+        .max_rows = MAX_ROWS, .max_draws = MAX_ROWS, .is_trainable = is_trainable};
+    struct model_config config;
+    struct policy *policy;
+
+    assert_ok(model_config_preset("tiny", &config));
+    assert_ok(policy_create(backend, &config, &options, &policy));
+    weights_init(&config, policy_table(policy), 7, policy_weights(policy));
+    assert_ok(policy_refresh(policy));
+    return policy;
+}
+
+static inline struct backend *open_backend(const char *device, size_t n_threads)
+{
+    struct backend *backend;
+
+    assert_ok(backend_open(device, n_threads, &backend));
+    return backend;
+}
+
+/* Forward over sequences [first, last) of the batch; logp (rows of these sequences). */
+static inline void forward(struct policy *policy, const struct batch *batch, size_t first,
+                           size_t last, struct sampling_params sampling, float *logp,
+                           float *entropy)
+{
+    const size_t begin = batch->offsets[first];
+    size_t offsets[N_SEQUENCES + 1];
+
+    for (size_t i = first; i <= last; i++) {
+        offsets[i - first] = batch->offsets[i] - begin;
+    }
+    assert_ok(policy_forward(policy,
+                             &(struct policy_batch){.tokens = batch->tokens + begin,
+                                                    .n_rows = offsets[last - first],
+                                                    .offsets = offsets,
+                                                    .n_sequences = last - first,
+                                                    .target_rows = batch->rows,
+                                                    .targets = batch->targets + begin,
+                                                    .n_targets = offsets[last - first],
+                                                    .sampling = sampling},
+                             logp, entropy));
+}
+
+static const struct sampling_params plain = {.temperature = 1, .top_p = 1};
+
+#endif
