@@ -52,7 +52,7 @@ struct setting {
     const char *fallback; /* YAML text of the default */
     double min, max;      /* numbers; both inclusive */
     const char *const *names;
-    unsigned flags;
+    uint64_t flags; /* of enum setting_flag */
     const char *help;
     const char *peers; /* names elsewhere: "verl clip_ratio_high, NeMo-RL ratio_clip_max"; or "" */
 };

@@ -70,7 +70,6 @@ static enum status load_override(struct loading *loading, const char *key, const
 static enum status load_set(struct loading *loading, const char *set)
 {
     char key[CONFIG_TEXT_MAX];
-    char where[CONFIG_TEXT_MAX + 8];
     const char *const equals = strchr(set, '=');
     const size_t n_key = equals != NULL ? (size_t)(equals - set) : 0;
     if (n_key == 0 || n_key >= sizeof key) {
@@ -79,14 +78,16 @@ static enum status load_set(struct loading *loading, const char *set)
     }
     memcpy(key, set, n_key);
     key[n_key] = '\0';
-    (void)snprintf(where, sizeof where, "--set");
-    return load_override(loading, key, equals + 1, where, "--set");
+    return load_override(loading, key, equals + 1, "--set", "--set");
 }
 
 static char to_lower(char letter)
 {
     static const char small[] = "abcdefghijklmnopqrstuvwxyz";
-    return letter >= 'A' && letter <= 'Z' ? small[letter - 'A'] : letter;
+    if (letter < 'A' || letter > 'Z') {
+        return letter;
+    }
+    return small[letter - 'A'];
 }
 
 /* HONE_SET_GRPO__EPSILON=0.3 is --set grpo.epsilon=0.3 */
