@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "trainer/checkpoint_manifest.h"
+#include "trainer/publisher.h"
 #include "trainer/setup.h"
 
 #include <errno.h>
@@ -71,17 +72,18 @@ static enum status write_optimizer(const char *folder, struct learner *learner)
     return status;
 }
 
-/* N of "step_N", or false for any other name. */
-static bool parse_step(const char *name, size_t *step)
+/* N of "step_N" + suffix, or false for any other name. */
+static bool parse_step(const char *name, const char *suffix, size_t *step)
 {
     char *end = NULL;
-    if (strncmp(name, "step_", 5) != 0 || name[5] < '0' || name[5] > '9') {
+    const bool has_zero = strncmp(name, "step_0", 6) == 0 && name[6] >= '0' && name[6] <= '9';
+    if (strncmp(name, "step_", 5) != 0 || name[5] < '0' || name[5] > '9' || has_zero) {
         return false;
     }
     errno = 0;
     const unsigned long long value = strtoull(name + 5, &end, 10);
     *step = (size_t)value;
-    return errno == 0 && *end == '\0';
+    return errno == 0 && strcmp(end, suffix) == 0;
 }
 
 /* The highest step below `below` that has a folder; false when there is none. */
@@ -90,7 +92,7 @@ static bool newest_below(const struct file_list *list, size_t below, size_t *out
     bool is_found = false;
     for (size_t i = 0; i < list->count; i++) {
         size_t step = 0;
-        if (parse_step(list->names[i], &step) && step < below && (!is_found || step > *out)) {
+        if (parse_step(list->names[i], "", &step) && step < below && (!is_found || step > *out)) {
             *out = step;
             is_found = true;
         }
@@ -127,13 +129,25 @@ static enum status prune(const char *dir, size_t keep_last)
     return status;
 }
 
+/* Everything into `folder`, MANIFEST last, and read back. */
+static enum status write_checkpoint(const char *folder, struct learner *learner,
+                                    const struct checkpoint_info *info, const char *model_dir)
+{
+    struct checkpoint_info written;
+    TRY(folder_create(folder));
+    TRY(setup_save_model(folder, learner_policy(learner), model_dir));
+    TRY(write_optimizer(folder, learner));
+    TRY(checkpoint_manifest_write(folder, info));
+    TRY(folder_sync(folder));
+    return checkpoint_manifest_verify(folder, &written);
+}
+
 enum status checkpoint_save(const char *checkpoints_dir, struct learner *learner,
                             const struct checkpoint_info *info, const char *model_dir,
                             size_t keep_last)
 {
     char temporary[PATH_ROOM];
     char path[PATH_ROOM];
-    struct checkpoint_info written;
     TRY(compose(temporary, checkpoints_dir, info->step, ".tmp"));
     TRY(compose(path, checkpoints_dir, info->step, ""));
     TRY(folder_create(checkpoints_dir));
@@ -141,29 +155,24 @@ enum status checkpoint_save(const char *checkpoints_dir, struct learner *learner
         return STATUS_OK; /* the same step again after a resume: equal by construction */
     }
     TRY(folder_remove(temporary));
-    TRY(folder_create(temporary));
-    TRY(setup_save_model(temporary, learner_policy(learner), model_dir));
-    TRY(write_optimizer(temporary, learner));
-    TRY(checkpoint_manifest_write(temporary, info));
-    TRY(folder_sync(temporary));
-    TRY(checkpoint_manifest_verify(temporary, &written));
+    TRY(write_checkpoint(temporary, learner, info, model_dir));
     TRY(file_rename_new(temporary, path));
     return prune(checkpoints_dir, keep_last);
 }
 
+/* Half-written and half-removed checkpoints; what else is in the folder is not ours. */
 static enum status remove_leftovers(const char *dir, const struct file_list *list)
 {
     for (size_t i = 0; i < list->count; i++) {
-        const size_t n = strlen(list->names[i]);
-        if (n < 4 || strcmp(list->names[i] + n - 4, ".tmp") != 0) {
+        size_t step = 0;
+        char path[PATH_ROOM];
+        if (!parse_step(list->names[i], ".tmp", &step)) {
             continue;
         }
-        char *path = NULL;
-        enum status status = path_join(dir, list->names[i], &path);
+        enum status status = compose(path, dir, step, ".tmp");
         if (status == STATUS_OK) {
             status = folder_remove(path);
         }
-        memory_free(path);
         if (status != STATUS_OK) {
             return status;
         }
@@ -194,11 +203,14 @@ static enum status search(const char *dir, const struct file_list *list, char **
         if (status == STATUS_OK) {
             status = checkpoint_manifest_verify(candidate, info);
         }
-        if (status == STATUS_OK && info->step == step) {
+        if (status == STATUS_OK && info->step != step) {
+            status = status_set(STATUS_BAD_FORMAT, "its MANIFEST is of step %zu", info->step);
+        }
+        if (status == STATUS_OK) {
             return memory_copy_text(candidate, strlen(candidate), path);
         }
-        if (status == STATUS_NO_MEMORY) {
-            return status;
+        if (status != STATUS_OK && status != STATUS_BAD_FORMAT && status != STATUS_IO) {
+            return status; /* short of memory is not damage */
         }
         status = set_aside(dir, step);
         if (status != STATUS_OK) {
@@ -252,14 +264,26 @@ static enum status read_optimizer(const char *path, struct learner *learner)
     return status;
 }
 
+/* The digest that the trainer announced for these weights, and wrote into MANIFEST. */
+static enum status published_digest(const float *weights, size_t n_floats, struct digest128 *out)
+{
+    struct publisher *publisher = NULL;
+    TRY(publisher_create(weights, n_floats, &publisher));
+    publisher_offer(publisher, 0);
+    *out = publisher_digest(publisher);
+    publisher_destroy(publisher);
+    return STATUS_OK;
+}
+
 enum status checkpoint_load(const char *path, const struct checkpoint_info *info,
                             struct learner *learner)
 {
     struct policy *policy = learner_policy(learner);
     const struct weight_table *table = policy_table(policy);
+    struct digest128 digest;
     char *state = NULL;
     TRY(weights_load(path, table, policy_weights(policy)));
-    const struct digest128 digest = weights_digest(policy_weights(policy), table->n_floats);
+    TRY(published_digest(policy_weights(policy), table->n_floats, &digest));
     if (!digest128_equal(&digest, &info->weight_digest)) {
         return status_set(STATUS_BAD_FORMAT, "%s: the weights are not those of its MANIFEST", path);
     }

@@ -124,6 +124,7 @@ enum status dispatch_hello(struct dispatch *dispatch, const struct peer_id *peer
         assert(n >= 0);
     } else if (peer_id_equal(&worker->peer, peer)) {
         worker->last_seen_us = now_us; /* HELLO is repeated until it is answered */
+        worker->is_alive = true;
         return STATUS_OK;
     }
     (void)free_leases(dispatch, worker);

@@ -79,25 +79,6 @@ static enum status forward(struct learner *learner, struct policy *policy)
     return policy_forward(policy, &args, batch->logp, batch->entropy);
 }
 
-/* Hands each sequence of the packed batch to visit; g is where its gradient goes, or NULL. */
-static enum status visit_sequences(struct learner *learner, const struct train_sequence *sequences,
-                                   size_t first, size_t end, float *g, sequence_gradient *visit,
-                                   void *context)
-{
-    size_t target = 0;
-    for (size_t i = first; i < end; i++) {
-        const size_t n = sequences[i].n_response;
-        const enum status status =
-            visit(context, i, learner->batch.logp + target, learner->batch.entropy + target, n,
-                  g != NULL ? g + target : NULL);
-        if (status != STATUS_OK) {
-            return status;
-        }
-        target += n;
-    }
-    return STATUS_OK;
-}
-
 static void count_drafts(const struct micro_batch *batch, struct update_stats *stats)
 {
     for (size_t j = 0; j < batch->n_mtp; j++) {
@@ -132,6 +113,7 @@ static enum status learn_mtp(struct learner *learner, size_t n_mtp_total,
 
 struct update {
     const struct train_sequence *sequences;
+    size_t n;
     size_t n_mtp_total;
     sequence_gradient *gradient;
     void *context;
@@ -139,13 +121,30 @@ struct update {
     struct update_stats *stats;
 };
 
+/* Asks for the gradient of each sequence of the packed batch. */
+static enum status fill_gradients(struct learner *learner, const struct update *update,
+                                  size_t first, size_t end)
+{
+    const struct micro_batch *batch = &learner->batch;
+    size_t target = 0;
+    for (size_t i = first; i < end; i++) {
+        const size_t n = update->sequences[i].n_response;
+        const enum status status = update->gradient(update->context, i, batch->logp + target,
+                                                    batch->entropy + target, n, batch->g + target);
+        if (status != STATUS_OK) {
+            return status;
+        }
+        target += n;
+    }
+    return STATUS_OK;
+}
+
 static enum status learn_micro_batch(struct learner *learner, const struct update *update,
                                      size_t first, size_t end)
 {
     struct micro_batch *batch = &learner->batch;
     TRY(forward(learner, learner->policy));
-    TRY(visit_sequences(learner, update->sequences, first, end, batch->g, update->gradient,
-                        update->context));
+    TRY(fill_gradients(learner, update, first, end));
     if (learner->has_mtp && batch->n_mtp > 0) {
         TRY(learn_mtp(learner, update->n_mtp_total, update->stats));
     }
@@ -160,41 +159,61 @@ static enum status learn_micro_batch(struct learner *learner, const struct updat
     return policy_backward(learner->policy, batch->g, NULL);
 }
 
+/* The gradient of the whole update: micro-batches add to it in order. */
+static enum status accumulate(struct learner *learner, const struct update *update)
+{
+    for (size_t first = 0; first < update->n;) {
+        const size_t end =
+            micro_batch_pack(&learner->batch, update->sequences, first, update->n,
+                             learner->options.micro_batch_tokens, &learner->options.sampling);
+        const enum status status = learn_micro_batch(learner, update, first, end);
+        if (status != STATUS_OK) {
+            return status;
+        }
+        first = end;
+    }
+    return STATUS_OK;
+}
+
 enum status learner_update(struct learner *learner, const struct train_sequence *sequences,
                            size_t n, double learning_rate, sequence_gradient *gradient,
                            void *context, uint32_t *expert_counts, struct update_stats *stats)
 {
     const size_t n_floats = policy_table(learner->policy)->n_floats;
     float *gradients = policy_gradients(learner->policy);
-    struct update update = {.sequences = sequences,
-                            .gradient = gradient,
-                            .context = context,
-                            .expert_counts = expert_counts,
-                            .stats = stats};
+    struct update update = {
+        .sequences = sequences, .n = n, .gradient = gradient, .context = context, .stats = stats};
+    update.expert_counts = expert_counts;
     *stats = (struct update_stats){0};
     for (size_t i = 0; i < n; i++) {
         update.n_mtp_total += train_sequence_mtp_targets(&sequences[i]);
     }
     TRY(learner->backend->ops->fill(learner->backend, gradients, n_floats, 0.0F));
-    for (size_t first = 0; first < n;) {
-        const size_t end =
-            micro_batch_pack(&learner->batch, sequences, first, n,
-                             learner->options.micro_batch_tokens, &learner->options.sampling);
-        const enum status status = learn_micro_batch(learner, &update, first, end);
-        if (status != STATUS_OK) {
-            return status;
-        }
-        first = end;
-    }
+    TRY(accumulate(learner, &update));
     stats->mtp_loss = stats->n_mtp > 0 ? stats->mtp_loss / (double)stats->n_mtp : (double)NAN;
     TRY(optimizer_step(learner->optimizer, policy_weights(learner->policy), gradients,
                        learning_rate, &stats->grad_norm));
     return policy_refresh(learner->policy);
 }
 
+static enum status visit_packed(const struct micro_batch *batch,
+                                const struct train_sequence *sequences, size_t first, size_t end,
+                                sequence_visit *visit, void *context)
+{
+    size_t target = 0;
+    for (size_t i = first; i < end; i++) {
+        const enum status status = visit(context, i, batch->logp + target, sequences[i].n_response);
+        if (status != STATUS_OK) {
+            return status;
+        }
+        target += sequences[i].n_response;
+    }
+    return STATUS_OK;
+}
+
 enum status learner_visit(struct learner *learner, struct policy *policy,
-                          const struct train_sequence *sequences, size_t n,
-                          sequence_gradient *visit, void *context)
+                          const struct train_sequence *sequences, size_t n, sequence_visit *visit,
+                          void *context)
 {
     for (size_t first = 0; first < n;) {
         const size_t end =
@@ -202,7 +221,7 @@ enum status learner_visit(struct learner *learner, struct policy *policy,
                              learner->options.micro_batch_tokens, &learner->options.sampling);
         enum status status = forward(learner, policy);
         if (status == STATUS_OK) {
-            status = visit_sequences(learner, sequences, first, end, NULL, visit, context);
+            status = visit_packed(&learner->batch, sequences, first, end, visit, context);
         }
         if (status != STATUS_OK) {
             return status;

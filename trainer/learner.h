@@ -57,10 +57,12 @@ MUST_CHECK enum status learner_update(struct learner *learner,
                                       void *context, uint32_t *expert_counts,
                                       struct update_stats *stats);
 
-/* Forward only, with any policy of the same shape (a reference model, or this learner's own): visit
- * gets each sequence's log-probabilities; its g is NULL. */
+/* Called for each sequence in order with the log-probabilities of its response tokens. */
+typedef enum status sequence_visit(void *context, size_t sequence_index, const float *logp,
+                                   size_t n);
+/* Forward only, with any policy of the same shape (a reference model, or this learner's own). */
 MUST_CHECK enum status learner_visit(struct learner *learner, struct policy *policy,
                                      const struct train_sequence *sequences, size_t n,
-                                     sequence_gradient *visit, void *context);
+                                     sequence_visit *visit, void *context);
 
 #endif

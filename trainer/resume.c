@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 
+#include <assert.h>
 #include <string.h>
 
 #define FETCH_DEADLINE_S INT64_C(300)
@@ -82,6 +83,7 @@ static enum status fetch(struct session *session)
 static enum status append_sample(struct session *session, const struct stored_sample *stored,
                                  float advantage, struct step_batch *batch)
 {
+    assert(batch->groups != NULL);
     struct sample_group *group = batch->n_groups > 0 ? &batch->groups[batch->n_groups - 1] : NULL;
     if (group == NULL || group->group_id != stored->group_id) {
         int32_t *prompt = NULL;

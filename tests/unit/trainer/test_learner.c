@@ -1,0 +1,392 @@
+/* One update on the tiny model: the same bits however the batch is cut and however many threads
+ * compute it, and the guard of the exactness contract. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/arena.h"
+#include "base/memory.h"
+#include "tests/unit/trainer/tiny_learner.h"
+#include "trainer/advantage.h"
+
+#include <math.h>
+#include <stdio.h>
+
+/* Gradient of -sum of log-probabilities, and what was seen on the way. */
+struct watch {
+    size_t n_calls;
+    double logp_sum;
+};
+
+static enum status likelihood_gradient(void *context, size_t sequence_index, const float *logp,
+                                       const float *entropy, size_t n, float *g)
+{
+    struct watch *watch = context;
+    assert_int_equal(sequence_index, watch->n_calls);
+    watch->n_calls++;
+    for (size_t t = 0; t < n; t++) {
+        assert_true(logp[t] < 0.0F && entropy[t] > 0.0F);
+        watch->logp_sum += (double)logp[t];
+        g[t] = -0.01F;
+    }
+    return STATUS_OK;
+}
+
+/* Three updates, the last with MTP gradients through the trunk too if the options say so. */
+static void learn(struct tiny *tiny, struct update_stats *stats)
+{
+    static struct tiny_step step;
+    tiny_step_make(tiny, &step);
+    for (size_t i = 0; i < 3; i++) {
+        struct watch watch = {0};
+        assert_ok(learner_update(tiny->learner, step.sequences, TINY_SAMPLES, 1e-2,
+                                 likelihood_gradient, &watch, NULL, stats));
+        assert_int_equal(watch.n_calls, TINY_SAMPLES);
+    }
+}
+
+static void any_cut_and_any_number_of_threads_give_the_same_bits(void **state)
+{
+    static const struct {
+        size_t n_threads, micro_batch_tokens;
+    } ways[] = {{1, 1000}, {1, 8}, {1, 64}, {2, 8}, {2, 64}, {2, 1000}};
+    struct tiny first;
+    struct update_stats wanted;
+    (void)state;
+    tiny_open(&first, 1, 16, 5);
+    learn(&first, &wanted);
+    assert_int_equal(wanted.n_rows, TINY_SAMPLES * 3 + wanted.n_targets);
+    assert_true(wanted.n_mtp > 0 && isfinite(wanted.mtp_loss) && wanted.grad_norm > 0.0);
+    for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+        struct tiny other;
+        struct update_stats stats;
+        tiny_open(&other, ways[i].n_threads, ways[i].micro_batch_tokens, 5);
+        learn(&other, &stats);
+        if (!tiny_is_equal(&first, &other)) {
+            fail_msg("%zu threads and %zu rows give other bits", ways[i].n_threads,
+                     ways[i].micro_batch_tokens);
+        }
+        assert_true(stats.grad_norm == wanted.grad_norm && stats.n_mtp == wanted.n_mtp);
+        assert_true(stats.entropy_sum == wanted.entropy_sum && stats.mtp_loss == wanted.mtp_loss);
+        assert_int_equal(stats.n_mtp_accepted, wanted.n_mtp_accepted);
+        tiny_close(&other);
+    }
+    tiny_close(&first);
+}
+
+static void an_update_follows_its_gradient(void **state)
+{
+    static struct tiny_step step;
+    struct tiny tiny;
+    struct watch before = {0};
+    struct watch after = {0};
+    struct update_stats stats;
+    (void)state;
+    tiny_open(&tiny, 1, 64, 5);
+    tiny_step_make(&tiny, &step);
+    assert_ok(learner_update(tiny.learner, step.sequences, TINY_SAMPLES, 1e-2, likelihood_gradient,
+                             &before, NULL, &stats));
+    assert_ok(learner_update(tiny.learner, step.sequences, TINY_SAMPLES, 1e-2, likelihood_gradient,
+                             &after, NULL, &stats));
+    assert_true(after.logp_sum > before.logp_sum);
+    tiny_close(&tiny);
+}
+
+static void expert_counts_are_those_of_every_row(void **state)
+{
+    static struct tiny_step step;
+    struct tiny tiny;
+    struct watch watch = {0};
+    struct update_stats stats;
+    struct arena *arena = NULL;
+    uint32_t *counts = NULL;
+    const int32_t *layers = NULL;
+    (void)state;
+    tiny_open(&tiny, 1, 8, 5);
+    tiny_step_make(&tiny, &step);
+    assert_ok(arena_create(4096, &arena));
+    const size_t n_layers = policy_moe_layers(tiny.policy, &layers);
+    const struct model_config *model = policy_config(tiny.policy);
+    assert_ok(arena_alloc(arena, n_layers * model->n_experts, sizeof(*counts), &counts));
+    assert_ok(learner_update(tiny.learner, step.sequences, TINY_SAMPLES, 1e-3, likelihood_gradient,
+                             &watch, counts, &stats));
+    for (size_t i = 0; i < n_layers; i++) {
+        size_t sum = 0;
+        for (size_t e = 0; e < model->n_experts; e++) {
+            sum += counts[i * model->n_experts + e];
+        }
+        if ((size_t)layers[i] < model->n_layers) {
+            assert_int_equal(sum, stats.n_rows * model->experts_per_token);
+        }
+    }
+    arena_destroy(arena);
+    tiny_close(&tiny);
+}
+
+static enum status refuse(void *context, size_t sequence_index, const float *logp,
+                          const float *entropy, size_t n, float *g)
+{
+    (void)context;
+    (void)logp;
+    (void)entropy;
+    memset(g, 0, n * sizeof(float));
+    return sequence_index < 7 ? STATUS_OK : status_set(STATUS_NUMERICS, "sequence 7");
+}
+
+static void a_refused_sequence_leaves_the_weights_alone(void **state)
+{
+    static struct tiny_step step;
+    struct tiny tiny;
+    struct tiny fresh;
+    struct update_stats stats;
+    (void)state;
+    tiny_open(&tiny, 1, 8, 5);
+    tiny_open(&fresh, 1, 8, 5);
+    tiny_step_make(&tiny, &step);
+    assert_status(learner_update(tiny.learner, step.sequences, TINY_SAMPLES, 1e-3, refuse, NULL,
+                                 NULL, &stats),
+                  STATUS_NUMERICS, "sequence 7");
+    assert_true(tiny_is_equal(&tiny, &fresh));
+    tiny_close(&fresh);
+    tiny_close(&tiny);
+}
+
+/* ---- a GRPO step ---- */
+
+static enum status grpo(struct tiny *tiny, struct policy *reference, const struct tiny_step *step,
+                        struct arena *arena, struct grpo_stats *stats)
+{
+    const struct schedule schedule = schedule_from_config(&tiny->config, 10);
+    return grpo_learn(tiny->learner, reference, &tiny->config, &schedule, &step->batch, arena,
+                      stats);
+}
+
+static void a_step_on_its_own_samples_is_exact(void **state)
+{
+    static struct tiny_step step;
+    struct tiny tiny;
+    struct tiny fresh;
+    struct grpo_stats stats;
+    struct arena *arena = NULL;
+    (void)state;
+    assert_ok(arena_create(4096, &arena));
+    tiny_open(&tiny, 1, 32, 5);
+    tiny_open(&fresh, 1, 32, 5);
+    tiny_step_make(&tiny, &step);
+    assert_ok(grpo(&tiny, NULL, &step, arena, &stats));
+    assert_true(stats.mismatch_max == 0.0 && stats.ratio_max == 1.0);
+    assert_true(stats.clip_low == 0.0 && stats.clip_high == 0.0 && stats.kl == 0.0);
+    assert_int_equal(stats.n_updates, 1);
+    assert_true(stats.learning_rate == 1e-3 && stats.entropy > 0.0 && stats.grad_norm > 0.0);
+    assert_true(stats.mtp_acceptance >= 0.0 && stats.max_violation > 0.0);
+    for (size_t i = 0; i < TINY_SAMPLES; i++) {
+        const float *row = stats.sample_stats + i * SAMPLE_STATS;
+        assert_true(row[0] == 0.0F && row[1] > 0.0F && row[2] == 0.0F && row[3] == 0.0F);
+        assert_true(row[4] == 1.0F);
+    }
+    assert_false(tiny_is_equal(&tiny, &fresh));
+    tiny_close(&fresh);
+    tiny_close(&tiny);
+    arena_destroy(arena);
+}
+
+static void flip_last_bit(float *value)
+{
+    uint32_t bits = 0;
+    memcpy(&bits, value, sizeof(bits));
+    bits ^= 1U;
+    memcpy(value, &bits, sizeof(bits));
+}
+
+/* With one update the check rides on the forward pass; with several it comes before the first. */
+static void one_flipped_bit_stops_the_step(void **state)
+{
+    static struct tiny_step step;
+    (void)state;
+    for (size_t n_iterations = 1; n_iterations <= 2; n_iterations++) {
+        struct tiny tiny;
+        struct tiny fresh;
+        struct grpo_stats stats;
+        struct arena *arena = NULL;
+        assert_ok(arena_create(4096, &arena));
+        tiny_open(&tiny, 1, 32, 5);
+        tiny_open(&fresh, 1, 32, 5);
+        tiny.config.grpo.num_iterations = n_iterations;
+        tiny_step_make(&tiny, &step);
+        flip_last_bit(&step.logprobs[7][step.samples[7].n_tokens - 1]);
+        assert_status(grpo(&tiny, NULL, &step, arena, &stats), STATUS_INEXACT,
+                      "group 41 sample 3 token 11");
+        assert_true(tiny_is_equal(&tiny, &fresh));
+        tiny_close(&fresh);
+        tiny_close(&tiny);
+        arena_destroy(arena);
+    }
+}
+
+static void a_batch_without_samples_changes_nothing(void **state)
+{
+    static struct tiny_step step;
+    struct tiny tiny;
+    struct tiny fresh;
+    struct grpo_stats stats;
+    struct arena *arena = NULL;
+    (void)state;
+    assert_ok(arena_create(4096, &arena));
+    tiny_open(&tiny, 1, 32, 5);
+    tiny_open(&fresh, 1, 32, 5);
+    tiny_step_make(&tiny, &step);
+    for (size_t g = 0; g < TINY_GROUPS; g++) {
+        step.groups[g].n_samples = 0;
+    }
+    assert_ok(grpo(&tiny, NULL, &step, arena, &stats));
+    assert_int_equal(stats.n_updates, 0);
+    step.batch.n_groups = 0;
+    assert_ok(grpo(&tiny, NULL, &step, arena, &stats));
+    assert_true(tiny_is_equal(&tiny, &fresh));
+    tiny_close(&fresh);
+    tiny_close(&tiny);
+    arena_destroy(arena);
+}
+
+/* With an equal reference KL is 0 and changes no bit; another one pulls. */
+static void a_reference_model_pulls_towards_itself(void **state)
+{
+    static struct tiny_step step;
+    static const uint64_t seeds[2] = {5, 6};
+    struct tiny plain;
+    struct grpo_stats stats;
+    struct arena *arena = NULL;
+    (void)state;
+    assert_ok(arena_create(4096, &arena));
+    tiny_open(&plain, 1, 32, 5);
+    tiny_step_make(&plain, &step);
+    assert_ok(grpo(&plain, NULL, &step, arena, &stats));
+    for (size_t i = 0; i < 2; i++) {
+        struct tiny tiny;
+        struct policy *reference = NULL;
+        tiny_open(&tiny, 1, 32, 5);
+        tiny_policy(tiny.backend, 64, seeds[i], false, &reference);
+        tiny.config.grpo.beta = 0.1;
+        tiny.config.grpo.kl_estimator = KL_K3U;
+        assert_ok(grpo(&tiny, reference, &step, arena, &stats));
+        assert_true(i == 0 ? stats.kl == 0.0 : stats.kl > 0.0);
+        assert_true(tiny_is_equal(&plain, &tiny) == (i == 0));
+        policy_destroy(reference);
+        tiny_close(&tiny);
+    }
+    tiny_close(&plain);
+    arena_destroy(arena);
+}
+
+static void truncated_samples_can_be_masked(void **state)
+{
+    static struct tiny_step step;
+    struct tiny tiny;
+    struct tiny without;
+    struct grpo_stats stats;
+    struct arena *arena = NULL;
+    (void)state;
+    assert_ok(arena_create(4096, &arena));
+    tiny_open(&tiny, 1, 32, 5);
+    tiny_open(&without, 1, 32, 5);
+    tiny_step_make(&tiny, &step);
+    tiny.config.grpo.mask_truncated_completions = true;
+    tiny.config.model.mtp_train = false;
+    for (size_t s = 0; s < TINY_GROUP_SIZE; s++) {
+        step.samples[TINY_GROUP_SIZE + s].is_truncated = true; /* all of the middle group */
+    }
+    assert_ok(grpo(&tiny, NULL, &step, arena, &stats));
+    const float *row = stats.sample_stats + TINY_GROUP_SIZE * SAMPLE_STATS;
+    assert_true(row[1] == 0.0F && row[4] == 0.0F);
+    for (size_t s = 0; s < TINY_GROUP_SIZE; s++) {
+        step.samples[TINY_GROUP_SIZE + s].advantage = 0.0F;
+    }
+    without.config.grpo.loss_type = LOSS_DAPO;
+    assert_ok(grpo(&without, NULL, &step, arena, &stats));
+    assert_false(tiny_is_equal(&tiny, &without)); /* the denominator counts active tokens only */
+    tiny_close(&without);
+    tiny_close(&tiny);
+    arena_destroy(arena);
+}
+
+static void minibatches_and_iterations_are_updates(void **state)
+{
+    static struct tiny_step step;
+    struct tiny tiny;
+    struct grpo_stats stats;
+    struct arena *arena = NULL;
+    (void)state;
+    assert_ok(arena_create(4096, &arena));
+    tiny_open(&tiny, 1, 32, 5);
+    tiny.config.grpo.num_iterations = 2;
+    tiny.config.grpo.num_minibatches = 5;
+    tiny_step_make(&tiny, &step);
+    assert_ok(grpo(&tiny, NULL, &step, arena, &stats));
+    assert_int_equal(stats.n_updates, 10);
+    assert_int_equal(optimizer_updates(learner_optimizer(tiny.learner)), 10);
+    assert_true(stats.ratio_max > 1.0); /* later updates are off-policy */
+    tiny_close(&tiny);
+    arena_destroy(arena);
+}
+
+static void a_step_allocates_nothing_but_from_its_arena(void **state)
+{
+    static struct tiny_step step;
+    struct tiny tiny;
+    struct grpo_stats stats;
+    struct arena *arena = NULL;
+    (void)state;
+    assert_ok(arena_create((size_t)1 << 20, &arena));
+    tiny_open(&tiny, 1, 32, 5);
+    tiny_step_make(&tiny, &step);
+    assert_ok(grpo(&tiny, NULL, &step, arena, &stats)); /* the backend's scratch grows once */
+    tiny_step_make(&tiny, &step);
+    arena_reset(arena);
+    const size_t n_blocks = memory_total_blocks();
+    assert_ok(grpo(&tiny, NULL, &step, arena, &stats));
+    assert_int_equal(memory_total_blocks(), n_blocks);
+    tiny_close(&tiny);
+    arena_destroy(arena);
+}
+
+static enum status attempt(void *context)
+{
+    struct tiny *tiny = context;
+    const struct learner_options options = grpo_learner_options(&tiny->config);
+    struct learner *learner = NULL;
+    const enum status status = learner_create(tiny->backend, tiny->policy, &options, &learner);
+    assert_true(status == STATUS_OK || learner == NULL);
+    learner_destroy(learner);
+    return status;
+}
+
+static void no_failed_allocation_leaks(void **state)
+{
+    struct tiny tiny;
+    (void)state;
+    tiny_open(&tiny, 1, 32, 5);
+    assert_true(support_fail_allocations(attempt, &tiny) >= 17);
+    tiny_close(&tiny);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(any_cut_and_any_number_of_threads_give_the_same_bits),
+        cmocka_unit_test(an_update_follows_its_gradient),
+        cmocka_unit_test(expert_counts_are_those_of_every_row),
+        cmocka_unit_test(a_refused_sequence_leaves_the_weights_alone),
+        cmocka_unit_test(a_step_on_its_own_samples_is_exact),
+        cmocka_unit_test(one_flipped_bit_stops_the_step),
+        cmocka_unit_test(a_batch_without_samples_changes_nothing),
+        cmocka_unit_test(a_reference_model_pulls_towards_itself),
+        cmocka_unit_test(truncated_samples_can_be_masked),
+        cmocka_unit_test(minibatches_and_iterations_are_updates),
+        cmocka_unit_test(a_step_allocates_nothing_but_from_its_arena),
+        cmocka_unit_test(no_failed_allocation_leaks),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
