@@ -27,15 +27,16 @@
 
 #define PATH_KEY_ROOM 128
 
-/* jansson's parser reports some failed allocations as syntax errors, so they are noted here. */
-static _Thread_local bool ran_short;
+/* jansson's parser takes some failed allocations for syntax errors, drops bytes after others and
+ * asserts on the rest: they are noted here, and it gets a second try so that it comes to an end. */
+static _Thread_local bool ran_short, is_parsing;
 
 static void *take_block(size_t n)
 {
     void *block = memory_library_alloc(n);
 
     ran_short = ran_short || block == NULL;
-    return block;
+    return block == NULL && is_parsing ? memory_library_alloc(n) : block;
 }
 
 /* Before main: jansson's tables get a random seed and its heap is hone's, once and for all. */
@@ -124,8 +125,11 @@ static enum status parse(const char *text, size_t n, unsigned depth_max, size_t 
         return refuse_depth(text, too_deep, depth_max);
     }
     ran_short = false;
+    is_parsing = true;
     json_t *value = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | flags, &error);
-    if (value == NULL && ran_short) {
+    is_parsing = false;
+    if (ran_short) {
+        json_decref(value);
         return status_set(STATUS_NO_MEMORY, "no memory for a JSON text of %zu bytes", n);
     }
     if (value == NULL) {
