@@ -192,8 +192,13 @@ static enum status learn_part(struct learner *learner, const struct schedule *sc
     stats->learning_rate = schedule_rate(schedule, t);
     pass->first = first;
     pass->totals = count_totals(pass->config, pass->step, first, end);
-    TRY(learner_update(learner, pass->step->sequences + first, end - first, stats->learning_rate,
-                       visit_loss, pass, stats->expert_counts, &update));
+    const struct update_args args = {.sequences = pass->step->sequences + first,
+                                     .n = end - first,
+                                     .learning_rate = stats->learning_rate,
+                                     .gradient = visit_loss,
+                                     .context = pass,
+                                     .expert_counts = stats->expert_counts};
+    TRY(learner_update(learner, &args, &update));
     stats->grad_norm = fmax(stats->grad_norm, update.grad_norm);
     stats->entropy += update.entropy_sum;
     stats->n_rows += update.n_rows;

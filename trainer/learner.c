@@ -112,12 +112,8 @@ static enum status learn_mtp(struct learner *learner, size_t n_mtp_total,
 }
 
 struct update {
-    const struct train_sequence *sequences;
-    size_t n;
+    const struct update_args *args;
     size_t n_mtp_total;
-    sequence_gradient *gradient;
-    void *context;
-    uint32_t *expert_counts;
     struct update_stats *stats;
 };
 
@@ -128,9 +124,10 @@ static enum status fill_gradients(struct learner *learner, const struct update *
     const struct micro_batch *batch = &learner->batch;
     size_t target = 0;
     for (size_t i = first; i < end; i++) {
-        const size_t n = update->sequences[i].n_response;
-        const enum status status = update->gradient(update->context, i, batch->logp + target,
-                                                    batch->entropy + target, n, batch->g + target);
+        const size_t n = update->args->sequences[i].n_response;
+        const enum status status =
+            update->args->gradient(update->args->context, i, batch->logp + target,
+                                   batch->entropy + target, n, batch->g + target);
         if (status != STATUS_OK) {
             return status;
         }
@@ -148,8 +145,8 @@ static enum status learn_micro_batch(struct learner *learner, const struct updat
     if (learner->has_mtp && batch->n_mtp > 0) {
         TRY(learn_mtp(learner, update->n_mtp_total, update->stats));
     }
-    if (update->expert_counts != NULL) {
-        policy_expert_counts(learner->policy, update->expert_counts);
+    if (update->args->expert_counts != NULL) {
+        policy_expert_counts(learner->policy, update->args->expert_counts);
     }
     for (size_t i = 0; i < batch->n_targets; i++) {
         update->stats->entropy_sum += (double)batch->entropy[i];
@@ -162,9 +159,9 @@ static enum status learn_micro_batch(struct learner *learner, const struct updat
 /* The gradient of the whole update: micro-batches add to it in order. */
 static enum status accumulate(struct learner *learner, const struct update *update)
 {
-    for (size_t first = 0; first < update->n;) {
+    for (size_t first = 0; first < update->args->n;) {
         const size_t end =
-            micro_batch_pack(&learner->batch, update->sequences, first, update->n,
+            micro_batch_pack(&learner->batch, update->args->sequences, first, update->args->n,
                              learner->options.micro_batch_tokens, &learner->options.sampling);
         const enum status status = learn_micro_batch(learner, update, first, end);
         if (status != STATUS_OK) {
@@ -175,24 +172,21 @@ static enum status accumulate(struct learner *learner, const struct update *upda
     return STATUS_OK;
 }
 
-enum status learner_update(struct learner *learner, const struct train_sequence *sequences,
-                           size_t n, double learning_rate, sequence_gradient *gradient,
-                           void *context, uint32_t *expert_counts, struct update_stats *stats)
+enum status learner_update(struct learner *learner, const struct update_args *args,
+                           struct update_stats *stats)
 {
     const size_t n_floats = policy_table(learner->policy)->n_floats;
     float *gradients = policy_gradients(learner->policy);
-    struct update update = {
-        .sequences = sequences, .n = n, .gradient = gradient, .context = context, .stats = stats};
-    update.expert_counts = expert_counts;
+    struct update update = {.args = args, .stats = stats};
     *stats = (struct update_stats){0};
-    for (size_t i = 0; i < n; i++) {
-        update.n_mtp_total += train_sequence_mtp_targets(&sequences[i]);
+    for (size_t i = 0; i < args->n; i++) {
+        update.n_mtp_total += train_sequence_mtp_targets(&args->sequences[i]);
     }
     TRY(learner->backend->ops->fill(learner->backend, gradients, n_floats, 0.0F));
     TRY(accumulate(learner, &update));
     stats->mtp_loss = stats->n_mtp > 0 ? stats->mtp_loss / (double)stats->n_mtp : (double)NAN;
     TRY(optimizer_step(learner->optimizer, policy_weights(learner->policy), gradients,
-                       learning_rate, &stats->grad_norm));
+                       args->learning_rate, &stats->grad_norm));
     return policy_refresh(learner->policy);
 }
 

@@ -49,12 +49,16 @@ struct update_stats {
     size_t n_mtp_accepted, n_mtp; /* drafts that equal the sampled token under shared noise */
 };
 
-/* One update from zeroed gradients. expert_counts: (policy_moe_layers, n_experts), added to, may be
- * NULL. Errors: those of gradient, NUMERICS. */
-MUST_CHECK enum status learner_update(struct learner *learner,
-                                      const struct train_sequence *sequences, size_t n,
-                                      double learning_rate, sequence_gradient *gradient,
-                                      void *context, uint32_t *expert_counts,
+struct update_args {
+    const struct train_sequence *sequences;
+    size_t n;
+    double learning_rate;
+    sequence_gradient *gradient;
+    void *context;           /* of gradient */
+    uint32_t *expert_counts; /* (policy_moe_layers, n_experts), added to; may be NULL */
+};
+/* One update from zeroed gradients. Errors: those of gradient, NUMERICS. */
+MUST_CHECK enum status learner_update(struct learner *learner, const struct update_args *args,
                                       struct update_stats *stats);
 
 /* Called for each sequence in order with the log-probabilities of its response tokens. */

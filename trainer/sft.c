@@ -119,8 +119,13 @@ static enum status learn_step(struct sft *sft, size_t step, struct sft_report *r
     }
     struct cross_entropy sum = {.weight = 1.0 / (double)n_response};
     report->lr = schedule_rate(&sft->schedule, step);
-    TRY(learner_update(sft->learner, sequences, config->sft.batch_size, report->lr,
-                       visit_cross_entropy, &sum, counts, &update));
+    const struct update_args args = {.sequences = sequences,
+                                     .n = config->sft.batch_size,
+                                     .learning_rate = report->lr,
+                                     .gradient = visit_cross_entropy,
+                                     .context = &sum,
+                                     .expert_counts = counts};
+    TRY(learner_update(sft->learner, &args, &update));
     if (counts != NULL && config->model.router_bias_update > 0.0) {
         policy_update_router_bias(sft->policy, counts, (float)config->model.router_bias_update);
     }

@@ -72,8 +72,11 @@ static enum status likelihood(void *context, size_t sequence_index, const float 
 static void train(struct bench *bench)
 {
     struct update_stats stats;
-    assert_ok(learner_update(bench->tiny.learner, bench->step.sequences, TINY_SAMPLES, 1e-2,
-                             likelihood, NULL, NULL, &stats));
+    const struct update_args args = {.sequences = bench->step.sequences,
+                                     .n = TINY_SAMPLES,
+                                     .learning_rate = 1e-2,
+                                     .gradient = likelihood};
+    assert_ok(learner_update(bench->tiny.learner, &args, &stats));
 }
 
 static struct checkpoint_info info_of(const struct bench *bench, size_t step)

@@ -35,6 +35,16 @@ static enum status likelihood_gradient(void *context, size_t sequence_index, con
     return STATUS_OK;
 }
 
+static struct update_args args_of(const struct tiny_step *step, sequence_gradient *gradient,
+                                  void *context)
+{
+    return (struct update_args){.sequences = step->sequences,
+                                .n = TINY_SAMPLES,
+                                .learning_rate = 1e-2,
+                                .gradient = gradient,
+                                .context = context};
+}
+
 /* Three updates, the last with MTP gradients through the trunk too if the options say so. */
 static void learn(struct tiny *tiny, struct update_stats *stats)
 {
@@ -42,8 +52,8 @@ static void learn(struct tiny *tiny, struct update_stats *stats)
     tiny_step_make(tiny, &step);
     for (size_t i = 0; i < 3; i++) {
         struct watch watch = {0};
-        assert_ok(learner_update(tiny->learner, step.sequences, TINY_SAMPLES, 1e-2,
-                                 likelihood_gradient, &watch, NULL, stats));
+        const struct update_args args = args_of(&step, likelihood_gradient, &watch);
+        assert_ok(learner_update(tiny->learner, &args, stats));
         assert_int_equal(watch.n_calls, TINY_SAMPLES);
     }
 }
@@ -87,10 +97,10 @@ static void an_update_follows_its_gradient(void **state)
     (void)state;
     tiny_open(&tiny, 1, 64, 5);
     tiny_step_make(&tiny, &step);
-    assert_ok(learner_update(tiny.learner, step.sequences, TINY_SAMPLES, 1e-2, likelihood_gradient,
-                             &before, NULL, &stats));
-    assert_ok(learner_update(tiny.learner, step.sequences, TINY_SAMPLES, 1e-2, likelihood_gradient,
-                             &after, NULL, &stats));
+    struct update_args args = args_of(&step, likelihood_gradient, &before);
+    assert_ok(learner_update(tiny.learner, &args, &stats));
+    args.context = &after;
+    assert_ok(learner_update(tiny.learner, &args, &stats));
     assert_true(after.logp_sum > before.logp_sum);
     tiny_close(&tiny);
 }
@@ -111,8 +121,9 @@ static void expert_counts_are_those_of_every_row(void **state)
     const size_t n_layers = policy_moe_layers(tiny.policy, &layers);
     const struct model_config *model = policy_config(tiny.policy);
     assert_ok(arena_alloc(arena, n_layers * model->n_experts, sizeof(*counts), &counts));
-    assert_ok(learner_update(tiny.learner, step.sequences, TINY_SAMPLES, 1e-3, likelihood_gradient,
-                             &watch, counts, &stats));
+    struct update_args args = args_of(&step, likelihood_gradient, &watch);
+    args.expert_counts = counts;
+    assert_ok(learner_update(tiny.learner, &args, &stats));
     for (size_t i = 0; i < n_layers; i++) {
         size_t sum = 0;
         for (size_t e = 0; e < model->n_experts; e++) {
@@ -146,9 +157,8 @@ static void a_refused_sequence_leaves_the_weights_alone(void **state)
     tiny_open(&tiny, 1, 8, 5);
     tiny_open(&fresh, 1, 8, 5);
     tiny_step_make(&tiny, &step);
-    assert_status(learner_update(tiny.learner, step.sequences, TINY_SAMPLES, 1e-3, refuse, NULL,
-                                 NULL, &stats),
-                  STATUS_NUMERICS, "sequence 7");
+    const struct update_args args = args_of(&step, refuse, NULL);
+    assert_status(learner_update(tiny.learner, &args, &stats), STATUS_NUMERICS, "sequence 7");
     assert_true(tiny_is_equal(&tiny, &fresh));
     tiny_close(&fresh);
     tiny_close(&tiny);
