@@ -6,8 +6,9 @@
  *   f32x16   vec_zero set1 load store load_n store_n add sub mul div fma fnma sqrt min max abs neg
  *            round select lt le eq sum hmax
  *   mask16   mask_and mask_or mask_not mask_bits (bit j = lane j) mask_first
- *   i32x16   ivec_set1 load store load_n store_n add sub mul mul_wide and or xor shift_left shift_right
- *            shift_right_signed lt eq select; vec_to_int, ivec_to_float, vec_bits, ivec_as_float
+ *   i32x16   ivec_set1 load store load_n store_n add sub mul mul_wide and or xor shift_left
+ *            shift_right shift_right_signed lt eq select; vec_to_int, ivec_to_float, vec_bits,
+ *            ivec_as_float
  * Meaning that is not obvious:
  *   vec_fma(a, b, c) = a b + c rounded once, vec_fnma(a, b, c) = c - a b rounded once.
  *   ivec_mul_wide(a, b, &low, &high): both halves of the unsigned 64-bit products.
