@@ -148,10 +148,14 @@ static enum status time_updates(struct learner *learner, double *median_s, doubl
                                                .n_response = RESPONSE_TOKENS,
                                                .group = i};
     }
+    const struct update_args update = {.sequences = sequences,
+                                       .n = SEQUENCES,
+                                       .learning_rate = 1e-5,
+                                       .gradient = unit_gradient,
+                                       .context = &scale};
     for (size_t i = 0; i < 4; i++) { /* the first one warms up */
         const int64_t begin_us = clock_now_us();
-        TRY(learner_update(learner, sequences, SEQUENCES, 1e-5, unit_gradient, &scale, NULL,
-                           &stats));
+        TRY(learner_update(learner, &update, &stats));
         seconds[i] = (double)(clock_now_us() - begin_us) * 1e-6;
     }
     const double low = seconds[1] < seconds[2] ? seconds[1] : seconds[2];
