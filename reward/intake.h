@@ -10,7 +10,7 @@
 
 #include "base/hash.h"
 #include "base/status.h"
-#include "db/rows.h"
+#include "db/run_rows.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -170,6 +170,7 @@ static void typed_sql_can_only_read(void **state)
     assert_int_equal(count_rows(db, "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c"
                                     " LIMIT 5) SELECT x FROM c"),
                      5);
+    assert_int_equal(count_rows(db, "SELECT id, logp FROM tokens(101)"), 5);
     db_close(db);
     assert_int_equal(fixture_read(&f, "SELECT count(*) FROM samples"), 10);
     fixture_destroy(&f);
