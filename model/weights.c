@@ -209,21 +209,38 @@ struct digest128 weights_chunk_digest(const float *data, size_t n_floats, size_t
     return hash_128(data + begin, n * sizeof(float));
 }
 
+/* Digests of digests, up to DIGESTS_MAX at a time: what is full becomes the first of the next. */
+struct folder {
+    struct digest128 digests[DIGESTS_MAX];
+    size_t n;
+};
+
+static void fold(struct folder *folder, const struct digest128 *digest)
+{
+    if (folder->n == DIGESTS_MAX) {
+        folder->digests[0] = hash_128(folder->digests, sizeof(folder->digests));
+        folder->n = 1;
+    }
+    folder->digests[folder->n++] = *digest;
+}
+
+struct digest128 weights_root(const struct digest128 *digests, size_t n)
+{
+    struct folder folder = {.n = 0};
+    for (size_t i = 0; i < n; i++) {
+        fold(&folder, &digests[i]);
+    }
+    return hash_128(folder.digests, folder.n * sizeof(folder.digests[0]));
+}
+
 struct digest128 weights_digest(const float *data, size_t n_floats)
 {
-    struct digest128 digests[DIGESTS_MAX];
-    const size_t n_chunks = weights_chunks(n_floats);
-    size_t n = 0;
-
-    for (size_t i = 0; i < n_chunks; i++) {
-        if (n == DIGESTS_MAX) { /* more than a GiB: what is full becomes the first digest */
-            digests[0] = hash_128(digests, sizeof(digests));
-            n = 1;
-        }
-        digests[n] = weights_chunk_digest(data, n_floats, i);
-        n++;
+    struct folder folder = {.n = 0};
+    for (size_t i = 0; i < weights_chunks(n_floats); i++) {
+        const struct digest128 digest = weights_chunk_digest(data, n_floats, i);
+        fold(&folder, &digest);
     }
-    return hash_128(digests, n * sizeof(digests[0]));
+    return hash_128(folder.digests, folder.n * sizeof(folder.digests[0]));
 }
 
 bool weights_are_finite(const struct weight_table *table, const float *data,

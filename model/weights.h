@@ -61,6 +61,8 @@ MUST_CHECK enum status weights_save(const char *dir, const struct model_config *
 size_t weights_chunks(size_t n_floats);
 struct digest128 weights_chunk_digest(const float *data, size_t n_floats, size_t chunk);
 struct digest128 weights_digest(const float *data, size_t n_floats);
+/* weights_digest from the digests of all chunks. */
+struct digest128 weights_root(const struct digest128 *digests, size_t n);
 /* False with *row set when a value is not finite. */
 bool weights_are_finite(const struct weight_table *table, const float *data,
                         const struct weight_row **row);

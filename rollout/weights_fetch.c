@@ -156,13 +156,13 @@ enum status weights_fetch_info(struct weights_fetch *fetch, const struct weights
                           "%zu in chunks of %zu",
                           info->bytes, info->chunk_bytes, fetch->bytes, WEIGHTS_CHUNK_BYTES);
     }
-    const struct digest128 root = hash_128(info->digests, info->digests_bytes);
+    memcpy(fetch->digests, info->digests, info->digests_bytes);
+    const struct digest128 root = weights_root(fetch->digests, fetch->n_chunks);
     if (strcmp(hash_hex(root.bytes, sizeof(root.bytes), text), fetch->id.digest) != 0) {
         return status_set(STATUS_BAD_FORMAT,
                           "weights of version %lld have digest %s, the work item wants %s",
                           (long long)info->version, text, fetch->id.digest);
     }
-    memcpy(fetch->digests, info->digests, info->digests_bytes);
     fetch->has_info = true;
     fetch->progress_us = now_us;
     return STATUS_OK;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define NO_WORKER SIZE_MAX
+#define SILENCE_MAX_US INT64_C(120000000)
 #define NAME_ROOM 65u
 
 struct worker {
@@ -14,6 +15,8 @@ struct worker {
     char name[NAME_ROOM];
     size_t credit;
     int64_t last_seen_us;
+    int64_t gap_max_us; /* longest silence that was taken for death and was not: a long forward of a
+                           large model */
     bool is_alive;
 };
 
@@ -149,6 +152,10 @@ bool dispatch_seen(struct dispatch *dispatch, const struct peer_id *peer, int64_
     if (worker == NULL) {
         return false;
     }
+    const int64_t gap_us = now_us - worker->last_seen_us;
+    if (!worker->is_alive && gap_us > worker->gap_max_us) {
+        worker->gap_max_us = gap_us;
+    }
     worker->last_seen_us = now_us;
     worker->is_alive = true;
     return true;
@@ -247,13 +254,23 @@ void dispatch_close_all(struct dispatch *dispatch)
     dispatch->n_groups = 0;
 }
 
+/* A worker that was once silent for long and came back is given twice as long the next time, up to
+ * SILENCE_MAX_US: it was busy. */
+static int64_t patience_us(const struct dispatch *dispatch, const struct worker *worker)
+{
+    const int64_t twice_us = 2 * worker->gap_max_us;
+    const int64_t wanted_us =
+        twice_us > dispatch->limits.silence_us ? twice_us : dispatch->limits.silence_us;
+    return wanted_us < SILENCE_MAX_US ? wanted_us : SILENCE_MAX_US;
+}
+
 size_t dispatch_expire(struct dispatch *dispatch, int64_t now_us, const char **who)
 {
     size_t n = 0;
     *who = "";
     for (size_t i = 0; i < dispatch->n_workers; i++) {
         struct worker *worker = &dispatch->workers[i];
-        if (worker->is_alive && now_us - worker->last_seen_us > dispatch->limits.silence_us) {
+        if (worker->is_alive && now_us - worker->last_seen_us > patience_us(dispatch, worker)) {
             n += give_up(dispatch, worker);
             *who = worker->name;
         }

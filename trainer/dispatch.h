@@ -20,7 +20,8 @@ struct dispatch;
 struct dispatch_limits {
     size_t max_groups;  /* groups open at once */
     size_t group_size;  /* samples of a group */
-    int64_t silence_us; /* a worker without a frame for so long is dead: 3 s */
+    int64_t silence_us; /* a worker without a frame for so long is dead: 3 s; twice its longest
+                           false alarm after one */
     int64_t lease_us;   /* a group that takes longer is leased again */
 };
 

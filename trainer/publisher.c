@@ -43,7 +43,7 @@ void publisher_offer(struct publisher *publisher, size_t version)
     for (size_t i = 0; i < publisher->n_chunks; i++) {
         publisher->digests[i] = weights_chunk_digest(publisher->weights, publisher->n_floats, i);
     }
-    publisher->root = hash_128(publisher->digests, publisher->n_chunks * sizeof(struct digest128));
+    publisher->root = weights_root(publisher->digests, publisher->n_chunks);
     publisher->version = version;
 }
 

@@ -62,7 +62,7 @@ static struct learner_options learner_options_of(const struct run_config *config
         .micro_batch_tokens = config->optim.micro_batch_tokens,
         .max_sequence_rows = longest,
         .sampling = {.temperature = 1.0F, .top_p = 1.0F},
-        .trains_mtp = model->n_mtp_modules > 0 && config->model.mtp_coef > 0.0,
+        .trains_mtp = config->model.mtp_train && model->n_mtp_modules > 0,
         .mtp_coef = config->model.mtp_coef,
     };
     return options;

@@ -19,21 +19,19 @@ static enum status take_sample(struct session *session, const struct message *sc
     const uint64_t group_id = (uint64_t)message_int(scored, "group_id", 0);
     const size_t step = group_id > 0 ? session_group_step(session, group_id) : 0;
     const size_t version = (size_t)message_int(scored, "version_first", 0);
-    const char *verdict = "ok";
     bool is_new = false;
     if (version + 1 != step) {
-        log_warn("trainer", "group %llu was sampled with weights %zu, step %zu wants %zu",
-                 (unsigned long long)group_id, version, step, step - 1);
-        verdict = "stale";
-    } else {
-        TRY(sample_store_add(session->store, scored, &is_new));
+        return status_set(STATUS_PEER,
+                          "group %llu was sampled with weights %zu, its step %zu wants %zu",
+                          (unsigned long long)group_id, version, step, step - 1);
     }
+    TRY(sample_store_add(session->store, scored, &is_new));
     if (is_new) {
         (void)dispatch_sample(session->dispatch, group_id, (size_t)message_int(scored, "idx", 0));
     }
     TRY(message_create(MESSAGE_TAKEN, &taken));
     message_put_int(taken, "sample_id", message_int(scored, "sample_id", 0));
-    message_put_text(taken, "verdict", verdict);
+    message_put_text(taken, "verdict", "ok");
     if (link_tell(session->link, taken) != STATUS_OK) {
         log_debug("trainer", "TAKEN not sent, the sample will come again");
     }
