@@ -221,8 +221,10 @@ static void a_silent_worker_comes_back_by_any_frame(void **state)
     assert_nothing(dispatch, 4 * SECOND);
     see(dispatch, 1, 5 * SECOND);
     (void)assert_next(dispatch, 5 * SECOND, "w0", 8, 1, GROUP_SIZE);
-    assert_int_equal(expire(dispatch, 9 * SECOND, "w0"), 1);
-    assert_ok(dispatch_hello(dispatch, &id, "w0", 9 * SECOND)); /* HELLO is a frame too */
+    /* It was silent for 5 s and alive: now it is given 10. */
+    assert_int_equal(expire(dispatch, 15 * SECOND, ""), 0);
+    assert_int_equal(expire(dispatch, 15 * SECOND + 1, "w0"), 1);
+    assert_ok(dispatch_hello(dispatch, &id, "w0", 16 * SECOND)); /* HELLO is a frame too */
     assert_int_equal(dispatch_workers_alive(dispatch), 1);
     dispatch_destroy(dispatch);
 }
