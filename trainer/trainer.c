@@ -105,6 +105,19 @@ static enum status on_reward_message(void *context, const struct message *messag
     return STATUS_OK;
 }
 
+/* Everything is sized here, once; a step allocates nothing more. */
+static void log_memory(const struct session *session)
+{
+    const size_t mib = (size_t)1 << 20;
+    const struct policy_memory memory = policy_memory(session->policy);
+    const size_t moments = 2 * policy_table(session->policy)->n_floats * sizeof(float);
+    log_info("trainer",
+             "device=%s threads=%zu weights_mib=%zu packed_mib=%zu gradients_mib=%zu "
+             "moments_mib=%zu activations_mib=%zu",
+             session->backend->name, session->backend->n_threads, memory.weights / mib,
+             memory.packed / mib, memory.gradients / mib, moments / mib, memory.activations / mib);
+}
+
 static enum status open_model(struct session *session)
 {
     const struct run_config *config = session->config;
@@ -121,6 +134,7 @@ static enum status open_model(struct session *session)
         TRY(setup_policy(&session->data.model, session->backend, reference, max_rows, false,
                          &session->reference));
     }
+    log_memory(session);
     session->schedule = schedule_from_config(
         config, config->run.max_steps * config->grpo.num_iterations * config->grpo.num_minibatches);
     return publisher_create(policy_weights(session->policy),
