@@ -68,16 +68,19 @@ static int parse_run(int argc, char **argv, struct run_options *out, int *exit_c
 
 /* --- The run folder --- */
 
-static enum status has_checkpoint(const char *run_dir, bool *out)
+/* The highest step that has a checkpoint, 0 without any. */
+static enum status last_checkpoint(const char *run_dir, unsigned long long *out)
 {
     char *path = NULL;
     struct file_list list = {0};
-    *out = false;
+    *out = 0;
     TRY(run_checkpoints_path(run_dir, &path));
-    enum status status = folder_exists(path) ? file_list(path, &list) : STATUS_OK;
+    const enum status status = folder_exists(path) ? file_list(path, &list) : STATUS_OK;
     for (size_t i = 0; i < list.count; i++) {
         const char *const name = list.names[i];
-        *out |= strncmp(name, "step_", 5) == 0 && strchr(name, '.') == NULL;
+        const bool is_whole = strncmp(name, "step_", 5) == 0 && strchr(name, '.') == NULL;
+        const unsigned long long step = is_whole ? strtoull(name + 5, NULL, 10) : 0;
+        *out = step > *out ? step : *out;
     }
     file_list_free(&list);
     memory_free(path);
@@ -87,19 +90,19 @@ static enum status has_checkpoint(const char *run_dir, bool *out)
 /* run.resume: never must not touch an earlier run, must needs one. */
 static enum status check_resume(const struct run_config *config, const char *run_dir)
 {
-    bool is_there = false;
+    unsigned long long step = 0;
     char *database = NULL;
-    TRY(has_checkpoint(run_dir, &is_there));
+    TRY(last_checkpoint(run_dir, &step));
     TRY(run_database_path(run_dir, &database));
     const bool has_database = file_exists(database);
     memory_free(database);
-    if (config->run.resume == RESUME_NEVER && (is_there || has_database)) {
+    if (config->run.resume == RESUME_NEVER && (step > 0 || has_database)) {
         return status_set(STATUS_BAD_CONFIG,
                           "%s: holds an earlier run; run.resume: never does not go on with it. "
                           "Take another run.name, or remove the folder",
                           run_dir);
     }
-    if (config->run.resume == RESUME_MUST && !is_there) {
+    if (config->run.resume == RESUME_MUST && step == 0) {
         return status_set(STATUS_BAD_CONFIG, "%s: no checkpoint, which run.resume: must wants",
                           run_dir);
     }
@@ -177,45 +180,58 @@ static enum status check_all(const struct run_config *config, const char *run_di
     return status == STATUS_OK ? reward_check(config) : status;
 }
 
-/* Where the result is: the folder of the highest step. */
-static enum status print_result(const char *run_dir)
+/* How it ended and where the result is; step_before: of the last checkpoint at the start. */
+static enum status print_result(const struct run_config *config, const struct run_options *run,
+                                const char *run_dir, unsigned long long step_before, int exit_code)
 {
+    unsigned long long step = 0;
     char *path = NULL;
-    struct file_list list = {0};
-    unsigned long long last = 0;
+    TRY(last_checkpoint(run_dir, &step));
+    if (exit_code == status_exit_code(STATUS_CANCELLED)) {
+        (void)fprintf(stderr, "hone run: interrupted after step %llu; the same command continues\n",
+                      step);
+    }
+    if (exit_code != 0 || run->is_json || step == 0) {
+        return STATUS_OK;
+    }
     TRY(run_checkpoints_path(run_dir, &path));
-    const enum status status = file_list(path, &list);
-    for (size_t i = 0; i < list.count; i++) {
-        const char *const name = list.names[i];
-        const unsigned long long step =
-            strncmp(name, "step_", 5) == 0 ? strtoull(name + 5, NULL, 10) : 0;
-        last = step > last && strchr(name, '.') == NULL ? step : last;
+    if (step == step_before) {
+        (void)printf("finished: run.max_steps is %zu, give more to go on\n", config->run.max_steps);
     }
-    if (last > 0) {
-        (void)printf("model after step %llu: %s/step_%llu\n", last, path, last);
-    }
-    file_list_free(&list);
+    (void)printf("model after step %llu: %s/step_%llu\n", step, path, step);
     memory_free(path);
-    return status;
+    return STATUS_OK;
 }
 
-static enum status supervise(const struct run_config *config, const char *run_dir,
-                             const struct run_options *run, int *exit_code)
+static enum status train_locked(const struct run_config *config, const char *run_dir,
+                                const struct run_options *run, int *exit_code)
 {
+    unsigned long long step_before = 0;
     const struct supervisor_options supervisor = {.config_path = run->config_path,
                                                   .sets = &run->sets,
                                                   .run_dir = run_dir,
                                                   .n_workers = config->rollout.workers,
                                                   .is_json = run->is_json};
+    TRY(last_checkpoint(run_dir, &step_before));
     TRY(write_config(config, run_dir));
-    return supervisor_run(&supervisor, exit_code);
+    TRY(supervisor_run(&supervisor, exit_code));
+    return print_result(config, run, run_dir, step_before, *exit_code);
+}
+
+static enum status train(const struct run_config *config, const char *run_dir,
+                         const struct run_options *run, int *exit_code)
+{
+    struct file_lock *lock = NULL;
+    TRY(take_folder(run_dir, &lock));
+    const enum status status = train_locked(config, run_dir, run, exit_code);
+    file_lock_release(lock);
+    return status;
 }
 
 static enum status run_config(const struct run_config *config, const struct run_options *run,
                               int *exit_code)
 {
     char *run_dir = NULL;
-    struct file_lock *lock = NULL;
     enum log_level level = LOG_INFO;
     TRY(log_level_parse(config->log.level, &level));
     log_setup("", run->is_dry || level == LOG_DEBUG ? level : LOG_WARN);
@@ -225,16 +241,8 @@ static enum status run_config(const struct run_config *config, const struct run_
         print_arithmetic(config, run_dir);
     }
     if (status == STATUS_OK && !run->is_dry) {
-        status = take_folder(run_dir, &lock);
+        status = train(config, run_dir, run, exit_code);
     }
-    if (status == STATUS_OK && !run->is_dry) {
-        status = supervise(config, run_dir, run, exit_code);
-    }
-    const bool is_done = status == STATUS_OK && *exit_code == 0 && !run->is_dry;
-    if (is_done && !run->is_json) {
-        status = print_result(run_dir);
-    }
-    file_lock_release(lock);
     memory_free(run_dir);
     return status;
 }

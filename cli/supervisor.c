@@ -16,6 +16,7 @@
 
 #define TICK_US 20000
 #define FAREWELL_MS 3000                   /* others end by themselves once the trainer has */
+#define FAREWELL_CUT_MS 500                /* after an interruption, maybe before they met */
 #define STOP_GRACE_MS 2000                 /* from SIGTERM to SIGKILL */
 #define CHECKPOINT_US ((int64_t)300000000) /* a trainer that was asked to stop writes one */
 
@@ -125,9 +126,9 @@ static enum status start_all(struct supervisor *supervisor)
 }
 
 /* The trainer has ended well and told the others so: they close their files and follow. */
-static void await_farewell(struct supervisor *supervisor)
+static void await_farewell(struct supervisor *supervisor, int farewell_ms)
 {
-    const int64_t deadline_us = clock_now_us() + (int64_t)FAREWELL_MS * 1000;
+    const int64_t deadline_us = clock_now_us() + (int64_t)farewell_ms * 1000;
     bool is_anyone_left = true;
     while (is_anyone_left && clock_now_us() < deadline_us) {
         is_anyone_left = false;
@@ -304,7 +305,7 @@ static enum status watch(struct supervisor *supervisor, int *exit_code)
         TRY(supervisor_tick(supervisor, &is_over, exit_code));
     }
     if (*exit_code == 0 || *exit_code == status_exit_code(STATUS_CANCELLED)) {
-        await_farewell(supervisor);
+        await_farewell(supervisor, *exit_code == 0 ? FAREWELL_MS : FAREWELL_CUT_MS);
     }
     return STATUS_OK;
 }

@@ -341,5 +341,5 @@ enum status worker_run(struct worker *worker)
         log_warn("rollout", "left with %zu samples that nobody acknowledged",
                  outbox_count(worker->outbox));
     }
-    return STATUS_OK;
+    return say_bye(worker, "done"); /* the trainer waits for it, and the reward service till then */
 }

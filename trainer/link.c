@@ -18,6 +18,8 @@
 #define REQUEST_REPEAT_US INT64_C(3000000)
 #define IDLE_WARNING_US INT64_C(10000000)
 #define IDLE_DEADLINE_US INT64_C(600000000)
+#define FAREWELL_US INT64_C(2000000)
+#define FAREWELL_TURN_MS 100
 
 static enum status open_socket(struct link *link, enum run_endpoint which, bool listens,
                                struct socket **out)
@@ -252,6 +254,26 @@ enum status link_request(struct link *link, const struct message *request, const
     return STATUS_OK;
 }
 
+/* Says it until each worker has said it too: what a worker has not read when the connection ends
+ * is lost, and one that heard nothing would wait for a trainer to come back. */
+static void part_from_workers(struct link *link, const struct message *bye)
+{
+    const int64_t deadline_us = clock_now_us() + FAREWELL_US;
+    struct wait_item item = {.socket = link->work, .fd = -1, .wants_read = true};
+    enum status status = STATUS_OK;
+    while (status == STATUS_OK && dispatch_workers_alive(link->dispatch) > 0 &&
+           clock_now_us() < deadline_us) {
+        link_tell_workers(link, bye);
+        status = socket_wait(&item, 1, FAREWELL_TURN_MS);
+        if (status == STATUS_OK) {
+            status = link_drain_work(link, "leaving", clock_now_us());
+        }
+    }
+    if (dispatch_workers_alive(link->dispatch) > 0) {
+        log_warn("link", "%zu workers did not say goodbye", dispatch_workers_alive(link->dispatch));
+    }
+}
+
 void link_say_bye(struct link *link, const char *reason)
 {
     struct message *bye = NULL;
@@ -259,8 +281,8 @@ void link_say_bye(struct link *link, const char *reason)
         return;
     }
     message_put_text(bye, "reason", reason);
-    link_tell_workers(link, bye);
-    if (link_tell(link, bye) != STATUS_OK) {
+    part_from_workers(link, bye);
+    if (link->is_welcome && link_tell(link, bye) != STATUS_OK) {
         log_warn("link", "could not say goodbye to the reward service: %s", status_message());
     }
     message_destroy(bye);

@@ -52,7 +52,8 @@ void link_set_work_filler(struct link *link, link_work_filler *filler, void *con
  * until *is_answered. Errors: TIMEOUT after deadline_s naming `what`. */
 MUST_CHECK enum status link_request(struct link *link, const struct message *request,
                                     const bool *is_answered, const char *what, int64_t deadline_s);
-/* The run is over: tells workers and reward service. */
+/* The run is over: tells the workers, which hand over what they have finished (2 s at most), then
+ * the reward service. */
 void link_say_bye(struct link *link, const char *reason);
 
 #endif

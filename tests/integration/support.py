@@ -109,6 +109,25 @@ def start(folder, *args):
                                 stdout=output, stderr=output)
 
 
+def wait_until(is_so, what, seconds=30):
+    """Asks every 20 ms until is_so() is true."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"after {seconds} s still not: {what}")
+        time.sleep(0.02)
+
+
+def output(folder):
+    """What `hone run` in the background has printed."""
+    return (pathlib.Path(folder) / "output.txt").read_text(errors="replace")
+
+
+def wait_for_step(folder, step, seconds=30):
+    """Until the run in the background has printed the step."""
+    wait_until(lambda: f"step={step} " in output(folder), f"step {step}", seconds)
+
+
 def temporary():
     """A folder that goes away; short, because socket paths are."""
     return tempfile.TemporaryDirectory(prefix="hone-it-")
