@@ -113,10 +113,12 @@ enum hello_verdict holder_judge(const struct holder *holder, int64_t pid, const 
 /* Scorer failures by step and component. */
 #define BUDGET_CALLS_MIN 20u
 #define BUDGET_EXAMPLES 3u
+#define BUDGET_CAUSE_ROOM 200u
 struct budget_entry {
     int64_t step;
     size_t component, n_calls, n_failures;
     int64_t examples[BUDGET_EXAMPLES]; /* sample ids of the first failures */
+    char cause[BUDGET_CAUSE_ROOM];     /* of the last one */
 };
 struct error_budget {
     struct budget_entry *entries;
@@ -125,10 +127,11 @@ struct error_budget {
     size_t n_expected; /* calls that a whole step makes */
 };
 void error_budget_dispose(struct error_budget *budget);
-/* Counts a call. *exceeded becomes the entry once so many failed that the step must end above
- * rate_max, else NULL; it is never early: the rest of the step could not bring it back. */
+/* Counts a call; failure: what went wrong, NULL if nothing did. *exceeded becomes the entry once so
+ * many failed that the step must end above rate_max, else NULL; it is never early: the rest of the
+ * step could not bring it back. */
 MUST_CHECK enum status error_budget_count(struct error_budget *budget, int64_t step,
-                                          size_t component, int64_t sample_id, bool is_failure,
+                                          size_t component, int64_t sample_id, const char *failure,
                                           const struct budget_entry **exceeded);
 /* The step's first entry above rate_max now that all its calls were made, or NULL. */
 const struct budget_entry *error_budget_final(const struct error_budget *budget, int64_t step);

@@ -2,6 +2,7 @@
 #include "base/memory.h"
 #include "reward/intake.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum hello_verdict holder_judge(const struct holder *holder, int64_t pid, const char *host,
@@ -47,14 +48,18 @@ static enum status find_entry(struct error_budget *budget, int64_t step, size_t 
     return STATUS_OK;
 }
 
-static bool is_above(const struct budget_entry *entry, double rate_max, size_t n_calls)
+/* A few calls say nothing about a rate, unless all of a step failed. */
+static bool is_above(const struct error_budget *budget, const struct budget_entry *entry,
+                     size_t n_calls)
 {
-    return entry->n_calls >= BUDGET_CALLS_MIN &&
-           (double)entry->n_failures > rate_max * (double)n_calls;
+    const bool counts =
+        entry->n_calls >= BUDGET_CALLS_MIN || entry->n_failures >= budget->n_expected;
+
+    return counts && (double)entry->n_failures > budget->rate_max * (double)n_calls;
 }
 
 enum status error_budget_count(struct error_budget *budget, int64_t step, size_t component,
-                               int64_t sample_id, bool is_failure,
+                               int64_t sample_id, const char *failure,
                                const struct budget_entry **exceeded)
 {
     struct budget_entry *entry = NULL;
@@ -62,7 +67,8 @@ enum status error_budget_count(struct error_budget *budget, int64_t step, size_t
     *exceeded = NULL;
     TRY(find_entry(budget, step, component, &entry));
     entry->n_calls++;
-    if (is_failure) {
+    if (failure != NULL) {
+        (void)snprintf(entry->cause, sizeof(entry->cause), "%s", failure);
         if (entry->n_failures < BUDGET_EXAMPLES) {
             entry->examples[entry->n_failures] = sample_id;
         }
@@ -70,7 +76,7 @@ enum status error_budget_count(struct error_budget *budget, int64_t step, size_t
     }
     const size_t n_whole =
         entry->n_calls > budget->n_expected ? entry->n_calls : budget->n_expected;
-    *exceeded = is_above(entry, budget->rate_max, n_whole) ? entry : NULL;
+    *exceeded = is_above(budget, entry, n_whole) ? entry : NULL;
     return STATUS_OK;
 }
 
@@ -78,7 +84,7 @@ const struct budget_entry *error_budget_final(const struct error_budget *budget,
 {
     for (size_t i = 0; i < budget->count; i++) {
         const struct budget_entry *const entry = &budget->entries[i];
-        if (entry->step == step && is_above(entry, budget->rate_max, entry->n_calls)) {
+        if (entry->step == step && is_above(budget, entry, entry->n_calls)) {
             return entry;
         }
     }

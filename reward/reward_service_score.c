@@ -15,7 +15,7 @@ static enum status give_up(struct service *service, const char *reason)
 
 static enum status over_budget(struct service *service, const struct budget_entry *entry)
 {
-    char reason[512];
+    char reason[640];
     char examples[96];
     size_t used = 0;
 
@@ -27,11 +27,11 @@ static enum status over_budget(struct service *service, const struct budget_entr
     }
     (void)snprintf(reason, sizeof(reason),
                    "reward %s: %zu of %zu calls of step %lld failed (%.1f %%, "
-                   "scoring.max_error_rate is %.1f %%), e.g. samples %s",
+                   "scoring.max_error_rate is %.1f %%), e.g. samples %s: %s",
                    service->components[entry->component].name, entry->n_failures, entry->n_calls,
                    (long long)entry->step,
                    100.0 * (double)entry->n_failures / (double)entry->n_calls,
-                   100.0 * service->budget.rate_max, examples);
+                   100.0 * service->budget.rate_max, examples, entry->cause);
     TRY(service_event(service, "error", "error_budget", entry->step, -1, reason));
     return give_up(service, reason);
 }
@@ -76,9 +76,10 @@ static enum status count_failures(struct service *service, const struct intake_g
         if (score == SCORE_NA || group->is_eval || !(service->components[i].weight != 0.0)) {
             continue;
         }
-        const bool is_failure = score != SCORE_OK;
+        const char *const detail = result->scores[i].detail;
+        const char *const failure = detail != NULL ? detail : score_status_name(score);
         enum status status = error_budget_count(&service->budget, group->step, i, result->sample_id,
-                                                is_failure, &exceeded);
+                                                score == SCORE_OK ? NULL : failure, &exceeded);
         if (status == STATUS_OK && exceeded != NULL) {
             status = over_budget(service, exceeded);
         }

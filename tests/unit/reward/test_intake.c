@@ -323,22 +323,43 @@ static void the_budget_is_exceeded_only_when_the_step_cannot_recover(void **stat
 
     (void)state;
     for (int64_t i = 0; i < 5; i++) {
-        assert_ok(error_budget_count(&budget, 1, 0, 100 + i, true, &entry));
+        assert_ok(error_budget_count(&budget, 1, 0, 100 + i, "why", &entry));
         assert_null(entry);
     }
     for (int64_t i = 0; i < 20; i++) {
-        assert_ok(error_budget_count(&budget, 1, 0, 200 + i, false, &entry));
+        assert_ok(error_budget_count(&budget, 1, 0, 200 + i, NULL, &entry));
         assert_null(entry); /* 5 of 100 may fail */
     }
     assert_non_null(error_budget_final(&budget, 1)); /* but 5 of 25 were too many */
-    assert_ok(error_budget_count(&budget, 1, 0, 300, true, &entry));
+    assert_ok(error_budget_count(&budget, 1, 0, 300, "last", &entry));
     assert_non_null(entry);
     assert_int_equal(entry->n_failures, 6);
     assert_int_equal(entry->examples[2], 102);
-    assert_ok(error_budget_count(&budget, 1, 1, 300, true, &entry));
+    assert_string_equal(entry->cause, "last");
+    assert_ok(error_budget_count(&budget, 1, 1, 300, "last", &entry));
     assert_null(entry); /* another component, one call */
     error_budget_forget(&budget, 1);
     assert_int_equal(budget.count, 0);
+    error_budget_dispose(&budget);
+}
+
+static void a_small_step_without_any_score_exceeds_the_budget(void **state)
+{
+    struct error_budget budget = {.rate_max = 0.05, .n_expected = 4};
+    const struct budget_entry *entry = NULL;
+
+    (void)state;
+    for (int64_t i = 0; i < 4; i++) {
+        assert_null(entry);
+        assert_ok(error_budget_count(&budget, 1, 0, i, "why", &entry));
+    }
+    assert_non_null(entry);
+    assert_non_null(error_budget_final(&budget, 1));
+    for (int64_t i = 0; i < 4; i++) {
+        assert_ok(error_budget_count(&budget, 2, 0, i, i == 0 ? NULL : "why", &entry));
+        assert_null(entry); /* 3 of 4 are too few calls to judge */
+    }
+    assert_null(error_budget_final(&budget, 2));
     error_budget_dispose(&budget);
 }
 
@@ -381,6 +402,7 @@ int main(void)
         cmocka_unit_test(the_map_finds_what_is_in_it_after_any_removals),
         cmocka_unit_test(one_trainer_holds_the_run),
         cmocka_unit_test(the_budget_is_exceeded_only_when_the_step_cannot_recover),
+        cmocka_unit_test(a_small_step_without_any_score_exceeds_the_budget),
         cmocka_unit_test(every_allocation_can_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
