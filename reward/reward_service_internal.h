@@ -108,6 +108,14 @@ struct service {
     size_t n_malformed;
 };
 
+/* --- reward_service_open.c --- */
+/* service: zeros. Close it whatever this returns. */
+MUST_CHECK enum status service_open(struct service *service, const struct run_config *config,
+                                    const char *run_dir);
+void service_close(struct service *service);
+/* After a rollback: scorers, groups and the holder as the database knows them. */
+MUST_CHECK enum status service_rebuild(struct service *service);
+
 /* --- reward_service_store.c: rows and memory --- */
 /* The group in memory or from the database (its scored samples then count as taken); NULL when it
  * is unknown. */
@@ -150,11 +158,18 @@ MUST_CHECK enum status service_send_parcels(struct service *service, int64_t now
 /* Tells the trainer now, whatever is open: the service is about to leave. */
 void service_tell_end(struct service *service, const char *reason);
 
-/* --- reward_service_worker.c, reward_service_trainer.c: handlers --- */
+/* --- reward_service_worker.c, reward_service_trainer.c, reward_service_steps.c: handlers --- */
 MUST_CHECK enum status service_on_results(struct service *service, const struct inbox_entry *entry,
                                           int64_t now_us);
 MUST_CHECK enum status service_on_scored(struct service *service, const struct inbox_entry *entry,
                                          int64_t now_us);
+MUST_CHECK enum status service_on_manifest(struct service *service,
+                                           const struct inbox_entry *entry);
+MUST_CHECK enum status service_on_step(struct service *service, const struct inbox_entry *entry);
+MUST_CHECK enum status service_on_fetch(struct service *service, const struct inbox_entry *entry);
+/* service_refuse and an event. */
+MUST_CHECK enum status service_refuse_trainer(struct service *service,
+                                              const struct inbox_entry *entry, const char *problem);
 /* Why a HELLO cannot be welcomed (in the arena), or NULL. numerics: what the other side runs on, ""
  * when not known. */
 MUST_CHECK enum status service_hello_problem(struct service *service, const struct message *message,

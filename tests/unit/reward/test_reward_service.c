@@ -20,6 +20,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -59,6 +60,7 @@ static void start_service(struct world *w)
     w->service = fork();
     assert_true(w->service >= 0);
     if (w->service == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* a failed test leaves nobody behind */
         log_setup("reward", LOG_ERROR);
         _exit((int)reward_main(w->config, w->run_dir));
     }
@@ -510,8 +512,8 @@ static void open_samples_come_again_to_a_new_trainer(void **state)
     world_create(&w, exact_reward);
     greet(&w);
     announce(&w, 1, "3 4 =");
-    say(w.worker, completion(&w, 1, 0, "7"));
     hear_and_drop(w.trainer, MESSAGE_GROUP_OK);
+    say(w.worker, completion(&w, 1, 0, "7"));
     say(w.worker, completion(&w, 1, 1, "8"));
     take_both(&w, ids, "ok");
     struct message *message = NULL;
