@@ -1,6 +1,7 @@
 /* builtin:boxed_math: the answer in <answer> tags or the last box, compared as a string, as
  * numbers, as lists, as expressions, in this order (grpo.md 15.1, 15.2). For reinforcement learning
  * nothing malformed is repaired: a wrong acceptance teaches to cheat. */
+#include "reward/math_relation.h"
 #include "reward/math_text.h"
 #include "reward/math_value.h"
 #include "reward/number.h"
@@ -12,6 +13,8 @@
 #define TOLERANCE 1e-6
 #define POINTS 8
 #define LIST_DEPTH_MAX 4
+#define INTERVAL_ROOM 256
+#define SET_ITEMS_MAX 64 /* every item meets every other */
 
 static bool find_answer(struct text final, struct text *out)
 {
@@ -100,21 +103,23 @@ static size_t item_length(struct text text)
 static bool are_equal(const struct builtin_options *options, struct text a, struct text b,
                       int depth);
 
-/* The brackets around a list, if it has any, taken off; '\0' for none. "{{" is a set's brace. */
+/* The brackets around a list, if it has any, taken off: '{' a set (its brace is "{{"), '(' '[' '<'
+ * (open, then closed) and '>' (closed, then open); '\0' for none. */
 static char unwrap(struct text *text)
 {
+    static const char kinds[2][2] = {{'(', '<'}, {'>', '['}};
     const size_t n = text->n;
     if (n >= 4 && memcmp(text->data, "{{", 2) == 0 && memcmp(text->data + n - 2, "}}", 2) == 0) {
         *text = (struct text){text->data + 2, n - 4};
         return '{';
     }
-    const char first = n >= 2 ? text->data[0] : '\0';
-    const char last = n >= 2 ? text->data[n - 1] : '\0';
+    const int first = n >= 2 ? text->data[0] : 0;
+    const int last = n >= 2 ? text->data[n - 1] : 0;
     if ((first != '(' && first != '[') || (last != ')' && last != ']')) {
         return '\0';
     }
     *text = (struct text){text->data + 1, n - 2};
-    return (char)(first == '(' ? (last == ')' ? '(' : '<') : (last == ']' ? '[' : '>'));
+    return kinds[first == '[' ? 1 : 0][last == ']' ? 1 : 0];
 }
 
 static bool are_equal_in_order(const struct builtin_options *options, struct text a, struct text b,
@@ -181,8 +186,49 @@ static bool are_equal_lists(const struct builtin_options *options, struct text a
         (!has_items && kind_a == '\0') || count_items(a) != count_items(b)) {
         return false;
     }
-    return is_set ? is_subset(options, a, b, depth) && is_subset(options, b, a, depth)
+    return is_set ? count_items(a) <= SET_ITEMS_MAX && is_subset(options, a, b, depth) &&
+                        is_subset(options, b, a, depth)
                   : are_equal_in_order(options, a, b, depth);
+}
+
+static bool are_equal_sides(const struct builtin_options *options, const struct math_relation *a,
+                            const struct math_relation *b, int depth)
+{
+    return a->sign == b->sign && are_equal(options, a->left, b->left, depth) &&
+           are_equal(options, a->right, b->right, depth);
+}
+
+/* Relations with one another, and a relation with the interval that it is. */
+static bool are_equal_relations(const struct builtin_options *options, struct text a, struct text b,
+                                int depth)
+{
+    char interval[INTERVAL_ROOM];
+    struct math_relation left;
+    struct math_relation right;
+    struct text list = {interval, 0};
+    const bool has_left = math_split_relation(a, &left);
+    const bool has_right = math_split_relation(b, &right);
+    if (has_left && has_right) {
+        const struct math_relation flipped = math_flip_relation(&right);
+        return are_equal_sides(options, &left, &right, depth) ||
+               are_equal_sides(options, &left, &flipped, depth);
+    }
+    if (has_left) {
+        return math_relation_interval(&left, interval, sizeof(interval), &list.n) &&
+               are_equal_lists(options, list, b, depth);
+    }
+    return has_right && math_relation_interval(&right, interval, sizeof(interval), &list.n) &&
+           are_equal_lists(options, a, list, depth);
+}
+
+/* The letter of "b", "B" or "(B)" in lower case; 0 for anything else. */
+static int choice_letter(struct text text)
+{
+    if (text.n == 3 && text.data[0] == '(' && text.data[2] == ')') {
+        text = (struct text){text.data + 1, 1};
+    }
+    const int c = text.n == 1 ? text.data[0] | 0x20 : 0;
+    return c >= 'a' && c <= 'z' ? c : 0;
 }
 
 static bool are_equal(const struct builtin_options *options, struct text a, struct text b,
@@ -190,8 +236,12 @@ static bool are_equal(const struct builtin_options *options, struct text a, stru
 {
     struct number x;
     struct number y;
+    const int letter = choice_letter(b);
     if (text_equal(a, b)) {
         return a.n > 0;
+    }
+    if (letter != 0 && choice_letter(a) == letter) {
+        return true;
     }
     if (is_word(a) || is_word(b)) {
         return a.n == b.n && strncasecmp(a.data, b.data, a.n) == 0;
@@ -199,7 +249,8 @@ static bool are_equal(const struct builtin_options *options, struct text a, stru
     if (number_parse(a, &x) && number_parse(b, &y)) {
         return number_equal(&x, &y, TOLERANCE, options->is_percent_strict);
     }
-    return are_equal_lists(options, a, b, depth) || are_equal_expressions(a, b);
+    return are_equal_lists(options, a, b, depth) || are_equal_relations(options, a, b, depth) ||
+           are_equal_expressions(a, b);
 }
 
 /* a = b = 101 counts when it ends in the gold; a gold of the same form is compared whole first. */

@@ -4,7 +4,6 @@
 #include "base/memory.h"
 
 #include <string.h>
-#include <strings.h>
 
 struct text text_from(const char *literal)
 {
@@ -60,31 +59,41 @@ struct text text_final_part(const struct builtin_options *options, struct text c
     return (struct text){begin, completion.n - (size_t)(begin - completion.data)};
 }
 
-/* Compares as `exact` does: optionally without case, optionally with runs of white space as one
- * blank. */
+/* Drops white space at the start of text; false when there is none. */
+static bool take_space(struct text *text)
+{
+    const size_t n = text->n;
+    while (text->n > 0 && is_space(text->data[0])) {
+        *text = (struct text){text->data + 1, text->n - 1};
+    }
+    return text->n < n;
+}
+
+/* Drops the first character of text; -1 when there is none. */
+static int take_character(const struct builtin_options *options, struct text *text)
+{
+    if (text->n == 0) {
+        return -1;
+    }
+    const int c = (unsigned char)text->data[0];
+    *text = (struct text){text->data + 1, text->n - 1};
+    return !options->is_case_sensitive && c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c;
+}
+
+/* Compares as `exact` does: optionally without case (of ASCII), optionally with runs of white space
+ * as one blank. */
 static bool matches(const struct builtin_options *options, struct text a, struct text b)
 {
-    size_t i = 0;
-    size_t j = 0;
-    while (i < a.n && j < b.n) {
-        const bool are_spaces = is_space(a.data[i]) && is_space(b.data[j]);
-        if (options->squeezes_space && are_spaces) {
-            for (; i < a.n && is_space(a.data[i]); i++) {
+    while (a.n > 0 || b.n > 0) {
+        if (options->squeezes_space && (a.n == 0 || b.n == 0 || is_space(a.data[0]))) {
+            if (!take_space(&a) || !take_space(&b)) {
+                return false;
             }
-            for (; j < b.n && is_space(b.data[j]); j++) {
-            }
-            continue;
-        }
-        const bool is_equal = options->is_case_sensitive
-                                  ? a.data[i] == b.data[j]
-                                  : strncasecmp(a.data + i, b.data + j, 1) == 0;
-        if (!is_equal) {
+        } else if (take_character(options, &a) != take_character(options, &b)) {
             return false;
         }
-        i++;
-        j++;
     }
-    return i == a.n && j == b.n;
+    return true;
 }
 
 static struct verdict score_exact(const struct builtin_options *options,
@@ -141,6 +150,36 @@ static bool occurs_once(struct text text, const char *tag)
     return first != NULL && first == text_find_last(text, tag);
 }
 
+/* The template may have opened the tag: then the prompt ends with it. */
+static bool opens_think(const struct score_sample *sample)
+{
+    static const char tag[] = "<think>";
+    const size_t n = strlen(tag);
+    const struct text prompt = text_trim((struct text){sample->prompt, sample->prompt_bytes});
+    return prompt.n >= n && memcmp(prompt.data + prompt.n - n, tag, n) == 0;
+}
+
+/* Moves *rest past <think> ... </think>; NULL, or what is wrong with it. TRL's form begins with the
+ * tag itself and may think nothing. */
+static const char *take_thought(const struct builtin_options *options, bool is_open,
+                                struct text completion, struct text *rest)
+{
+    const bool has_begin = text_find(completion, "<think>") != NULL;
+    if (!occurs_once(completion, "</think>") ||
+        (is_open ? has_begin : !occurs_once(completion, "<think>"))) {
+        return "think tags are not there exactly once";
+    }
+    const char *first = text_find(completion, "<think>");
+    if (options->is_think_only) {
+        const char *last = text_find(completion, "</think>");
+        const bool is_right = is_open || (first == completion.data && first < last);
+        return is_right ? NULL : "does not begin with <think>";
+    }
+    const bool has_tag = is_open || take_tag(rest, "<think>");
+    return has_tag && take_content(rest, "</think>") ? NULL
+                                                     : "does not begin with <think> ... </think>";
+}
+
 /* grpo.md 15.3: <think> filled </think> <answer> filled </answer>, each tag once; or TRL's
  * think-only form. */
 static struct verdict score_format_think(const struct builtin_options *options,
@@ -148,16 +187,10 @@ static struct verdict score_format_think(const struct builtin_options *options,
                                          struct text answer)
 {
     struct text rest = completion;
-    (void)sample;
     (void)answer;
-    if (!occurs_once(completion, "<think>") || !occurs_once(completion, "</think>")) {
-        return (struct verdict){.reason = "think tags are not there exactly once"};
-    }
-    if (!take_tag(&rest, "<think>") || !take_content(&rest, "</think>")) {
-        return (struct verdict){.reason = "does not begin with <think> ... </think>"};
-    }
-    if (options->is_think_only) {
-        return (struct verdict){.value = 1.0};
+    const char *reason = take_thought(options, opens_think(sample), completion, &rest);
+    if (reason != NULL || options->is_think_only) {
+        return (struct verdict){.value = reason == NULL ? 1.0 : 0.0, .reason = reason};
     }
     if (!occurs_once(completion, "<answer>") || !occurs_once(completion, "</answer>")) {
         return (struct verdict){.reason = "answer tags are not there exactly once"};
@@ -183,6 +216,25 @@ const char *builtin_names(void)
     return "exact, regex, numeric, boxed_math, format_think, length";
 }
 
+/* Whether value is of the kind that option `key` wants. */
+static bool has_kind(const char *key, const struct json *value)
+{
+    static const struct {
+        const char *keys;
+        enum json_kind kind, other;
+    } kinds_of[] = {{" case squeeze_space require_think require_stop ", JSON_BOOL, JSON_BOOL},
+                    {" pattern style percent_mode ", JSON_STRING, JSON_STRING},
+                    {" group ", JSON_INT, JSON_INT},
+                    {" tolerance scale ", JSON_REAL, JSON_INT}};
+    for (size_t i = 0; i < sizeof(kinds_of) / sizeof(kinds_of[0]); i++) {
+        const char *found = strstr(kinds_of[i].keys, key);
+        if (found != NULL && found[-1] == ' ' && found[strlen(key)] == ' ') {
+            return json_is(value, kinds_of[i].kind) || json_is(value, kinds_of[i].other);
+        }
+    }
+    return true;
+}
+
 static enum status check_keys(const struct builtin_kind *kind, const struct json *config)
 {
     struct json_iterator it = {.object = config};
@@ -196,6 +248,11 @@ static enum status check_keys(const struct builtin_kind *kind, const struct json
         if (n >= sizeof(key) - 2 || strstr(kind->keys, key) == NULL) {
             return status_set(STATUS_BAD_CONFIG, "builtin:%s has no option %s; it has:%s",
                               kind->name, it.key, kind->keys);
+        }
+        if (!has_kind(it.key, it.value)) {
+            return status_set(STATUS_BAD_CONFIG,
+                              "builtin:%s: option %s has a value of a wrong kind", kind->name,
+                              it.key);
         }
     }
     return STATUS_OK;
@@ -247,7 +304,7 @@ static enum status prepare_pattern(const struct json *config, struct builtin *bu
     if (pattern == NULL) {
         return status_set(STATUS_BAD_CONFIG, "builtin:regex needs the option pattern");
     }
-    return regex_compile(pattern, &builtin->options.pattern);
+    return regex_compile(pattern, builtin->options.group, &builtin->options.pattern);
 }
 
 enum status builtin_create(const char *name, const struct json *config, struct builtin **out)

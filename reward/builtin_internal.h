@@ -58,8 +58,9 @@ struct text text_from(const char *literal);
 
 struct verdict score_regex(const struct builtin_options *options, const struct score_sample *sample,
                            struct text completion, struct text answer);
-/* Compiles with limits; the pattern is freed with regex_free. Errors: BAD_CONFIG. */
-MUST_CHECK enum status regex_compile(const char *pattern, void **out);
+/* Compiles; the pattern is freed with regex_free. Errors: BAD_CONFIG (also when it has no capture
+ * group of that number). */
+MUST_CHECK enum status regex_compile(const char *pattern, long group, void **out);
 void regex_free(void *pattern);
 struct verdict score_numeric(const struct builtin_options *options,
                              const struct score_sample *sample, struct text completion,

@@ -6,7 +6,8 @@ struct rewrite {
     const char *from, *to;
 };
 
-/* In order; longer spellings before their prefixes. */
+/* In order; longer spellings before their prefixes. The control characters are those of
+ * math_relation.h. */
 static const struct rewrite rewrites[] = {
     {"\\left", ""},
     {"\\right", ""},
@@ -41,7 +42,22 @@ static const struct rewrite rewrites[] = {
     {"\xc3\x97", "*"},
     {"\xc2\xb0", ""},
     {"\xcf\x80", "\\pi"},
+    {"+\\infty", "inf"},
     {"\\infty", "inf"},
+    {"\\leqslant", "\x01"},
+    {"\\leq", "\x01"},
+    {"\\le", "\x01"},
+    {"<=", "\x01"},
+    {"\xe2\x89\xa4", "\x01"},
+    {"\\geqslant", "\x02"},
+    {"\\geq", "\x02"},
+    {"\\ge", "\x02"},
+    {">=", "\x02"},
+    {"\xe2\x89\xa5", "\x02"},
+    {"\\neq", "\x03"},
+    {"\\ne", "\x03"},
+    {"\\lt", "<"},
+    {"\\gt", ">"},
     {"\\displaystyle", ""},
     {"\\quad", ""},
 };
@@ -110,6 +126,22 @@ static size_t word_macro(struct text text, struct text *argument)
     return 0;
 }
 
+static bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+static bool is_blank(char c)
+{
+    return c == ' ' || c == '\n' || c == '\t' || c == '\r';
+}
+
+/* A blank that parts two numbers: 1 1/2 is not 11/2. */
+static bool is_between_digits(struct text text, const struct writer *w)
+{
+    return text.n > 1 && is_digit(text.data[1]) && w->n > 0 && is_digit(w->out[w->n - 1]);
+}
+
 static size_t rewrite_one(struct text text, struct writer *w)
 {
     for (size_t i = 0; i < sizeof(rewrites) / sizeof(rewrites[0]); i++) {
@@ -118,7 +150,13 @@ static size_t rewrite_one(struct text text, struct writer *w)
             return strlen(rewrites[i].from);
         }
     }
-    if (text.data[0] != ' ' && text.data[0] != '\n' && text.data[0] != '\t') {
+    if (text.n >= 3 && memcmp(text.data, "\xef\xbc", 2) == 0) { /* full-width digits */
+        const unsigned digit = (unsigned char)text.data[2] - 0x90U;
+        const char ascii = (char)('0' + (digit < 10 ? digit : 0));
+        put(w, digit < 10 ? &ascii : text.data, digit < 10 ? 1 : 3);
+        return 3;
+    }
+    if (!is_blank(text.data[0]) || is_between_digits(text, w)) {
         put(w, text.data, 1);
     }
     return 1;
@@ -147,11 +185,6 @@ static void strip_dressing(struct text text, struct writer *w)
     }
 }
 
-static bool is_digit(char c)
-{
-    return c >= '0' && c <= '9';
-}
-
 /* 1,234 and 1{,}234 -> 1234 */
 static size_t drop_separators(char *s, size_t n)
 {
@@ -172,34 +205,77 @@ static size_t drop_separators(char *s, size_t n)
     return m;
 }
 
+/* Length of the argument at the start of text: a group in braces, a macro, or one character. */
+static size_t argument_length(struct text text)
+{
+    const size_t n = braced(text);
+    if (n > 0 || text.data[0] != '\\') {
+        return n > 0 ? n : 1;
+    }
+    size_t end = 1;
+    while (end < text.n && ((text.data[end] >= 'a' && text.data[end] <= 'z') ||
+                            (text.data[end] >= 'A' && text.data[end] <= 'Z'))) {
+        end++;
+    }
+    return end;
+}
+
+/* How many arguments of the macro at the start of text must be in braces; 0 for anything else. */
+static size_t count_arguments(struct text text)
+{
+    return starts_with(text, "\\frac") ? 2 : starts_with(text, "\\sqrt") ? 1 : 0;
+}
+
+static void brace_arguments(struct text text, struct writer *w);
+
+/* Copies the argument at the start of text, in braces whether it had them or not. */
+static size_t put_argument(struct text text, struct writer *w)
+{
+    const size_t edge = text.data[0] == '{' ? 1 : 0;
+    const size_t n = argument_length(text);
+    put(w, "{", 1);
+    brace_arguments((struct text){text.data + edge, n - 2 * edge}, w);
+    put(w, "}", 1);
+    return n;
+}
+
+/* Length of "[3]" at the start of text, the degree of a root; 0 when it is not one. */
+static size_t degree_length(struct text text)
+{
+    const char *end = text.data[0] == '[' ? memchr(text.data, ']', text.n) : NULL;
+    return end == NULL ? 0 : (size_t)(end - text.data) + 1;
+}
+
+/* Copies what stands at the start of text; *n_expected: arguments that the macro before still
+ * wants. Returns how much of text that was. */
+static size_t brace_one(struct text text, size_t *n_expected, struct writer *w)
+{
+    const size_t n_more = count_arguments(text);
+    const size_t n_degree = *n_expected > 0 ? degree_length(text) : 0;
+    const bool is_group = braced(text) > 0;
+    if (n_more > 0) {
+        *n_expected = n_more;
+        put(w, text.data, strlen("\\frac"));
+        return strlen("\\frac");
+    }
+    if (n_degree > 0) {
+        put(w, text.data, n_degree);
+        return n_degree;
+    }
+    if (!is_group && (*n_expected == 0 || text.data[0] == '{')) {
+        put(w, text.data, 1);
+        return 1;
+    }
+    *n_expected -= *n_expected > 0 ? 1 : 0;
+    return put_argument(text, w);
+}
+
 /* \frac12 -> \frac{1}{2}, \sqrt2 -> \sqrt{2}: arguments without braces get them. */
 static void brace_arguments(struct text text, struct writer *w)
 {
-    size_t n_arguments = 0; /* still expected */
+    size_t n_expected = 0;
     for (size_t i = 0; i < text.n;) {
-        const struct text rest = {text.data + i, text.n - i};
-        if (starts_with(rest, "\\frac") || starts_with(rest, "\\sqrt")) {
-            n_arguments = rest.data[1] == 'f' ? 2 : 1;
-            put(w, rest.data, 5);
-            i += 5;
-        } else if (n_arguments > 0 && rest.data[0] != '{' && rest.data[0] != '[' &&
-                   rest.data[0] != '\\') {
-            put(w, "{", 1);
-            put(w, rest.data, 1);
-            put(w, "}", 1);
-            n_arguments--;
-            i++;
-        } else {
-            const size_t n = rest.data[0] == '{' ? braced(rest) : 0;
-            n_arguments -= n_arguments > 0 && n > 0 ? 1 : 0;
-            put(w, rest.data, 1);
-            i++;
-            if (n > 2) {
-                brace_arguments((struct text){rest.data + 1, n - 2}, w);
-                put(w, "}", 1);
-                i += n - 1;
-            }
-        }
+        i += brace_one((struct text){text.data + i, text.n - i}, &n_expected, w);
     }
 }
 
@@ -225,7 +301,8 @@ bool math_normalise(struct text text, char *out, size_t *n_out)
 {
     char stripped[MATH_TEXT_MAX];
     struct writer first = {.out = stripped};
-    struct writer second = {.out = out};
+    struct writer second = {0};
+    second.out = out;
     if (text.n >= MATH_TEXT_MAX) {
         return false;
     }
@@ -236,30 +313,35 @@ bool math_normalise(struct text text, char *out, size_t *n_out)
     return !first.is_full && !second.is_full;
 }
 
+/* `\boxed 5`: up to white space or the end of the formula. */
+static bool next_token(struct text text, struct text *out)
+{
+    const struct text rest = text_trim(text);
+    size_t n = 0;
+    while (n < rest.n && rest.data[n] != ' ' && rest.data[n] != '\n' && rest.data[n] != '$') {
+        n++;
+    }
+    out->data = rest.data;
+    out->n = n;
+    return text.n > 0 && text.data[0] == ' ' && n > 0 && rest.data[0] != '{';
+}
+
 bool math_find_boxed(struct text text, struct text *out)
 {
     const char *boxed = text_find_last(text, "\\boxed");
     const char *fbox = text_find_last(text, "\\fbox");
     const bool is_fbox = fbox != NULL && (boxed == NULL || fbox > boxed);
-    const char *begin = is_fbox ? fbox + 5 : boxed == NULL ? NULL : boxed + 6;
-    if (begin == NULL) {
+    if (boxed == NULL && fbox == NULL) {
         return false;
     }
-    struct text rest = {begin, text.n - (size_t)(begin - text.data)};
+    const char *begin = is_fbox ? fbox + strlen("\\fbox") : boxed + strlen("\\boxed");
+    const struct text rest = {begin, text.n - (size_t)(begin - text.data)};
     const size_t n = braced(rest);
-    if (n >= 2) {
-        *out = (struct text){rest.data + 1, n - 2};
-        return true;
+    struct text found = {begin + 1, n - 2};
+    const bool is_found = n >= 2 || next_token(rest, &found);
+    if (is_found) {
+        out->data = found.data;
+        out->n = found.n;
     }
-    if (rest.n == 0 || rest.data[0] != ' ') {
-        return false;
-    }
-    rest = text_trim(rest);
-    size_t end = 0;
-    while (end < rest.n && rest.data[end] != ' ' && rest.data[end] != '\n' &&
-           rest.data[end] != '$') {
-        end++;
-    }
-    *out = (struct text){rest.data, end};
-    return end > 0 && rest.data[0] != '{';
+    return is_found;
 }

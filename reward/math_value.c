@@ -59,21 +59,25 @@ static bool is_digit(char c)
     return c >= '0' && c <= '9';
 }
 
+/* Digits with at most one point among or before them. */
 static double parse_number(struct parser *p)
 {
     double value = 0.0;
     double unit = 1.0;
+    size_t n_digits = 0;
     bool is_after_point = false;
     while (p->next < p->end && (is_digit(*p->next) || (*p->next == '.' && !is_after_point))) {
         if (*p->next == '.') {
             is_after_point = true;
         } else {
+            n_digits++;
             value = value * 10.0 + (double)(*p->next - '0');
             unit = is_after_point ? unit * 10.0 : unit;
         }
         p->next++;
     }
-    return value / unit;
+    const bool has_second_point = p->next < p->end && *p->next == '.';
+    return n_digits > 0 && !has_second_point ? value / unit : fail(p);
 }
 
 static double parse_letter(struct parser *p)
@@ -144,14 +148,14 @@ static double parse_product(struct parser *p)
     double value = parse_power(p);
     bool may_be_mixed = starts_with_digit && floor(value) == value;
     while (!p->has_failed) {
-        if (take(p, "*")) {
-            value *= parse_power(p);
-        } else if (take(p, "/")) {
+        const bool has_star = take(p, "*");
+        if (!has_star && take(p, "/")) {
             value /= parse_power(p);
-        } else if (may_be_mixed && p->end - p->next > 5 && memcmp(p->next, "\\frac", 5) == 0) {
-            value += parse_power(p);
-        } else if (begins_factor(p)) {
-            value *= parse_power(p);
+        } else if (has_star || begins_factor(p)) {
+            const bool is_mixed = may_be_mixed && !has_star && p->end - p->next > 5 &&
+                                  memcmp(p->next, "\\frac", 5) == 0;
+            const double factor = parse_power(p);
+            value = is_mixed ? value + factor : value * factor;
         } else {
             break;
         }

@@ -129,6 +129,9 @@ static struct number scale(const struct digits *digits, long exponent)
     int128 p = digits->value;
     int128 q = 1;
     bool fits = digits->fits;
+    if (fits && p == 0) {
+        return number_from_ratio(0, 1); /* 0e99999 needs no loop */
+    }
     for (long i = 0; fits && i < labs(exponent); i++) {
         int128 *side = exponent < 0 ? &q : &p;
         fits = *side < INT128_LIMIT / 16;
