@@ -184,7 +184,7 @@ static void tell_ending(const struct supervisor *supervisor, const struct child 
                         int exit_code, const char *consequence)
 {
     char ending[96];
-    const char *const last = child->tail.last;
+    const char *const last = exit_code > 128 ? "" : child->tail.last; /* it said nothing of it */
     (void)fprintf(stderr, "%shone run: %s %s; %s%s%s\n", supervisor->clears_line ? "\r\033[K" : "",
                   child->name, ending_text(exit_code, ending, sizeof ending), consequence,
                   *last != '\0' ? ": " : "", last);

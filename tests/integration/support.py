@@ -102,11 +102,16 @@ def is_alive(pid):
         return False
 
 
+started = []  # what a failed test may have left running
+
+
 def start(folder, *args):
     """`hone run run.yaml` in the background, output to folder/output.txt."""
     with open(pathlib.Path(folder) / "output.txt", "ab") as output:
-        return subprocess.Popen([HONE, "run", "run.yaml", *args], cwd=folder, stdin=subprocess.DEVNULL,
-                                stdout=output, stderr=output)
+        process = subprocess.Popen([HONE, "run", "run.yaml", *args], cwd=folder, stdin=subprocess.DEVNULL,
+                                   stdout=output, stderr=output)
+    started.append(process)
+    return process
 
 
 def wait_until(is_so, what, seconds=30):
@@ -133,6 +138,15 @@ def temporary():
     return tempfile.TemporaryDirectory(prefix="hone-it-")
 
 
+def end_started():
+    """Ends what start() began and the test did not see end."""
+    while started:
+        process = started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
 def main(tests):
     """Runs the functions and prints one line each; exit 0, 1, or 77 when all were skipped."""
     failed = skipped = 0
@@ -144,6 +158,8 @@ def main(tests):
             failed += 1
             print(f"FAIL {test.__name__}: {type(error).__name__}: {error}", flush=True)
             continue
+        finally:
+            end_started()
         if result == SKIP:
             skipped += 1
         word = "skip" if result == SKIP else "ok  "
