@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "trainer/advantage.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define ANSWER_DEADLINE_S INT64_C(60)
@@ -109,16 +110,41 @@ static enum status store_manifest(struct session *session, const struct step_bat
     return status;
 }
 
-static void put_experts(struct session *session, const struct grpo_stats *stats,
-                        struct message *message)
+/* The balancing bias of each expert of each MoE layer, as it is after the step. */
+static enum status gather_bias(struct session *session, const int32_t *layers, size_t n_layers,
+                               float **out)
+{
+    const size_t n_experts = session->data.model.n_experts;
+    const struct weight_table *table = policy_table(session->policy);
+    TRY(arena_alloc(session->arena, n_layers * n_experts, sizeof(float), out));
+    for (size_t i = 0; i < n_layers; i++) {
+        char name[96];
+        const int n = snprintf(name, sizeof(name),
+                               "model.layers.%d.mlp.gate.e_score_correction_bias", (int)layers[i]);
+        const struct weight_row *row = n > 0 ? weight_table_find(table, name) : NULL;
+        if (row != NULL && row->count == n_experts) {
+            memcpy(*out + i * n_experts, policy_weights(session->policy) + row->offset,
+                   n_experts * sizeof(float));
+        }
+    }
+    return STATUS_OK;
+}
+
+static enum status put_experts(struct session *session, const struct grpo_stats *stats,
+                               struct message *message)
 {
     const int32_t *layers = NULL;
+    float *bias = NULL;
     const size_t n_layers = policy_moe_layers(session->policy, &layers);
-    if (stats->expert_counts != NULL) {
-        message_put_array(message, "expert_load", DTYPE_U32, stats->expert_counts,
-                          n_layers * session->data.model.n_experts);
-        message_put_array(message, "moe_layers", DTYPE_I32, layers, n_layers);
+    const size_t n = n_layers * session->data.model.n_experts;
+    if (stats->expert_counts == NULL) {
+        return STATUS_OK;
     }
+    TRY(gather_bias(session, layers, n_layers, &bias));
+    message_put_array(message, "expert_load", DTYPE_U32, stats->expert_counts, n);
+    message_put_array(message, "expert_bias", DTYPE_F32, bias, n);
+    message_put_array(message, "moe_layers", DTYPE_I32, layers, n_layers);
+    return STATUS_OK;
 }
 
 /* The step is trained: its numbers and the digest of the new weights go to the database. */
