@@ -166,11 +166,13 @@ static enum status store_step(struct session *session, const struct step_batch *
     message_put_array(message, "sample_ids", DTYPE_U64, ids.sample_ids, ids.n);
     message_put_array(message, "sample_stats", DTYPE_F32, stats->sample_stats,
                       ids.n * SAMPLE_STATS);
-    put_experts(session, stats, message);
     session->is_step_stored = false;
     session->awaited_step = batch->step;
-    const enum status status =
-        link_request(session->link, message, &session->is_step_stored, "STEP", ANSWER_DEADLINE_S);
+    enum status status = put_experts(session, stats, message);
+    if (status == STATUS_OK) {
+        status = link_request(session->link, message, &session->is_step_stored, "STEP",
+                              ANSWER_DEADLINE_S);
+    }
     message_destroy(message);
     return status;
 }
