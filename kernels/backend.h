@@ -196,17 +196,21 @@ struct mla_attention_backward_args {
     struct kv_pages d_pages;
 };
 
-/* V3 noaux_tc router (model.md 7.1) on logits (T, E); dropped groups are -inf; ties: lower index.
- */
+/* How logits become scores, and groups are ranked: V3's sigmoid with the sum of a group's two best,
+ * or V2's softmax over all experts with the best of a group. */
+enum router_scoring { ROUTER_SIGMOID, ROUTER_SOFTMAX };
+
+/* The router (model.md 7.1, 7.2) on logits (T, E); dropped groups are -inf; ties: lower index. */
 struct router_args {
     const float *logits;
     size_t logits_stride;
     const float *bias;     /* (E) e_score_correction_bias, or NULL */
     const int32_t *replay; /* (T, K) experts to use instead of selecting, or NULL */
-    float *scores;         /* (T, E) out: sigmoid(logits) */
+    float *scores;         /* (T, E) out: sigmoid or softmax of the logits */
     int32_t *indices;      /* (T, K) out, by descending biased score */
     float *weights;        /* (T, K) out, normalised and scaled */
     size_t n_rows, n_experts, top_k, n_groups, top_groups;
+    enum router_scoring scoring;
     bool normalise;
     float scaling;
 };
@@ -217,6 +221,7 @@ struct router_backward_args {
     float *d_logits;        /* (T, E) out */
     size_t d_logits_stride;
     size_t n_rows, n_experts, top_k;
+    enum router_scoring scoring;
     bool normalise;
     float scaling;
 };

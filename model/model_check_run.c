@@ -88,6 +88,7 @@ static enum status differentiate(const struct model_run *run, const struct targe
         TRY(policy_mtp_backward(run->policy, mtp->g));
     }
     TRY(policy_backward(run->policy, targets->g, NULL));
+    TRY(policy_finish_gradients(run->policy));
     TRY(arena_alloc(run->arena, n, sizeof(float), out));
     memcpy(*out, gradients, n * sizeof(float));
     return STATUS_OK;

@@ -128,7 +128,7 @@ static enum status parse_field(const struct json *root, const struct model_field
         if (field->is_required) {
             return status_set(STATUS_BAD_FORMAT, "%s: %s is missing", label, field->key);
         }
-        set_field(field, field->otherwise, out);
+        set_field(field, model_field_default(field, model_config_is_v2(root)), out);
         return STATUS_OK;
     }
     if (json_is(value, JSON_NULL) && field->null_is >= 0) {
@@ -306,6 +306,8 @@ static enum status parse_relations(const struct json *root, const char *label,
     TRY(parse_ids(root, label, out));
     TRY(parse_layer_types(root, label, out));
     TRY(model_config_parse_rope(root, label, out));
+    TRY(model_config_parse_router(root, label, out));
+    out->has_pre_norm_mtp = strcmp(json_text(json_get(root, "mtp_input"), ""), "pre_norm") == 0;
     return check_experts(out, label);
 }
 

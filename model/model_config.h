@@ -1,5 +1,5 @@
-/* Owns config.json: the DeepSeek-V3 architecture's numbers, read from and written to Hugging Face's
- * file (model.md 1).
+/* Owns config.json: the numbers of the DeepSeek-V2 and V3 architectures, read from and written to
+ * Hugging Face's file (model.md 1).
  */
 #ifndef HONE_MODEL_MODEL_CONFIG_H
 #define HONE_MODEL_MODEL_CONFIG_H
@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #define MODEL_EOS_MAX 8u
+#define MODEL_MTP_MAX ((size_t)1)
 
 struct rope_scaling {
     bool is_yarn;
@@ -30,7 +31,11 @@ struct model_config {
     size_t q_lora_rank; /* 0: a single q_proj */
     size_t kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
     size_t max_positions;
-    size_t n_mtp_modules; /* 0 or 1 that the tensors hold */
+    size_t n_mtp_modules;    /* that the tensors hold, at most MODEL_MTP_MAX */
+    bool has_softmax_router; /* V2: softmax scores, no correction bias; else V3's noaux_tc */
+    bool has_attention_bias; /* of q_a_proj, kv_a_proj_with_mqa and o_proj */
+    bool has_tied_head;      /* the embedding is the head: no lm_head.weight */
+    bool has_pre_norm_mtp;   /* MTP reads the trunk before its final norm, not after it */
     bool norm_topk_prob, rope_interleave;
     double routed_scaling_factor, rms_norm_eps, latent_norm_eps, rope_theta, initializer_range;
     struct rope_scaling rope;
@@ -43,8 +48,8 @@ struct model_config {
  * with the nearest known one); UNSUPPORTED (another architecture or an option that this build does
  * not compute: names it). */
 MUST_CHECK enum status model_config_load(const char *dir, struct model_config *out);
-/* Writes DIR/config.json in the released DeepSeek-V3 style; model_config_load gives the same struct
- * back. */
+/* Writes DIR/config.json in the released style of its architecture; model_config_load gives the
+ * same struct back. */
 MUST_CHECK enum status model_config_save(const struct model_config *config, const char *dir);
 /* The same from and to a parsed config.json; label stands in front of messages. Caller owns *out.
  */
@@ -60,6 +65,10 @@ bool model_config_is_moe_layer(
     const struct model_config *config,
     size_t layer); /* MTP layers (>= n_layers) are MoE if there are experts */
 bool model_config_is_eos(const struct model_config *config, int32_t token);
+/* Whether the K weights of a token are divided by their sum, and the factor behind that: the V2
+ * code takes one or the other (model.md 7.2). */
+bool model_config_normalises_routes(const struct model_config *config);
+double model_config_route_scale(const struct model_config *config);
 /* Softmax scale of attention (model.md 5.2). */
 float model_config_attention_scale(const struct model_config *config);
 /* Parameters in all, and those a token uses (head included, input embedding and MTP not). */

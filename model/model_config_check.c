@@ -1,4 +1,5 @@
-/* Owns the refusal of architectures and options that this build does not compute. */
+/* Owns the refusal of architectures and options that this build does not compute, and the choice of
+ * router. */
 #include "model/model_config_internal.h"
 
 #include <string.h>
@@ -6,19 +7,20 @@
 /* A key that must have one of these texts when it is there (NULL ends the list). */
 struct text_choice {
     const char *key;
-    const char *texts[3];
+    const char *texts[4];
 };
 static const struct text_choice text_choices[] = {
-    {"model_type", {"deepseek_v3", "kimi_k2"}},
-    {"scoring_func", {"sigmoid"}},
-    {"topk_method", {"noaux_tc"}},
+    {"model_type", {"deepseek_v3", "deepseek_v2", "kimi_k2"}},
+    {"scoring_func", {"sigmoid", "softmax"}},
+    {"topk_method", {"noaux_tc", "greedy", "group_limited_greedy"}},
+    {"mtp_input", {"post_norm", "pre_norm"}},
     {"hidden_act", {"silu"}},
 };
 
 /* Keys whose presence with anything but null, false or 0 asks for something else. */
 static const char *const must_be_off[] = {
-    "attention_bias", "attention_dropout", "mlp_bias",   "tie_word_embeddings", "text_config",
-    "index_n_heads",  "index_head_dim",    "index_topk", "quantization_config",
+    "attention_dropout", "mlp_bias",   "text_config",         "index_n_heads",
+    "index_head_dim",    "index_topk", "quantization_config",
 };
 
 static bool is_off(const struct json *value)
@@ -77,9 +79,46 @@ static enum status check_text(const struct json *root, const struct text_choice 
         }
     }
     return status_set(
-        STATUS_UNSUPPORTED, "%s: %s \"%s\" is not computed by this build (only %s%s%s)", label,
-        choice->key, json_text(value, ""), choice->texts[0],
-        choice->texts[1] != NULL ? " and " : "", choice->texts[1] != NULL ? choice->texts[1] : "");
+        STATUS_UNSUPPORTED, "%s: %s \"%s\" is not computed by this build (only %s%s%s%s%s)", label,
+        choice->key, json_text(value, ""), choice->texts[0], choice->texts[1] != NULL ? ", " : "",
+        choice->texts[1] != NULL ? choice->texts[1] : "",
+        choice->texts[1] != NULL && choice->texts[2] != NULL ? ", " : "",
+        choice->texts[1] != NULL && choice->texts[2] != NULL ? choice->texts[2] : "");
+}
+
+static const char v2_class[] = "DeepseekV2ForCausalLM";
+
+bool model_config_is_v2(const struct json *root)
+{
+    const struct json *type = json_get(root, "model_type");
+    const struct json *architectures = json_get(root, "architectures");
+
+    if (json_is(type, JSON_STRING)) {
+        return strcmp(json_text(type, ""), "deepseek_v2") == 0;
+    }
+    return json_count(architectures) > 0 &&
+           strcmp(json_text(json_at(architectures, 0), ""), v2_class) == 0;
+}
+
+enum status model_config_parse_router(const struct json *root, const char *label,
+                                      struct model_config *out)
+{
+    const bool is_v2 = model_config_is_v2(root);
+    const char *scoring = json_text(json_get(root, "scoring_func"), is_v2 ? "softmax" : "sigmoid");
+    const char *method = json_text(json_get(root, "topk_method"), is_v2 ? "greedy" : "noaux_tc");
+
+    out->has_softmax_router = strcmp(scoring, "softmax") == 0;
+    if (out->has_softmax_router == (strcmp(method, "noaux_tc") == 0)) {
+        return status_set(STATUS_UNSUPPORTED,
+                          "%s: scoring_func \"%s\" with topk_method \"%s\" is not computed by this "
+                          "build (only sigmoid with noaux_tc, softmax with the greedy ones)",
+                          label, scoring, method);
+    }
+    if (strcmp(method, "greedy") == 0) { /* whatever groups there are */
+        out->n_groups = 1;
+        out->top_groups = 1;
+    }
+    return STATUS_OK;
 }
 
 static enum status check_architectures(const struct json *list, const char *label)
@@ -87,10 +126,11 @@ static enum status check_architectures(const struct json *list, const char *labe
     for (size_t i = 0; i < json_count(list); i++) {
         const char *name = json_text(json_at(list, i), "");
 
-        if (strcmp(name, "DeepseekV3ForCausalLM") != 0 && strcmp(name, "KimiK2ForCausalLM") != 0) {
+        if (strcmp(name, "DeepseekV3ForCausalLM") != 0 && strcmp(name, v2_class) != 0 &&
+            strcmp(name, "KimiK2ForCausalLM") != 0) {
             return status_set(STATUS_UNSUPPORTED,
                               "%s: architecture \"%s\" is not computed by this build (only "
-                              "DeepseekV3ForCausalLM)",
+                              "DeepseekV3ForCausalLM, DeepseekV2ForCausalLM)",
                               label, name);
         }
     }
@@ -101,7 +141,6 @@ enum status model_config_check_supported(const struct json *root, const char *la
 {
     const struct json *heads = json_get(root, "num_attention_heads");
     const struct json *kv_heads = json_get(root, "num_key_value_heads");
-    const int64_t n_mtp = json_int(json_get(root, "num_nextn_predict_layers"), 0);
 
     if (json_is(json_get(root, "model_type"), JSON_NULL) &&
         json_is(json_get(root, "architectures"), JSON_NULL)) {
@@ -124,11 +163,6 @@ enum status model_config_check_supported(const struct json *root, const char *la
                           "%s: num_key_value_heads %lld differs from num_attention_heads %lld, "
                           "which latent attention does not have",
                           label, (long long)json_int(kv_heads, -1), (long long)json_int(heads, -1));
-    }
-    if (n_mtp > 1) {
-        return status_set(STATUS_UNSUPPORTED,
-                          "%s: num_nextn_predict_layers %lld: this build computes at most 1", label,
-                          (long long)n_mtp);
     }
     return STATUS_OK;
 }

@@ -34,6 +34,19 @@ bool model_config_is_eos(const struct model_config *config, int32_t token)
     return false;
 }
 
+/* V2's checkpoint code normalises more than one weight instead of scaling them. */
+bool model_config_normalises_routes(const struct model_config *config)
+{
+    return config->norm_topk_prob && (!config->has_softmax_router || config->experts_per_token > 1);
+}
+
+double model_config_route_scale(const struct model_config *config)
+{
+    return config->has_softmax_router && model_config_normalises_routes(config)
+               ? 1
+               : config->routed_scaling_factor;
+}
+
 float model_config_attention_scale(const struct model_config *config)
 {
     const double head_dim = (double)(config->qk_nope_head_dim + config->qk_rope_head_dim);
@@ -53,7 +66,11 @@ static size_t attention_parameters(const struct model_config *c)
     const size_t q =
         c->q_lora_rank > 0 ? c->q_lora_rank * (c->hidden_size + q_dim + 1) : c->hidden_size * q_dim;
 
-    return q + c->hidden_size * (c->kv_lora_rank + c->qk_rope_head_dim) + c->kv_lora_rank +
+    const size_t biases = c->has_attention_bias ? c->q_lora_rank + c->kv_lora_rank +
+                                                      c->qk_rope_head_dim + c->hidden_size
+                                                : 0;
+
+    return q + biases + c->hidden_size * (c->kv_lora_rank + c->qk_rope_head_dim) + c->kv_lora_rank +
            c->kv_lora_rank * c->n_heads * (c->qk_nope_head_dim + c->v_head_dim) +
            c->n_heads * c->v_head_dim * c->hidden_size + 2 * c->hidden_size;
 }
@@ -65,12 +82,13 @@ static size_t ffn_parameters(const struct model_config *c, size_t layer, size_t 
         return 3 * c->hidden_size * c->intermediate_size;
     }
     return (n_routed + c->n_shared_experts) * 3 * c->hidden_size * c->moe_intermediate_size +
-           c->n_experts * (c->hidden_size + 1);
+           c->n_experts * (c->hidden_size + (c->has_softmax_router ? 0 : 1));
 }
 
 size_t model_config_parameters(const struct model_config *config)
 {
-    size_t n = 2 * config->vocab_size * config->hidden_size + config->hidden_size;
+    const size_t n_tables = config->has_tied_head ? 1 : 2;
+    size_t n = n_tables * config->vocab_size * config->hidden_size + config->hidden_size;
 
     for (size_t i = 0; i < config->n_layers + config->n_mtp_modules; i++) {
         n += attention_parameters(config) + ffn_parameters(config, i, config->n_experts);

@@ -1,4 +1,4 @@
-/* Owns writing of config.json, in the released DeepSeek-V3 style, and the built-in shapes. */
+/* Owns writing of config.json, in the released DeepSeek style, and the built-in shapes. */
 #include "model/model_config.h"
 
 #include "base/file.h"
@@ -92,20 +92,29 @@ static struct json *rope_value(const struct rope_scaling *rope, enum status *sta
 /* Keys with a fixed value, so that other programs take the file for what it is. */
 static void put_fixed(struct json *root, enum status *status)
 {
+    put(root, "attention_dropout", json_from_number(0), status);
+    put(root, "hidden_act", text_value("silu"), status);
+    put(root, "torch_dtype", text_value("float32"), status);
+    put(root, "use_cache", json_from_bool(true), status);
+}
+
+/* The class that has this router, and the router's names. */
+static void put_class(struct json *root, const struct model_config *config, enum status *status)
+{
+    const bool is_v2 = config->has_softmax_router;
     struct json *architectures = json_array_create();
-    const enum status appended = json_append(architectures, text_value("DeepseekV3ForCausalLM"));
+    const enum status appended = json_append(
+        architectures, text_value(is_v2 ? "DeepseekV2ForCausalLM" : "DeepseekV3ForCausalLM"));
 
     *status = *status == STATUS_OK ? appended : *status;
     put(root, "architectures", architectures, status);
-    put(root, "model_type", text_value("deepseek_v3"), status);
-    put(root, "attention_bias", json_from_bool(false), status);
-    put(root, "attention_dropout", json_from_number(0), status);
-    put(root, "hidden_act", text_value("silu"), status);
-    put(root, "scoring_func", text_value("sigmoid"), status);
-    put(root, "topk_method", text_value("noaux_tc"), status);
-    put(root, "tie_word_embeddings", json_from_bool(false), status);
-    put(root, "torch_dtype", text_value("float32"), status);
-    put(root, "use_cache", json_from_bool(true), status);
+    put(root, "model_type", text_value(is_v2 ? "deepseek_v2" : "deepseek_v3"), status);
+    put(root, "scoring_func", text_value(is_v2 ? "softmax" : "sigmoid"), status);
+    put(root, "topk_method",
+        text_value(!is_v2                  ? "noaux_tc"
+                   : config->n_groups == 1 ? "greedy"
+                                           : "group_limited_greedy"),
+        status);
 }
 
 /* Fields of which another program would not know the key, written only when they matter. */
@@ -121,7 +130,11 @@ enum status model_config_print(const struct model_config *config, struct json **
     enum status status = STATUS_OK;
 
     *out = NULL;
+    put_class(root, config, &status);
     put_fixed(root, &status);
+    if (config->has_pre_norm_mtp) { /* hone's own key: only when it matters */
+        put(root, "mtp_input", text_value("pre_norm"), &status);
+    }
     for (size_t i = 0; i < n_model_fields; i++) {
         if (!is_left_out(&model_fields[i], config)) {
             put(root, model_fields[i].key, field_value(&model_fields[i], config), &status);

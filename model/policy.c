@@ -15,6 +15,10 @@ static enum status create_weights(struct policy *policy)
     if (policy->options.is_trainable) {
         TRY(ops->alloc(policy->backend, n, sizeof(float), &policy->gradients));
     }
+    if (policy->options.is_trainable && policy->config.has_tied_head) {
+        TRY(ops->alloc(policy->backend, policy->config.vocab_size * policy->config.hidden_size,
+                       sizeof(float), &policy->tied_gradients));
+    }
     return STATUS_OK;
 }
 
@@ -87,6 +91,7 @@ static void release_device(struct policy *policy)
 
     ops->release(policy->backend, policy->buffers);
     ops->release(policy->backend, policy->packed);
+    ops->release(policy->backend, policy->tied_gradients);
     ops->release(policy->backend, policy->gradients);
     ops->release(policy->backend, policy->weights);
 }
@@ -140,10 +145,14 @@ float *policy_gradients(struct policy *policy)
 struct policy_memory policy_memory(const struct policy *policy)
 {
     const size_t weights = policy->table->n_floats * sizeof(float);
+    const size_t tied =
+        policy->tied_gradients == NULL
+            ? 0
+            : policy->config.vocab_size * policy->config.hidden_size * sizeof(float);
 
     return (struct policy_memory){.weights = weights,
                                   .packed = policy->packed_floats * sizeof(float),
-                                  .gradients = policy->gradients == NULL ? 0 : weights,
+                                  .gradients = policy->gradients == NULL ? 0 : weights + tied,
                                   .activations = policy->buffer_bytes};
 }
 
@@ -222,7 +231,7 @@ void policy_update_router_bias(struct policy *policy, const uint32_t *counts, fl
 {
     const size_t n = policy->sizes.n_experts;
 
-    for (size_t i = 0; i < policy->n_moe_layers; i++) {
+    for (size_t i = 0; i < policy->n_moe_layers && !policy->config.has_softmax_router; i++) {
         const uint32_t *load = counts + i * n;
         float *bias = policy->weights + policy->layers[policy->moe_layers[i]].router_bias;
         uint64_t total = 0;

@@ -35,6 +35,10 @@ const struct model_config *policy_config(const struct policy *policy);
 const struct weight_table *policy_table(const struct policy *policy);
 float *policy_weights(struct policy *policy);   /* flat, table->n_floats */
 float *policy_gradients(struct policy *policy); /* same layout; NULL unless trainable */
+/* After the last policy_backward of an update, before its gradients are read: adds what a tied head
+ * has gathered to the embedding's gradient. Apart until then, so that each is one chain over rows
+ * and the cut into micro-batches changes no bit; without a tied head nothing happens. */
+MUST_CHECK enum status policy_finish_gradients(struct policy *policy);
 /* Packs the weights for the kernels; call after every change of policy_weights. */
 MUST_CHECK enum status policy_refresh(struct policy *policy);
 /* Bytes held, for the memory table: weights, packed copies, gradients, activations. */
@@ -114,8 +118,7 @@ MUST_CHECK enum status policy_mtp_backward(struct policy *policy, const float *g
 size_t policy_moe_layers(const struct policy *policy, const int32_t **layers);
 void policy_expert_counts(const struct policy *policy, uint32_t *counts);
 /* Aux-loss-free balancing (model.md 8): b += gamma sign(mean load - load) for each layer. Then
- * refresh is not needed.
- */
+ * refresh is not needed. A softmax router has no bias: nothing happens. */
 void policy_update_router_bias(struct policy *policy, const uint32_t *counts, float gamma);
 
 /* --- Looking inside (hone model check, tests) --- */

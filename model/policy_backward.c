@@ -105,7 +105,9 @@ static enum status head_backward(struct policy *policy, const float *g, const fl
                                          .h = h != NULL ? policy->grad.h : NULL,
                                          .dx = policy->grad.d_head,
                                          .dx_stride = s->d_stride,
-                                         .dw = policy->gradients + policy->head};
+                                         .dw = policy->tied_gradients != NULL
+                                                   ? policy->tied_gradients
+                                                   : policy->gradients + policy->head};
     const int32_t *scatter = policy->target_rows;
 
     if (n > 0) {
@@ -239,4 +241,28 @@ enum status policy_backward(struct policy *policy, const float *g, const float *
     TRY(embedding_backward(policy));
     policy->mtp_reaches_trunk = false;
     return STATUS_OK;
+}
+
+enum status policy_finish_gradients(struct policy *policy)
+{
+    const struct backend_ops *ops = policy->backend->ops;
+    const size_t vocab = policy->config.vocab_size, d = policy->sizes.d;
+
+    if (policy->tied_gradients == NULL) {
+        return STATUS_OK;
+    }
+    for (size_t i = 0; i < vocab; i += policy->options.max_rows) {
+        const size_t left = vocab - i;
+        const size_t n = left < policy->options.max_rows ? left : policy->options.max_rows;
+
+        TRY(ops->scatter_add_rows(
+            policy->backend, &(struct rows_args){.src = policy->tied_gradients + i * d,
+                                                 .src_stride = d,
+                                                 .rows = policy->identity,
+                                                 .dst = policy->gradients + policy->head + i * d,
+                                                 .dst_stride = d,
+                                                 .n_rows = n,
+                                                 .d = d}));
+    }
+    return ops->fill(policy->backend, policy->tied_gradients, vocab * d, 0);
 }

@@ -24,6 +24,7 @@ static enum status project_rows(struct policy *policy, const struct policy_layer
     TRY(ops->gemm(policy->backend, &(struct gemm_args){.x = a->normed_in,
                                                        .x_stride = s->d_stride,
                                                        .w = layer->w_project,
+                                                       .bias = layer->project_bias,
                                                        .y = a->project,
                                                        .y_stride = s->project_stride,
                                                        .n_rows = n_rows,
@@ -162,6 +163,7 @@ static enum status attention_forward(struct policy *policy, const struct policy_
                                      const struct policy_block_rows *rows)
 {
     const struct policy_sizes *s = &policy->sizes;
+    const bool has_bias = policy->config.has_attention_bias;
 
     TRY(norm_rows(policy, &(struct rms_norm_args){.x = a->h_in,
                                                   .x_stride = s->d_stride,
@@ -176,16 +178,18 @@ static enum status attention_forward(struct policy *policy, const struct policy_
     TRY(rotate_rows(policy, a, rows));
     TRY(attend_rows(policy, layer, a, rows));
     TRY(policy_copy_rows(policy, a->h_in, a->h_mid, rows->n_rows));
-    return policy->backend->ops->gemm(policy->backend,
-                                      &(struct gemm_args){.x = a->values,
-                                                          .x_stride = s->value_stride,
-                                                          .w = layer->w_o,
-                                                          .y = a->h_mid,
-                                                          .y_stride = s->d_stride,
-                                                          .n_rows = rows->n_rows,
-                                                          .n_in = s->value_dim,
-                                                          .n_out = s->d,
-                                                          .accumulate = true});
+    return policy->backend->ops->gemm(
+        policy->backend,
+        &(struct gemm_args){.x = a->values,
+                            .x_stride = s->value_stride,
+                            .w = layer->w_o,
+                            .bias = has_bias ? weight(policy, layer->o_bias) : NULL,
+                            .y = a->h_mid,
+                            .y_stride = s->d_stride,
+                            .n_rows = rows->n_rows,
+                            .n_in = s->value_dim,
+                            .n_out = s->d,
+                            .accumulate = true});
 }
 
 /* The dense MLP, or the shared experts, added to h_out. */
@@ -233,6 +237,7 @@ static enum status experts_forward(struct policy *policy, const struct policy_la
 {
     const struct policy_sizes *s = &policy->sizes;
     const struct backend_ops *ops = policy->backend->ops;
+    const bool is_softmax = policy->config.has_softmax_router;
 
     TRY(ops->gemm(policy->backend, &(struct gemm_args){.x = a->normed_mid,
                                                        .x_stride = s->d_stride,
@@ -242,20 +247,22 @@ static enum status experts_forward(struct policy *policy, const struct policy_la
                                                        .n_rows = n_rows,
                                                        .n_in = s->d,
                                                        .n_out = s->n_experts}));
-    TRY(ops->router(policy->backend,
-                    &(struct router_args){.logits = policy->router_logits,
-                                          .logits_stride = s->n_experts,
-                                          .bias = weight(policy, layer->router_bias),
-                                          .scores = a->scores,
-                                          .indices = a->indices,
-                                          .weights = a->route_weights,
-                                          .n_rows = n_rows,
-                                          .n_experts = s->n_experts,
-                                          .top_k = s->top_k,
-                                          .n_groups = policy->config.n_groups,
-                                          .top_groups = policy->config.top_groups,
-                                          .normalise = policy->config.norm_topk_prob,
-                                          .scaling = (float)policy->config.routed_scaling_factor}));
+    TRY(ops->router(
+        policy->backend,
+        &(struct router_args){.logits = policy->router_logits,
+                              .logits_stride = s->n_experts,
+                              .bias = is_softmax ? NULL : weight(policy, layer->router_bias),
+                              .scores = a->scores,
+                              .indices = a->indices,
+                              .weights = a->route_weights,
+                              .n_rows = n_rows,
+                              .n_experts = s->n_experts,
+                              .top_k = s->top_k,
+                              .n_groups = policy->config.n_groups,
+                              .top_groups = policy->config.top_groups,
+                              .scoring = is_softmax ? ROUTER_SOFTMAX : ROUTER_SIGMOID,
+                              .normalise = model_config_normalises_routes(&policy->config),
+                              .scaling = (float)model_config_route_scale(&policy->config)}));
     return ops->moe_ffn(policy->backend,
                         &(struct moe_ffn_args){.x = a->normed_mid,
                                                .x_stride = s->d_stride,

@@ -1,6 +1,34 @@
 /* Owns the backward pass of a layer's attention (model.md 6.5) and of the layer as a whole. */
 #include "model/policy_internal.h"
 
+/* The gradient of a bias: sums of columns of dy. */
+static enum status bias_backward(struct policy *policy, const float *dy, size_t dy_stride,
+                                 size_t offset, size_t n, size_t n_rows)
+{
+    return policy->backend->ops->column_sums(
+        policy->backend, &(struct column_sums_args){.dy = dy,
+                                                    .dy_stride = dy_stride,
+                                                    .db = policy->gradients + offset,
+                                                    .n_rows = n_rows,
+                                                    .n = n});
+}
+
+/* Those of o_proj, q_a_proj and kv_a_proj_with_mqa, once d_project is complete. */
+static enum status biases_backward(struct policy *policy, const struct policy_layer *layer,
+                                   size_t n_rows, const float *d_h)
+{
+    const struct policy_sizes *s = &policy->sizes;
+    const float *d_project = policy->grad.d_project;
+
+    TRY(bias_backward(policy, d_h, s->d_stride, layer->o_bias, s->d, n_rows));
+    TRY(bias_backward(policy, d_project + s->kv_at, s->project_stride, layer->kv_a_bias, s->kv_dim,
+                      n_rows));
+    if (s->q_rank == 0) {
+        return STATUS_OK;
+    }
+    return bias_backward(policy, d_project, s->project_stride, layer->q_a_bias, s->q_rank, n_rows);
+}
+
 /* d_h -> d_values -> d_attended, with the gradients of o_proj and UV. */
 static enum status values_backward(struct policy *policy, const struct policy_layer *layer,
                                    const struct policy_activations *a, size_t n_rows,
@@ -255,7 +283,11 @@ static enum status attention_backward(struct policy *policy, const struct policy
     if (policy->sizes.q_rank > 0) {
         TRY(q_lora_backward(policy, layer, a, rows->n_rows));
     }
-    return project_backward(policy, layer, a, rows->n_rows);
+    TRY(project_backward(policy, layer, a, rows->n_rows));
+    if (!policy->config.has_attention_bias) {
+        return STATUS_OK;
+    }
+    return biases_backward(policy, layer, rows->n_rows, d_h);
 }
 
 enum status policy_block_backward(struct policy *policy, const struct policy_layer *layer,

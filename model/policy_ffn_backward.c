@@ -130,16 +130,18 @@ static enum status router_backward(struct policy *policy, const struct policy_la
 
     TRY(ops->router_backward(
         policy->backend,
-        &(struct router_backward_args){.scores = a->scores,
-                                       .indices = a->indices,
-                                       .d_weights = policy->grad.d_route_weights,
-                                       .d_logits = policy->grad.d_logits,
-                                       .d_logits_stride = s->n_experts,
-                                       .n_rows = n_rows,
-                                       .n_experts = s->n_experts,
-                                       .top_k = s->top_k,
-                                       .normalise = policy->config.norm_topk_prob,
-                                       .scaling = (float)policy->config.routed_scaling_factor}));
+        &(struct router_backward_args){
+            .scores = a->scores,
+            .indices = a->indices,
+            .d_weights = policy->grad.d_route_weights,
+            .d_logits = policy->grad.d_logits,
+            .d_logits_stride = s->n_experts,
+            .n_rows = n_rows,
+            .n_experts = s->n_experts,
+            .top_k = s->top_k,
+            .scoring = policy->config.has_softmax_router ? ROUTER_SOFTMAX : ROUTER_SIGMOID,
+            .normalise = model_config_normalises_routes(&policy->config),
+            .scaling = (float)model_config_route_scale(&policy->config)}));
     TRY(ops->gemm_dw(policy->backend,
                      &(struct gemm_dw_args){.dy = policy->grad.d_logits,
                                             .dy_stride = s->n_experts,

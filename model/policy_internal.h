@@ -38,8 +38,10 @@ struct policy_sizes {
 struct policy_layer {
     bool is_moe;
     size_t input_norm, first, q_a_norm, q_b, kv_a, kv_a_norm, kv_b, o, post_norm;
-    size_t gate, up, down; /* dense MLP or shared experts */
+    size_t q_a_bias, kv_a_bias, o_bias; /* with attention biases; q_a_bias with q_lora too */
+    size_t gate, up, down;              /* dense MLP or shared experts */
     size_t router, router_bias, expert_gate, expert_up, expert_down, expert_stride;
+    float *project_bias; /* (project) beside w_project, or NULL */
     float *w_project, *w_q_b, *w_uk, *w_uv, *w_o, *w_gate_up, *w_down, *w_router;
     float *w_expert_gate_up, *w_expert_down;
     float *t_project, *t_q_b, *t_uk, *t_uv, *t_o, *t_gate_up, *t_down, *t_router;
@@ -96,6 +98,7 @@ struct policy {
     struct policy_sizes sizes;
     struct weight_table *table;
     float *weights, *gradients;
+    float *tied_gradients; /* (V, d) of a tied head until policy_finish_gradients, else NULL */
     float *packed;
     void *buffers; /* one block: all activations and scratch */
     size_t packed_floats, buffer_bytes;

@@ -126,6 +126,22 @@ static float *plan_heads(struct plan *plan, size_t kv_b, size_t part_row, size_t
     return dst;
 }
 
+/* The biases of the joint projection as one row, laid out like its columns. */
+static void plan_project_bias(struct plan *plan, struct policy_layer *layer)
+{
+    const struct policy_sizes *s = &plan->policy->sizes;
+    float *dst = reserve(plan, 1, 1, s->project);
+
+    if (s->q_rank > 0) {
+        add_pack(plan, layer->q_a_bias,
+                 (struct pack_args){.src_stride = 1, .n_in = 1, .n_out = s->q_rank, .dst = dst});
+    }
+    add_pack(plan, layer->kv_a_bias,
+             (struct pack_args){
+                 .src_stride = 1, .n_in = 1, .n_out = s->kv_dim, .dst = at(dst, s->kv_at)});
+    layer->project_bias = dst;
+}
+
 static void plan_attention(struct plan *plan, struct policy_layer *layer)
 {
     const struct policy_sizes *s = &plan->policy->sizes;
@@ -137,6 +153,9 @@ static void plan_attention(struct plan *plan, struct policy_layer *layer)
                                  .n_in = s->d};
 
     layer->w_project = plan_pair(plan, &project);
+    if (plan->policy->config.has_attention_bias) {
+        plan_project_bias(plan, layer);
+    }
     if (s->q_rank > 0) {
         layer->w_q_b = plan_plain(plan, layer->q_b, s->q_rank, s->q_dim);
     }
@@ -285,6 +304,9 @@ static void find_layer(const struct policy *policy, size_t index, struct policy_
     layer->input_norm = offset_of(policy, index, "input_layernorm.weight");
     layer->first = offset_of(policy, index,
                              has_q_lora ? "self_attn.q_a_proj.weight" : "self_attn.q_proj.weight");
+    layer->q_a_bias = offset_of(policy, index, "self_attn.q_a_proj.bias");
+    layer->kv_a_bias = offset_of(policy, index, "self_attn.kv_a_proj_with_mqa.bias");
+    layer->o_bias = offset_of(policy, index, "self_attn.o_proj.bias");
     layer->q_a_norm = offset_of(policy, index, "self_attn.q_a_layernorm.weight");
     layer->q_b = offset_of(policy, index, "self_attn.q_b_proj.weight");
     layer->kv_a = offset_of(policy, index, "self_attn.kv_a_proj_with_mqa.weight");
@@ -319,7 +341,9 @@ static void find_all(struct policy *policy)
     }
     policy->embedding = weight_table_find(policy->table, "model.embed_tokens.weight")->offset;
     policy->final_norm = weight_table_find(policy->table, "model.norm.weight")->offset;
-    policy->head = weight_table_find(policy->table, "lm_head.weight")->offset;
+    policy->head = policy->config.has_tied_head
+                       ? policy->embedding
+                       : weight_table_find(policy->table, "lm_head.weight")->offset;
     if (policy->config.n_mtp_modules > 0) {
         policy->enorm = offset_of(policy, n_layers, "enorm.weight");
         policy->hnorm = offset_of(policy, n_layers, "hnorm.weight");

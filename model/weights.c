@@ -57,6 +57,14 @@ static struct weight_row *add_row(struct table_builder *builder, size_t n_rows, 
     return row;
 }
 
+static void add_bias(struct table_builder *b, const struct model_config *c, size_t n, size_t layer,
+                     const char *part)
+{
+    if (c->has_attention_bias) {
+        add_row(b, n, 0, "model.layers.%zu.self_attn.%s.bias", layer, part)->is_bias = true;
+    }
+}
+
 static void add_attention(struct table_builder *b, const struct model_config *c, size_t layer)
 {
     const size_t q_dim = c->n_heads * (c->qk_nope_head_dim + c->qk_rope_head_dim);
@@ -66,6 +74,7 @@ static void add_attention(struct table_builder *b, const struct model_config *c,
     add_row(b, d, 0, "model.layers.%zu.input_layernorm.weight", layer);
     if (c->q_lora_rank > 0) {
         add_row(b, c->q_lora_rank, d, "model.layers.%zu.self_attn.q_a_proj.weight", layer);
+        add_bias(b, c, c->q_lora_rank, layer, "q_a_proj");
         add_row(b, c->q_lora_rank, 0, "model.layers.%zu.self_attn.q_a_layernorm.weight", layer);
         add_row(b, q_dim, c->q_lora_rank, "model.layers.%zu.self_attn.q_b_proj.weight", layer);
     } else {
@@ -73,9 +82,11 @@ static void add_attention(struct table_builder *b, const struct model_config *c,
     }
     add_row(b, c->kv_lora_rank + c->qk_rope_head_dim, d,
             "model.layers.%zu.self_attn.kv_a_proj_with_mqa.weight", layer);
+    add_bias(b, c, c->kv_lora_rank + c->qk_rope_head_dim, layer, "kv_a_proj_with_mqa");
     add_row(b, c->kv_lora_rank, 0, "model.layers.%zu.self_attn.kv_a_layernorm.weight", layer);
     add_row(b, kv_dim, c->kv_lora_rank, "model.layers.%zu.self_attn.kv_b_proj.weight", layer);
     add_row(b, d, c->n_heads * c->v_head_dim, "model.layers.%zu.self_attn.o_proj.weight", layer);
+    add_bias(b, c, d, layer, "o_proj");
     add_row(b, d, 0, "model.layers.%zu.post_attention_layernorm.weight", layer);
 }
 
@@ -92,8 +103,10 @@ static void add_moe(struct table_builder *b, const struct model_config *c, size_
     char part[48];
 
     add_row(b, c->n_experts, c->hidden_size, "model.layers.%zu.mlp.gate.weight", layer);
-    add_row(b, c->n_experts, 0, "model.layers.%zu.mlp.gate.e_score_correction_bias", layer)
-        ->is_trainable = false;
+    if (!c->has_softmax_router) {
+        add_row(b, c->n_experts, 0, "model.layers.%zu.mlp.gate.e_score_correction_bias", layer)
+            ->is_trainable = false;
+    }
     for (size_t j = 0; j < c->n_experts; j++) {
         (void)snprintf(part, sizeof(part), "mlp.experts.%zu", j);
         add_mlp(b, c->hidden_size, c->moe_intermediate_size, layer, part);
@@ -123,7 +136,9 @@ static void add_all(struct table_builder *b, const struct model_config *c)
         add_layer(b, c, i);
     }
     add_row(b, d, 0, "model.norm.weight");
-    add_row(b, c->vocab_size, d, "lm_head.weight");
+    if (!c->has_tied_head) {
+        add_row(b, c->vocab_size, d, "lm_head.weight");
+    }
     b->is_mtp = true;
     for (size_t i = c->n_layers; i < c->n_layers + c->n_mtp_modules; i++) {
         add_row(b, d, 0, "model.layers.%zu.enorm.weight", i);
@@ -187,7 +202,7 @@ void weights_init(const struct model_config *config, const struct weight_table *
         const struct weight_row *row = &table->rows[i];
         float *values = data + row->offset;
 
-        for (size_t j = 0; j < row->count && row->is_trainable; j++) {
+        for (size_t j = 0; j < row->count && row->is_trainable && !row->is_bias; j++) {
             values[j] = row->n_dims == 1 ? 1.0f : range * random_normal(seed, RANDOM_INIT, i, j);
         }
     }

@@ -139,31 +139,49 @@ static bool split_layer_name(const char *name, size_t *layer, const char **rest)
     return true;
 }
 
-/* A tensor without a row: an MTP module's copy of embedding or head must have the original's
- * shape; rotary tables of old files say nothing; anything else is an error. */
+/* The row that serves as the head: the embedding's when they are tied. */
+static const struct weight_row *head_row(const struct weight_table *table)
+{
+    const struct weight_row *row = weight_table_find(table, "lm_head.weight");
+
+    return row != NULL ? row : weight_table_find(table, "model.embed_tokens.weight");
+}
+
+/* The row that a tensor without one of its own must be a copy of, or NULL. */
+static const struct weight_row *original_of(const struct weight_table *table, const char *name)
+{
+    const char *rest = "";
+    size_t layer;
+
+    if (strcmp(name, "lm_head.weight") == 0) {
+        return head_row(table); /* some writers store a tied head */
+    }
+    if (!split_layer_name(name, &layer, &rest)) {
+        return NULL;
+    }
+    if (strcmp(rest, "embed_tokens.weight") == 0) {
+        return weight_table_find(table, "model.embed_tokens.weight");
+    }
+    return strcmp(rest, "shared_head.head.weight") == 0 ? head_row(table) : NULL;
+}
+
+/* A tensor without a row: a tied head, and an MTP module's copy of embedding or head, must have the
+ * original's shape; rotary tables of old files say nothing; anything else is an error. */
 static enum status check_extra(const struct safetensors *file, const struct weight_table *table,
                                const struct tensor *tensor)
 {
     const char *path = safetensors_path(file);
-    const char *rest = "";
-    const char *original = NULL;
-    size_t layer;
+    const struct weight_row *row = original_of(table, tensor->name);
 
     if (ends_with(tensor->name, ".rotary_emb.inv_freq")) {
         return STATUS_OK;
     }
-    if (split_layer_name(tensor->name, &layer, &rest)) {
-        original = strcmp(rest, "embed_tokens.weight") == 0       ? "model.embed_tokens.weight"
-                   : strcmp(rest, "shared_head.head.weight") == 0 ? "lm_head.weight"
-                                                                  : NULL;
-    }
-    if (original == NULL) {
+    if (row == NULL) {
         return status_set(STATUS_BAD_FORMAT, "%s: tensor %s is not of this architecture", path,
                           tensor->name);
     }
 
-    const struct weight_row *row = weight_table_find(table, original);
-    const struct tensor *main_copy = safetensors_find(file, original);
+    const struct tensor *main_copy = safetensors_find(file, row->name);
 
     TRY(check_shape(path, tensor, row->shape, row->n_dims));
     if (main_copy != NULL && main_copy->dtype == tensor->dtype &&
@@ -171,7 +189,7 @@ static enum status check_extra(const struct safetensors *file, const struct weig
                tensor->n_elements * tensor_dtype_bytes(tensor->dtype)) != 0) {
         log_warn("model",
                  "%s: %s differs from %s, of which it should be a copy; the latter is used", path,
-                 tensor->name, original);
+                 tensor->name, row->name);
     }
     return STATUS_OK;
 }
@@ -248,9 +266,10 @@ enum status weights_probe_mtp(const char *dir, struct model_config *config)
     } while (safetensors_find(file, name) != NULL);
     safetensors_close(file);
     n--;
-    if (n > 1) {
-        return status_set(STATUS_UNSUPPORTED, "%s: %zu MTP modules; this build computes at most 1",
-                          dir, n);
+    if (n > MODEL_MTP_MAX) {
+        return status_set(STATUS_UNSUPPORTED,
+                          "%s: %zu MTP modules; this build computes at most %zu", dir, n,
+                          MODEL_MTP_MAX);
     }
     if (config->n_mtp_modules > n) {
         log_warn("model", "%s: config.json promises %zu MTP modules, the tensors hold %zu", dir,
@@ -277,7 +296,7 @@ static size_t list_tensors(const struct model_config *config, const struct weigh
                            const float *data, struct tensor *tensors, char (*names)[96])
 {
     const struct weight_row *embedding = weight_table_find(table, "model.embed_tokens.weight");
-    const struct weight_row *head = weight_table_find(table, "lm_head.weight");
+    const struct weight_row *head = head_row(table);
     size_t n = 0;
 
     for (size_t i = 0; i < table->n_rows; i++) {

@@ -184,6 +184,7 @@ enum status learner_update(struct learner *learner, const struct update_args *ar
     }
     TRY(learner->backend->ops->fill(learner->backend, gradients, n_floats, 0.0F));
     TRY(accumulate(learner, &update));
+    TRY(policy_finish_gradients(learner->policy));
     stats->mtp_loss = stats->n_mtp > 0 ? stats->mtp_loss / (double)stats->n_mtp : (double)NAN;
     TRY(optimizer_step(learner->optimizer, policy_weights(learner->policy), gradients,
                        args->learning_rate, &stats->grad_norm));

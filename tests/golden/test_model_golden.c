@@ -63,18 +63,37 @@ static void everything_in_the_file_is_within_tolerance_on_portable(void **state)
     check_fixture("cpu-portable", *state);
 }
 
+/* A case of the fixture with this name, which prestate carries. */
+#define FIXTURE(test, name)                                                                        \
+    {                                                                                              \
+        "the model of " name, test, NULL, NULL, (char[])                                           \
+        {                                                                                          \
+            name                                                                                   \
+        }                                                                                          \
+    }
+
 int main(void)
 {
-    static char v3_core[] = "v3-core", v3_yarn[] = "v3-yarn", moonlight[] = "moonlight",
-                negative_bias[] = "negative-bias", mtp1[] = "mtp1";
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_prestate(everything_in_the_file_is_within_tolerance, v3_core),
-        cmocka_unit_test_prestate(everything_in_the_file_is_within_tolerance, v3_yarn),
-        cmocka_unit_test_prestate(everything_in_the_file_is_within_tolerance, moonlight),
-        cmocka_unit_test_prestate(everything_in_the_file_is_within_tolerance, negative_bias),
-        cmocka_unit_test_prestate(everything_in_the_file_is_within_tolerance, mtp1),
-        cmocka_unit_test_prestate(everything_in_the_file_is_within_tolerance_on_avx2, mtp1),
-        cmocka_unit_test_prestate(everything_in_the_file_is_within_tolerance_on_portable, mtp1),
+        FIXTURE(everything_in_the_file_is_within_tolerance, "v3-core"),
+        FIXTURE(everything_in_the_file_is_within_tolerance, "v3-yarn"),
+        FIXTURE(everything_in_the_file_is_within_tolerance, "v3-fused"),
+        FIXTURE(everything_in_the_file_is_within_tolerance, "v2-lite"),
+        FIXTURE(everything_in_the_file_is_within_tolerance, "v2"),
+        FIXTURE(everything_in_the_file_is_within_tolerance, "moonlight"),
+        FIXTURE(everything_in_the_file_is_within_tolerance, "kimi-yarn-step"),
+        FIXTURE(everything_in_the_file_is_within_tolerance, "kimi-yarn-degenerate"),
+        FIXTURE(everything_in_the_file_is_within_tolerance, "attention-bias"),
+        FIXTURE(everything_in_the_file_is_within_tolerance, "rope-half"),
+        FIXTURE(everything_in_the_file_is_within_tolerance, "tied-head"),
+        FIXTURE(everything_in_the_file_is_within_tolerance, "no-norm-topk"),
+        FIXTURE(everything_in_the_file_is_within_tolerance, "options"),
+        FIXTURE(everything_in_the_file_is_within_tolerance, "negative-bias"),
+        FIXTURE(everything_in_the_file_is_within_tolerance, "mtp1"),
+        FIXTURE(everything_in_the_file_is_within_tolerance_on_avx2, "mtp1"),
+        FIXTURE(everything_in_the_file_is_within_tolerance_on_avx2, "v2"),
+        FIXTURE(everything_in_the_file_is_within_tolerance_on_portable, "mtp1"),
+        FIXTURE(everything_in_the_file_is_within_tolerance_on_portable, "v2"),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -42,6 +42,7 @@ static void run_router(struct backend *b, const void *context, float *out)
                                               .n_rows = args.n_rows,
                                               .n_experts = args.n_experts,
                                               .top_k = args.top_k,
+                                              .scoring = args.scoring,
                                               .normalise = args.normalise,
                                               .scaling = args.scaling}));
     }
@@ -106,8 +107,8 @@ static void scores_that_are_no_numbers_stay_in_range(void **state)
 {
     const float logits[8] = {NAN, NAN, INFINITY, -INFINITY, NAN, NAN, NAN, NAN};
     const float bias[8] = {0, 0, INFINITY, 0, NAN, 0, 0, -INFINITY};
-    float out[8 + 8 + 8];
-    bool seen[8] = {false};
+    float out[8 + 8 + 8], out_softmax[8 + 8 + 8];
+    size_t seen[8] = {0};
     struct backend *b;
     (void)state;
 
@@ -121,14 +122,49 @@ static void scores_that_are_no_numbers_stay_in_range(void **state)
                                            .top_groups = 3,
                                            .normalise = true,
                                            .scaling = 1.0F}};
+    struct router_case softmax = c;
+    softmax.args.scoring = ROUTER_SOFTMAX;
     assert_ok(backend_open("cpu", 1, &b));
     run_router(b, &c, out);
+    run_router(b, &softmax, out_softmax);
     backend_close(b);
     for (size_t k = 0; k < 8; k++) {
-        const size_t e = (size_t)out[16 + k];
-        assert_false(seen[e]);
-        seen[e] = true;
+        seen[(size_t)out[16 + k]]++;
+        seen[(size_t)out_softmax[16 + k]]++;
     }
+    for (size_t e = 0; e < 8; e++) {
+        assert_int_equal(seen[e], 2);
+    }
+}
+
+/* Probabilities, the best two groups by their best expert, and weights that are scaled only. */
+static void softmax_ranks_groups_by_their_best_expert(void **state)
+{
+    static const float logits[] = {2.0F, 2.0F, 2.5F, -9.0F, 2.4F, -9.0F, 2.1F, 2.2F};
+    double want[8], sum = 0.0;
+    float out[8 + 3 + 3 + 8];
+    (void)state;
+
+    for (size_t e = 0; e < 8; e++) {
+        sum += exp((double)logits[e]);
+    }
+    for (size_t e = 0; e < 8; e++) {
+        want[e] = exp((double)logits[e]) / sum;
+    }
+    const double weights[] = {16.0 * want[2], 16.0 * want[4], 16.0 * want[3]};
+    const struct router_case c = {.args = {.logits = logits,
+                                           .logits_stride = 8,
+                                           .n_rows = 1,
+                                           .n_experts = 8,
+                                           .top_k = 3,
+                                           .n_groups = 4,
+                                           .top_groups = 2,
+                                           .scoring = ROUTER_SOFTMAX,
+                                           .scaling = 16.0F}};
+    run_everywhere(run_router, &c, 22, out);
+    compare_to_double("scores", out, want, 8, 2e-6);
+    compare_to_double("weights", out + 8, weights, 3, 2e-6);
+    assert_true(out[11] == 2.0F && out[12] == 4.0F && out[13] == 3.0F);
 }
 
 /* An independent statement of the rule: expert e is the k-th iff exactly k kept ones beat it. */
@@ -264,6 +300,20 @@ struct gradient_context {
     const float *indices, *d_weights;
 };
 
+/* The score of expert e in double. */
+static double oracle_score(const struct router_args *a, const double *logits, size_t e)
+{
+    double sum = 0.0;
+
+    if (a->scoring == ROUTER_SIGMOID) {
+        return 1.0 / (1.0 + exp(-logits[e]));
+    }
+    for (size_t i = 0; i < a->n_experts; i++) {
+        sum += exp(logits[i]);
+    }
+    return exp(logits[e]) / sum;
+}
+
 /* Loss <d_weights, weights> with the selection held. */
 static double oracle_loss_of(const double *logits, const void *context)
 {
@@ -275,7 +325,7 @@ static double oracle_loss_of(const double *logits, const void *context)
         double sum = 1e-20, weighted = 0.0;
         for (size_t k = 0; k < a->top_k; k++) {
             const size_t e = (size_t)g->indices[row * a->top_k + k];
-            const double s = 1.0 / (1.0 + exp(-logits[row * a->n_experts + e]));
+            const double s = oracle_score(a, logits + row * a->n_experts, e);
             sum += s;
             weighted += s * (double)g->d_weights[row * a->top_k + k];
         }
@@ -287,13 +337,14 @@ static double oracle_loss_of(const double *logits, const void *context)
 static void gradient_agrees_with_differences(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < 6; i++) {
+    for (size_t i = 0; i < 12; i++) {
         struct router_case c = {.args = {.n_rows = 7,
                                          .n_experts = 17,
                                          .logits_stride = 17,
-                                         .top_k = 1 + i,
+                                         .top_k = 1 + i % 6,
                                          .n_groups = 1,
                                          .top_groups = 1,
+                                         .scoring = i < 6 ? ROUTER_SIGMOID : ROUTER_SOFTMAX,
                                          .normalise = i % 2 == 0,
                                          .scaling = 2.5F}};
         struct router_args *a = &c.args;
@@ -320,6 +371,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_example_of_the_specification),
         cmocka_unit_test(ties_go_to_the_lower_index),
+        cmocka_unit_test(softmax_ranks_groups_by_their_best_expert),
         cmocka_unit_test(scores_that_are_no_numbers_stay_in_range),
         cmocka_unit_test(selection_follows_the_rule_for_many_shapes),
         cmocka_unit_test(replayed_experts_equal_selected_ones),

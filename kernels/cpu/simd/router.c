@@ -1,6 +1,7 @@
-/* Owns the choice of experts, V3's noaux_tc (model.md 7.1, 7.3), in FP32. Ties go to the lower
- * index, for groups and experts alike; a score that is not finite counts as -infinity, so indices
- * are always K different experts. Sums run over slots ascending. */
+/* Owns the choice of experts, V3's noaux_tc and V2's greedy ones (model.md 7.1 to 7.3), in FP32.
+ * Ties go to the lower index, for groups and experts alike; a score that is not finite counts as
+ * -infinity, so indices are always K different experts. Sums run over slots ascending; a softmax
+ * sums its row in sixteen lanes. */
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/simd/cpu_ops.h"
 #include "kernels/cpu/simd/lanes.h"
@@ -50,13 +51,24 @@ static float two_largest(const float *values, size_t n)
     return n == 1 ? first : first + second;
 }
 
+static float largest(const float *values, size_t n)
+{
+    float first = -INFINITY;
+
+    for (size_t i = 0; i < n; i++) {
+        first = values[i] > first ? values[i] : first;
+    }
+    return first;
+}
+
 /* Replaces the biased scores of all groups but the best top_groups by -infinity. */
 static void drop_groups(const struct router_args *a, float *biased, float *group_scores)
 {
     const size_t size = a->n_experts / a->n_groups;
 
     for (size_t g = 0; g < a->n_groups; g++) {
-        group_scores[g] = two_largest(biased + g * size, size);
+        group_scores[g] = a->scoring == ROUTER_SIGMOID ? two_largest(biased + g * size, size)
+                                                       : largest(biased + g * size, size);
     }
     for (size_t kept = 0; kept < a->top_groups; kept++) {
         group_scores[arg_max(group_scores, a->n_groups)] = NAN; /* NaN: kept */
@@ -112,6 +124,38 @@ static bool replay_experts(const struct router_args *a, size_t row, int32_t *ind
     return true;
 }
 
+static void score_sigmoid(const float *logits, size_t n_experts, float *scores)
+{
+    for (size_t e = 0; e < n_experts; e += SIMD_LANES) {
+        const size_t n = lanes_left(e, n_experts);
+        lanes_store(scores + e, vec_sigmoid(lanes_load(logits + e, n)), n);
+    }
+}
+
+static void score_softmax(const float *logits, size_t n_experts, float *scores)
+{
+    f32x16 max = vec_set1(-INFINITY), sum = vec_zero();
+
+    for (size_t e = 0; e < n_experts; e += SIMD_LANES) {
+        const size_t n = lanes_left(e, n_experts);
+        max =
+            vec_max(max, vec_select(mask_first(n), lanes_load(logits + e, n), vec_set1(-INFINITY)));
+    }
+    max = vec_set1(vec_hmax(max));
+    for (size_t e = 0; e < n_experts; e += SIMD_LANES) {
+        const size_t n = lanes_left(e, n_experts);
+        const f32x16 value =
+            vec_select(mask_first(n), vec_exp(vec_sub(lanes_load(logits + e, n), max)), vec_zero());
+        lanes_store(scores + e, value, n);
+        sum = vec_add(sum, value);
+    }
+    const f32x16 total = vec_set1(vec_sum(sum));
+    for (size_t e = 0; e < n_experts; e += SIMD_LANES) {
+        const size_t n = lanes_left(e, n_experts);
+        lanes_store(scores + e, vec_div(lanes_load(scores + e, n), total), n);
+    }
+}
+
 static void route_row(struct router_call *call, size_t row, size_t thread_index)
 {
     const struct router_args *a = call->args;
@@ -119,9 +163,10 @@ static void route_row(struct router_call *call, size_t row, size_t thread_index)
     float *scores = a->scores + row * a->n_experts;
     int32_t *indices = a->indices + row * a->top_k;
 
-    for (size_t e = 0; e < a->n_experts; e += SIMD_LANES) {
-        const size_t n = lanes_left(e, a->n_experts);
-        lanes_store(scores + e, vec_sigmoid(lanes_load(logits + e, n)), n);
+    if (a->scoring == ROUTER_SIGMOID) {
+        score_sigmoid(logits, a->n_experts, scores);
+    } else {
+        score_softmax(logits, a->n_experts, scores);
     }
     if (a->replay == NULL) {
         select_experts(a, scores, call->biased + thread_index * a->n_experts,
@@ -165,7 +210,22 @@ enum status ISA(op_router)(struct backend *backend, const struct router_args *ar
     return STATUS_OK;
 }
 
-/* d_logits of one row: zero but at the K experts (model.md 7.3). */
+/* d_logits of one row, through softmax: all experts get a share. d_scores of the chosen ones stand
+ * in d_logits, zero elsewhere. */
+static void backward_softmax(const float *scores, size_t n_experts, const int32_t *indices,
+                             size_t top_k, float *d_logits)
+{
+    float dot = 0.0F;
+
+    for (size_t k = 0; k < top_k; k++) {
+        dot += d_logits[indices[k]] * scores[indices[k]];
+    }
+    for (size_t e = 0; e < n_experts; e++) {
+        d_logits[e] = scores[e] * (d_logits[e] - dot);
+    }
+}
+
+/* d_logits of one row; with sigmoid zero but at the K experts (model.md 7.3). */
 static void backward_row(const struct router_backward_args *a, size_t row)
 {
     const float *scores = a->scores + row * a->n_experts;
@@ -188,7 +248,10 @@ static void backward_row(const struct router_backward_args *a, size_t row)
         const float s = scores[indices[k]];
         const float d_score =
             a->normalise ? a->scaling / total * (d_weights[k] - dot) : a->scaling * d_weights[k];
-        d_logits[indices[k]] += d_score * s * (1.0F - s);
+        d_logits[indices[k]] += a->scoring == ROUTER_SIGMOID ? d_score * s * (1.0F - s) : d_score;
+    }
+    if (a->scoring == ROUTER_SOFTMAX) {
+        backward_softmax(scores, a->n_experts, indices, a->top_k, d_logits);
     }
 }
 

@@ -74,6 +74,64 @@ static void every_preset_survives_saving_and_loading(void **state)
     support_temp_dir_remove(dir);
 }
 
+static void every_option_survives_saving_and_loading(void **state)
+{
+    struct model_config saved, loaded;
+    char dir[256];
+
+    (void)state;
+    support_temp_dir(dir, sizeof(dir));
+    for (unsigned i = 0; i < 32; i++) {
+        assert_ok(model_config_preset("tiny", &saved));
+        saved.has_softmax_router = (i & 1) != 0;
+        saved.has_attention_bias = (i & 2) != 0;
+        saved.has_tied_head = (i & 4) != 0;
+        saved.has_pre_norm_mtp = (i & 8) != 0;
+        saved.n_groups = (i & 16) != 0 ? 2 : 1;
+        assert_ok(model_config_save(&saved, dir));
+        assert_ok(model_config_load(dir, &loaded));
+        assert_configs_equal(&saved, &loaded);
+        assert_int_equal(loaded.has_softmax_router, saved.has_softmax_router);
+        assert_int_equal(loaded.n_groups, saved.n_groups);
+    }
+    support_temp_dir_remove(dir);
+}
+
+/* A V2 file that says little: the class's defaults, not V3's. */
+static void absent_keys_of_v2_mean_what_its_class_means(void **state)
+{
+    static const char text[] =
+        "{\"model_type\": \"deepseek_v2\", \"vocab_size\": 64, \"hidden_size\": 32,"
+        "\"num_hidden_layers\": 2, \"num_attention_heads\": 2, \"intermediate_size\": 48,"
+        "\"kv_lora_rank\": 16, \"qk_nope_head_dim\": 8, \"qk_rope_head_dim\": 8,"
+        "\"v_head_dim\": 8, \"n_routed_experts\": 8, \"num_experts_per_tok\": 2, \"n_group\": null,"
+        "\"topk_group\": null, \"eos_token_id\": 1, \"bos_token_id\": 0}";
+    struct model_config config;
+    struct json *root;
+
+    (void)state;
+    assert_ok(json_parse(text, sizeof(text) - 1, 8, &root));
+    assert_ok(model_config_parse(root, "config.json", &config));
+    json_destroy(root);
+    assert_true(config.has_softmax_router);
+    assert_false(config.norm_topk_prob);
+    assert_false(config.has_tied_head);
+    assert_int_equal(config.first_dense_layers, 0);
+    assert_int_equal(config.moe_intermediate_size, 1407);
+    assert_int_equal(config.n_groups, 1);
+    assert_true(model_config_route_scale(&config) == 1);
+    config.routed_scaling_factor = 16;
+    assert_true(model_config_route_scale(&config) == 16);
+    config.norm_topk_prob = true; /* one or the other */
+    assert_true(model_config_normalises_routes(&config));
+    assert_true(model_config_route_scale(&config) == 1);
+    config.experts_per_token = 1;
+    assert_false(model_config_normalises_routes(&config));
+    assert_true(model_config_route_scale(&config) == 16);
+    config.has_softmax_router = false;
+    assert_true(model_config_normalises_routes(&config));
+}
+
 static void yarn_survives_saving_and_loading(void **state)
 {
     struct model_config saved, loaded;
@@ -113,12 +171,11 @@ static void what_this_build_does_not_compute_is_named(void **state)
         const char *key, *value, *message;
     } cases[] = {
         {"model_type", "\"llama\"", "model_type \"llama\""},
-        {"scoring_func", "\"softmax\"", "scoring_func \"softmax\""},
-        {"topk_method", "\"greedy\"", "topk_method \"greedy\""},
+        {"scoring_func", "\"softmax\"", "scoring_func \"softmax\" with topk_method \"noaux_tc\""},
+        {"scoring_func", "\"tanh\"", "scoring_func \"tanh\""},
+        {"topk_method", "\"greedy\"", "scoring_func \"sigmoid\" with topk_method \"greedy\""},
+        {"topk_method", "\"all\"", "topk_method \"all\""},
         {"hidden_act", "\"gelu\"", "hidden_act \"gelu\""},
-        {"attention_bias", "true", "attention_bias (true)"},
-        {"tie_word_embeddings", "true", "tie_word_embeddings (true)"},
-        {"num_nextn_predict_layers", "2", "num_nextn_predict_layers 2"},
         {"quantization_config", "{\"quant_method\": \"fp8\"}", "quantization_config"},
         {"index_topk", "2048", "index_topk"},
         {"num_key_value_heads", "2", "num_key_value_heads 2"},
@@ -158,6 +215,9 @@ static void a_value_out_of_range_or_of_the_wrong_kind_is_refused(void **state)
         {"eos_token_id", "[1,1,1,1,1,1,1,1,1]"},
         {"bos_token_id", "-1"},
         {"rms_norm_eps", "0"},
+        {"num_nextn_predict_layers", "65"},
+        {"attention_bias", "1"},
+        {"mtp_input", "3"},
         {"norm_topk_prob", "1"},
         {"rope_theta", "1"},
         {"rope_scaling", "3"},
@@ -301,6 +361,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_preset_survives_saving_and_loading),
+        cmocka_unit_test(every_option_survives_saving_and_loading),
+        cmocka_unit_test(absent_keys_of_v2_mean_what_its_class_means),
         cmocka_unit_test(yarn_survives_saving_and_loading),
         cmocka_unit_test(an_unknown_key_is_refused_with_the_nearest_known_one),
         cmocka_unit_test(what_this_build_does_not_compute_is_named),
