@@ -158,7 +158,8 @@ enum status model_config_check_supported(const struct json *root, const char *la
                               label, must_be_off[i], describe(value));
         }
     }
-    if (!json_is(kv_heads, JSON_NULL) && json_int(kv_heads, -1) != json_int(heads, -1)) {
+    if (json_is(kv_heads, JSON_INT) && json_is(heads, JSON_INT) &&
+        json_int(kv_heads, -1) != json_int(heads, -1)) {
         return status_set(STATUS_UNSUPPORTED,
                           "%s: num_key_value_heads %lld differs from num_attention_heads %lld, "
                           "which latent attention does not have",
