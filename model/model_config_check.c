@@ -19,8 +19,8 @@ static const struct text_choice text_choices[] = {
 
 /* Keys whose presence with anything but null, false or 0 asks for something else. */
 static const char *const must_be_off[] = {
-    "attention_dropout", "mlp_bias",   "text_config",         "index_n_heads",
-    "index_head_dim",    "index_topk", "quantization_config",
+    "attention_bias", "attention_dropout", "mlp_bias",       "tie_word_embeddings",
+    "text_config",    "index_n_heads",     "index_head_dim", "index_topk",
 };
 
 static bool is_off(const struct json *value)
@@ -150,6 +150,7 @@ enum status model_config_check_supported(const struct json *root, const char *la
         TRY(check_text(root, &text_choices[i], label));
     }
     TRY(check_architectures(json_get(root, "architectures"), label));
+    TRY(model_config_check_quantization(root, label));
     for (size_t i = 0; i < sizeof(must_be_off) / sizeof(must_be_off[0]); i++) {
         const struct json *value = json_get(root, must_be_off[i]);
 

@@ -135,27 +135,32 @@ static float find_amax(const float *values, size_t n_rows, size_t n_columns, siz
     return float_of_bits(largest);
 }
 
+/* Codes of one block under 1 / inverse. */
+static void quantise_block(const float *values, size_t n_rows, size_t n_columns, size_t stride,
+                           float inverse, uint8_t *codes)
+{
+    for (size_t i = 0; i < n_rows; i++) {
+        for (size_t j = 0; j < n_columns; j++) {
+            codes[i * stride + j] = quant_e4m3_code(values[i * stride + j] * inverse);
+        }
+    }
+}
+
 void quant_matrix(const float *values, size_t n_rows, size_t n_columns, size_t block_rows,
                   uint8_t *codes, float *scales)
 {
-    const size_t n_across = quant_blocks(n_columns);
-
     for (size_t row = 0; row < n_rows; row += block_rows) {
         const size_t height = n_rows - row < block_rows ? n_rows - row : block_rows;
 
-        for (size_t b = 0; b < n_across; b++) {
-            const size_t column = b * QUANT_BLOCK, left = n_columns - column;
+        for (size_t column = 0; column < n_columns; column += QUANT_BLOCK) {
+            const size_t left = n_columns - column;
             const size_t width = left < QUANT_BLOCK ? left : QUANT_BLOCK;
             const size_t begin = row * n_columns + column;
             const float scale = quant_scale(find_amax(values + begin, height, width, n_columns));
-            const float inverse = 1 / scale; /* exact, as both are powers of two */
 
-            scales[row / block_rows * n_across + b] = scale;
-            for (size_t i = 0; i < height * width; i++) {
-                const size_t at = begin + i / width * n_columns + i % width;
-
-                codes[at] = quant_e4m3_code(values[at] * inverse);
-            }
+            *scales++ = scale;
+            /* 1 / scale is exact: both are powers of two. */
+            quantise_block(values + begin, height, width, n_columns, 1 / scale, codes + begin);
         }
     }
 }

@@ -73,6 +73,8 @@ const char *safetensors_path(const struct safetensors *file);
  * the type is F32, BF16 or F16 (floats), I32 (integers). */
 MUST_CHECK enum status tensor_read_floats(const struct tensor *tensor, float *out);
 MUST_CHECK enum status tensor_read_integers(const struct tensor *tensor, int32_t *out);
+/* n values at data (any alignment) of type F32, BF16 or F16 as floats. */
+void tensor_widen(enum tensor_dtype dtype, const void *data, size_t n, float *out);
 
 /* Compares each file with the digest in its metadata, where it has one (those that hone wrote with
  * one). Errors: BAD_FORMAT when a bit differs. */

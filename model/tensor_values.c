@@ -1,70 +1,64 @@
 /* Owns conversion of stored tensor values to what hone computes with. */
+#include "model/quant.h"
 #include "model/safetensors.h"
 
 #include <string.h>
 
-static float float_of_bits(uint32_t bits)
-{
-    float value;
+#define LANES ((size_t)32) /* a fixed inner length vectorises */
 
-    memcpy(&value, &bits, sizeof(value));
-    return value;
+static void widen_bf16(const unsigned char *data, size_t n, float *out)
+{
+    uint16_t halves[LANES];
+
+    while (n > 0) {
+        const size_t run = n < LANES ? n : LANES;
+
+        memcpy(halves, data, run * sizeof(halves[0]));
+        if (run < LANES) {
+            for (size_t i = 0; i < run; i++) {
+                out[i] = quant_bf16_value(halves[i]);
+            }
+            return;
+        }
+        for (size_t i = 0; i < LANES; i++) {
+            out[i] = quant_bf16_value(halves[i]);
+        }
+        data += sizeof(halves);
+        out += LANES;
+        n -= LANES;
+    }
 }
 
-static void read_bf16(const unsigned char *data, size_t n, float *out)
+static void widen_f16(const unsigned char *data, size_t n, float *out)
 {
     for (size_t i = 0; i < n; i++) {
         uint16_t half;
 
         memcpy(&half, data + 2 * i, sizeof(half));
-        out[i] = float_of_bits((uint32_t)half << 16);
+        out[i] = quant_f16_value(half);
     }
 }
 
-/* IEEE half to float, exact, subnormals included. */
-static float half_to_float(uint16_t half)
+void tensor_widen(enum tensor_dtype dtype, const void *data, size_t n, float *out)
 {
-    const uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
-    const uint32_t exponent = (half >> 10) & 0x1fu;
-    const uint32_t mantissa = half & 0x3ffu;
-
-    if (exponent == 31) {
-        return float_of_bits(sign | 0x7f800000u | (mantissa << 13));
-    }
-    if (exponent == 0) {
-        const float magnitude = (float)mantissa * 0x1p-24f;
-
-        return sign != 0 ? -magnitude : magnitude;
-    }
-    return float_of_bits(sign | ((exponent + 112) << 23) | (mantissa << 13));
-}
-
-static void read_f16(const unsigned char *data, size_t n, float *out)
-{
-    for (size_t i = 0; i < n; i++) {
-        uint16_t half;
-
-        memcpy(&half, data + 2 * i, sizeof(half));
-        out[i] = half_to_float(half);
+    if (dtype == TENSOR_BF16) {
+        widen_bf16(data, n, out);
+    } else if (dtype == TENSOR_F16) {
+        widen_f16(data, n, out);
+    } else {
+        memcpy(out, data, n * sizeof(float));
     }
 }
 
 enum status tensor_read_floats(const struct tensor *tensor, float *out)
 {
-    if (tensor->dtype == TENSOR_F32) {
-        memcpy(out, tensor->data, tensor->n_elements * sizeof(float));
-        return STATUS_OK;
+    if (tensor->dtype != TENSOR_F32 && tensor->dtype != TENSOR_BF16 &&
+        tensor->dtype != TENSOR_F16) {
+        return status_set(STATUS_UNSUPPORTED, "tensor %s is %s; this build reads F32, BF16 and F16",
+                          tensor->name, tensor_dtype_name(tensor->dtype));
     }
-    if (tensor->dtype == TENSOR_BF16) {
-        read_bf16(tensor->data, tensor->n_elements, out);
-        return STATUS_OK;
-    }
-    if (tensor->dtype == TENSOR_F16) {
-        read_f16(tensor->data, tensor->n_elements, out);
-        return STATUS_OK;
-    }
-    return status_set(STATUS_UNSUPPORTED, "tensor %s is %s; this build reads F32, BF16 and F16",
-                      tensor->name, tensor_dtype_name(tensor->dtype));
+    tensor_widen(tensor->dtype, tensor->data, tensor->n_elements, out);
+    return STATUS_OK;
 }
 
 enum status tensor_read_integers(const struct tensor *tensor, int32_t *out)

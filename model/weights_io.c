@@ -1,12 +1,23 @@
-/* Owns weights in files: Hugging Face names, shapes and dtypes against the table. */
+/* Owns loading of weights: Hugging Face names, shapes and types against the table. Loading is two
+ * passes: every parameter's source is found and checked, then threads fill the buffer from the
+ * mapped files, so nothing is held twice. Saving is weights_save.c. */
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/pool.h"
+#include "model/quant.h"
 #include "model/safetensors.h"
+#include "model/weight_source.h"
 #include "model/weights.h"
+#include "model/weights_internal.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
+
+#define PIECE_FLOATS ((size_t)1 << 14)    /* checked while it is still in the cache */
+#define FLOATS_A_THREAD ((size_t)1 << 20) /* fewer are not worth a thread */
+#define THREADS_MAX ((size_t)16)
 
 /* Shape of a tensor or row as text, for messages. */
 static const char *shape_text(const size_t *shape, size_t n_dims, char *out, size_t room)
@@ -73,6 +84,8 @@ struct loader {
     const struct safetensors *file;
     bool *is_used; /* by tensor index */
     size_t n_experts;
+    struct weight_source *sources; /* by row */
+    size_t n_coded;                /* of them in FP8 */
 };
 
 static const struct tensor *take(struct loader *loader, const char *name)
@@ -85,38 +98,49 @@ static const struct tensor *take(struct loader *loader, const char *name)
     return tensor;
 }
 
-static enum status load_fused(struct loader *loader, const struct weight_row *row, float *out)
+/* The source of a row inside `tensor`, with the scales that go with it. */
+static enum status connect(struct loader *loader, const struct tensor *tensor, size_t matrix,
+                           size_t first_row, struct weight_source *out)
+{
+    char name[256];
+    const struct tensor *scales = NULL;
+    const int n = snprintf(name, sizeof(name), "%s_scale_inv", tensor->name);
+
+    if (n > 0 && (size_t)n < sizeof(name)) {
+        scales = take(loader, name);
+    }
+    loader->n_coded += tensor->dtype == TENSOR_F8_E4M3;
+    return weight_source_create(safetensors_path(loader->file), tensor, scales, matrix, first_row,
+                                out);
+}
+
+static enum status find_fused(struct loader *loader, const struct weight_row *row,
+                              struct weight_source *out)
 {
     const char *path = safetensors_path(loader->file);
     struct fused_part part;
-    const struct tensor *fused;
+    const struct tensor *fused = NULL;
 
-    if (!find_fused_part(row, loader->n_experts, &part)) {
-        return status_set(STATUS_BAD_FORMAT, "%s: tensor %s is missing", path, row->name);
+    if (find_fused_part(row, loader->n_experts, &part)) {
+        fused = take(loader, part.name);
     }
-    fused = take(loader, part.name);
     if (fused == NULL) {
         return status_set(STATUS_BAD_FORMAT, "%s: tensor %s is missing", path, row->name);
     }
     TRY(check_shape(path, fused, part.shape, part.n_dims));
-
-    struct tensor slice = *fused;
-    const size_t skipped = (part.expert * part.shape[1] + part.first_row) * part.shape[2];
-
-    slice.n_elements = row->count;
-    slice.data = (const unsigned char *)fused->data + skipped * tensor_dtype_bytes(fused->dtype);
-    return tensor_read_floats(&slice, out);
+    return connect(loader, fused, part.expert, part.first_row, out);
 }
 
-static enum status load_row(struct loader *loader, const struct weight_row *row, float *out)
+static enum status find_source(struct loader *loader, const struct weight_row *row,
+                               struct weight_source *out)
 {
     const struct tensor *tensor = take(loader, row->name);
 
     if (tensor == NULL) {
-        return load_fused(loader, row, out);
+        return find_fused(loader, row, out);
     }
     TRY(check_shape(safetensors_path(loader->file), tensor, row->shape, row->n_dims));
-    return tensor_read_floats(tensor, out);
+    return connect(loader, tensor, 0, 0, out);
 }
 
 static bool ends_with(const char *text, const char *end)
@@ -139,8 +163,7 @@ static bool split_layer_name(const char *name, size_t *layer, const char **rest)
     return true;
 }
 
-/* The row that serves as the head: the embedding's when they are tied. */
-static const struct weight_row *head_row(const struct weight_table *table)
+const struct weight_row *weights_head_row(const struct weight_table *table)
 {
     const struct weight_row *row = weight_table_find(table, "lm_head.weight");
 
@@ -154,7 +177,7 @@ static const struct weight_row *original_of(const struct weight_table *table, co
     size_t layer;
 
     if (strcmp(name, "lm_head.weight") == 0) {
-        return head_row(table); /* some writers store a tied head */
+        return weights_head_row(table); /* some writers store a tied head */
     }
     if (!split_layer_name(name, &layer, &rest)) {
         return NULL;
@@ -162,7 +185,7 @@ static const struct weight_row *original_of(const struct weight_table *table, co
     if (strcmp(rest, "embed_tokens.weight") == 0) {
         return weight_table_find(table, "model.embed_tokens.weight");
     }
-    return strcmp(rest, "shared_head.head.weight") == 0 ? head_row(table) : NULL;
+    return strcmp(rest, "shared_head.head.weight") == 0 ? weights_head_row(table) : NULL;
 }
 
 /* A tensor without a row: a tied head, and an MTP module's copy of embedding or head, must have the
@@ -194,23 +217,99 @@ static enum status check_extra(const struct safetensors *file, const struct weig
     return STATUS_OK;
 }
 
-static enum status load_all(struct loader *loader, const struct weight_table *table, float *data)
+/* Finds and checks the source of every row; what is left over must be harmless. */
+static enum status find_sources(struct loader *loader, const struct weight_table *table)
 {
     const size_t n = safetensors_count(loader->file);
 
     for (size_t i = 0; i < table->n_rows; i++) {
-        const enum status status = load_row(loader, &table->rows[i], data + table->rows[i].offset);
-
-        if (status == STATUS_UNSUPPORTED) {
-            return status_wrap(status, "%s", safetensors_path(loader->file));
-        }
-        TRY(status);
+        TRY(find_source(loader, &table->rows[i], &loader->sources[i]));
     }
     for (size_t i = 0; i < n; i++) {
         if (loader->is_used[i]) {
             continue;
         }
         TRY(check_extra(loader->file, table, safetensors_at(loader->file, i)));
+    }
+    return STATUS_OK;
+}
+
+/* Filling of the buffer; each thread has a share of its floats. */
+struct filling {
+    const struct weight_table *table;
+    const struct weight_source *sources;
+    float *data;
+    size_t broken_rows[THREADS_MAX]; /* by thread: the first row with a value that is not finite */
+};
+
+/* Floats [begin, end) of the row; false when one is not finite. */
+static bool fill_row(const struct filling *filling, size_t row, size_t begin, size_t end)
+{
+    float *out = filling->data + filling->table->rows[row].offset;
+    bool is_finite = true;
+
+    while (begin < end) {
+        const size_t n = end - begin < PIECE_FLOATS ? end - begin : PIECE_FLOATS;
+
+        weight_source_read(&filling->sources[row], begin, n, out + begin);
+        is_finite = quant_all_finite(out + begin, n) && is_finite;
+        begin += n;
+    }
+    return is_finite;
+}
+
+static void fill_share(void *context, size_t thread_index, size_t n_threads)
+{
+    struct filling *filling = context;
+    const struct weight_table *table = filling->table;
+    size_t begin, end;
+
+    pool_share(table->n_floats, thread_index, n_threads, &begin, &end);
+    filling->broken_rows[thread_index] = SIZE_MAX;
+    for (size_t i = 0; i < table->n_rows; i++) {
+        const size_t row_begin = table->rows[i].offset;
+        const size_t row_end = row_begin + table->rows[i].count;
+        const size_t from = begin > row_begin ? begin - row_begin : 0;
+        const size_t to = (end < row_end ? end : row_end) - row_begin;
+
+        if (end > row_begin && from < to && !fill_row(filling, i, from, to) &&
+            filling->broken_rows[thread_index] == SIZE_MAX) {
+            filling->broken_rows[thread_index] = i;
+        }
+    }
+}
+
+static size_t choose_threads(size_t n_floats)
+{
+    const size_t wanted = n_floats / FLOATS_A_THREAD;
+    cpu_set_t set;
+    size_t n = sched_getaffinity(0, sizeof(set), &set) == 0 ? (size_t)CPU_COUNT(&set) : 1;
+
+    n = n < THREADS_MAX ? n : THREADS_MAX;
+    n = n < wanted ? n : wanted;
+    return n > 0 ? n : 1;
+}
+
+static enum status fill(const struct loader *loader, const struct weight_table *table, float *data)
+{
+    struct filling filling = {.table = table, .sources = loader->sources};
+    const size_t n_threads = choose_threads(table->n_floats);
+    struct pool *pool = NULL;
+
+    filling.data = data;
+    if (n_threads > 1) {
+        TRY(pool_create(n_threads, &pool));
+        pool_run(pool, fill_share, &filling);
+        pool_destroy(pool);
+    } else {
+        fill_share(&filling, 0, 1);
+    }
+    for (size_t i = 0; i < n_threads; i++) {
+        if (filling.broken_rows[i] != SIZE_MAX) {
+            return status_set(STATUS_BAD_FORMAT, "%s: tensor %s holds a value that is not finite",
+                              safetensors_path(loader->file),
+                              table->rows[filling.broken_rows[i]].name);
+        }
     }
     return STATUS_OK;
 }
@@ -226,28 +325,29 @@ static size_t count_experts(const struct weight_table *table)
     return 0;
 }
 
+static enum status load_from(struct loader *loader, const struct weight_table *table, float *data)
+{
+    TRY(memory_alloc(safetensors_count(loader->file), sizeof(bool), &loader->is_used));
+    TRY(memory_alloc(table->n_rows, sizeof(struct weight_source), &loader->sources));
+    TRY(safetensors_verify(loader->file));
+    TRY(find_sources(loader, table));
+    if (loader->n_coded > 0) {
+        log_info("model", "%s: %zu of %zu parameters are FP8 blocks; computed with as FP32",
+                 safetensors_path(loader->file), loader->n_coded, table->n_rows);
+    }
+    return fill(loader, table, data);
+}
+
 enum status weights_load(const char *dir, const struct weight_table *table, float *data)
 {
-    struct safetensors *file = NULL;
-    struct loader loader = {.is_used = NULL};
-    const struct weight_row *broken;
-    enum status status = safetensors_open_folder(dir, &file);
+    struct loader loader = {.n_experts = count_experts(table)};
+    struct safetensors *file;
+    enum status status;
 
-    if (status == STATUS_OK) {
-        loader.file = file;
-        loader.n_experts = count_experts(table);
-        status = memory_alloc(safetensors_count(file), sizeof(bool), &loader.is_used);
-    }
-    if (status == STATUS_OK) {
-        status = safetensors_verify(file);
-    }
-    if (status == STATUS_OK) {
-        status = load_all(&loader, table, data);
-    }
-    if (status == STATUS_OK && !weights_are_finite(table, data, &broken)) {
-        status = status_set(STATUS_BAD_FORMAT, "%s: tensor %s holds a value that is not finite",
-                            safetensors_path(file), broken->name);
-    }
+    TRY(safetensors_open_folder(dir, &file));
+    loader.file = file;
+    status = load_from(&loader, table, data);
+    memory_free(loader.sources);
     memory_free(loader.is_used);
     safetensors_close(file);
     return status;
@@ -277,67 +377,4 @@ enum status weights_probe_mtp(const char *dir, struct model_config *config)
     }
     config->n_mtp_modules = n;
     return STATUS_OK;
-}
-
-static struct tensor tensor_of_row(const struct weight_row *row, const float *data)
-{
-    struct tensor tensor = {.name = row->name,
-                            .dtype = TENSOR_F32,
-                            .n_dims = row->n_dims,
-                            .n_elements = row->count,
-                            .data = data + row->offset};
-
-    memcpy(tensor.shape, row->shape, row->n_dims * sizeof(size_t));
-    return tensor;
-}
-
-/* Every row, then for each MTP module its copies of embedding and head, named in names. */
-static size_t list_tensors(const struct model_config *config, const struct weight_table *table,
-                           const float *data, struct tensor *tensors, char (*names)[96])
-{
-    const struct weight_row *embedding = weight_table_find(table, "model.embed_tokens.weight");
-    const struct weight_row *head = head_row(table);
-    size_t n = 0;
-
-    for (size_t i = 0; i < table->n_rows; i++) {
-        tensors[n++] = tensor_of_row(&table->rows[i], data);
-    }
-    for (size_t i = 0; i < config->n_mtp_modules; i++) {
-        const size_t layer = config->n_layers + i;
-
-        (void)snprintf(names[2 * i], sizeof(names[0]), "model.layers.%zu.embed_tokens.weight",
-                       layer);
-        tensors[n] = tensor_of_row(embedding, data);
-        tensors[n++].name = names[2 * i];
-        (void)snprintf(names[2 * i + 1], sizeof(names[0]),
-                       "model.layers.%zu.shared_head.head.weight", layer);
-        tensors[n] = tensor_of_row(head, data);
-        tensors[n++].name = names[2 * i + 1];
-    }
-    return n;
-}
-
-enum status weights_save(const char *dir, const struct model_config *config,
-                         const struct weight_table *table, const float *data)
-{
-    const size_t n_copies = 2 * config->n_mtp_modules;
-    struct tensor *tensors = NULL;
-    char(*names)[96] = NULL;
-    char *path = NULL;
-    enum status status = memory_alloc(table->n_rows + n_copies, sizeof(struct tensor), &tensors);
-
-    if (status == STATUS_OK) {
-        status = memory_alloc(n_copies, sizeof(*names), &names);
-    }
-    if (status == STATUS_OK) {
-        status = path_join(dir, "model.safetensors", &path);
-    }
-    if (status == STATUS_OK) {
-        status = safetensors_write(path, tensors, list_tensors(config, table, data, tensors, names),
-                                   true);
-    }
-    memory_free(tensors);
-    memory_free(names);
-    memory_free(path);
-    return status;
 }
