@@ -245,7 +245,8 @@ static enum status check_keys(const struct builtin_kind *kind, const struct json
             memcpy(key + 1, it.key, n);
             key[n + 1] = ' ';
         }
-        if (n >= sizeof(key) - 2 || strstr(kind->keys, key) == NULL) {
+        if (n >= sizeof(key) - 2 || strchr(it.key, ' ') != NULL ||
+            strstr(kind->keys, key) == NULL) {
             return status_set(STATUS_BAD_CONFIG, "builtin:%s has no option %s; it has:%s",
                               kind->name, it.key, kind->keys);
         }

@@ -11,7 +11,7 @@
 #define DEPTH_LIMIT 10000u
 #define FIRST_WINDOW ((size_t)16) /* starting places tried between two looks at the clock */
 #define FAST_US 1000
-#define TIME_LIMIT_US INT64_C(2000000)
+#define TIME_LIMIT_US INT64_C(1000000)
 
 enum status regex_compile(const char *pattern, long group, void **out)
 {

@@ -47,12 +47,12 @@ enum status cmd_hello(const struct run_config *config, const struct reward_confi
 static enum status put_sample(struct json *samples, const struct score_sample *sample)
 {
     struct json *object = json_object_create();
-    enum status status = STATUS_OK;
     char *repaired = NULL;
     size_t n = 0;
     bool is_lossy = false;
-    TRY(utf8_repair(sample->completion, sample->completion_bytes, &repaired, &n, &is_lossy));
     const struct json *messages = json_get(sample->row, "prompt");
+    enum status status =
+        utf8_repair(sample->completion, sample->completion_bytes, &repaired, &n, &is_lossy);
     put(&status, object, "sample_id", json_from_int(sample->sample_id));
     put(&status, object, "group", json_from_int(sample->group_id));
     put(&status, object, "idx", json_from_int(sample->idx));
@@ -62,14 +62,12 @@ static enum status put_sample(struct json *samples, const struct score_sample *s
     if (json_is(messages, JSON_ARRAY)) {
         put(&status, object, "messages", json_retain(json_get(sample->row, "prompt")));
     }
-    put(&status, object, "completion", json_from_text(repaired, n));
+    put(&status, object, "completion", json_from_text(repaired != NULL ? repaired : "", n));
     put(&status, object, "answer",
-        sample->answer != NULL ? json_retain((struct json *)(uintptr_t)sample->answer)
-                               : json_null_create());
+        sample->answer != NULL ? json_retain(sample->answer) : json_null_create());
     put(&status, object, "data_source", text_value(sample->data_source));
     put(&status, object, "row",
-        sample->row != NULL ? json_retain((struct json *)(uintptr_t)sample->row)
-                            : json_null_create());
+        sample->row != NULL ? json_retain(sample->row) : json_null_create());
     put(&status, object, "n_tok", json_from_int((int64_t)sample->n_tokens));
     put(&status, object, "lossy", json_from_bool(is_lossy));
     memory_free(repaired);

@@ -15,8 +15,10 @@
 
 /* A sample between submit and the tick after its last score. */
 struct pending {
-    struct score_sample sample; /* strings are ours */
-    struct score *scores;       /* (n_rewards) */
+    struct score_sample sample; /* its strings are texts, its JSON is retained */
+    char *texts[4];
+    size_t n_texts;
+    struct score *scores; /* (n_rewards) */
     size_t n_missing;
     bool is_used, is_reported;
 };
@@ -35,14 +37,14 @@ struct scoring {
     const struct run_config *config;
     struct component *components;
     struct scoring_component *descriptions;
-    struct pending **pending; /* by slot; a ticket is slot * n_components + component */
+    struct pending **pending; /* by slot, which is the ticket of its calls */
     size_t n_slots;
     size_t n_in_flight;
     size_t *finished; /* slots (n_slots) */
     size_t n_finished;
-    struct score_result *results; /* of the last tick (n_slots) */
-    size_t n_results;
-    bool has_failed; /* on_error: fail */
+    struct score_result *results; /* of the last tick */
+    size_t n_results;             /* room in results */
+    bool has_failed;              /* on_error: fail */
     char failure[256];
 };
 
@@ -52,37 +54,26 @@ const char *score_status_name(enum score_status status)
     return names[status];
 }
 
-static void free_sample(struct score_sample *sample)
+/* Text of the sample at `text`, copied; the pending sample owns all of them. */
+static enum status own_text(struct pending *pending, const char **text, size_t n)
 {
-    memory_free((void *)(uintptr_t)sample->finish);
-    memory_free((void *)(uintptr_t)sample->prompt);
-    memory_free((void *)(uintptr_t)sample->completion);
-    memory_free((void *)(uintptr_t)sample->data_source);
-    json_destroy((struct json *)(uintptr_t)sample->row);
-    json_destroy((struct json *)(uintptr_t)sample->answer);
-}
-
-static enum status copy_text(const char *text, size_t n, const char **out)
-{
-    char *copy = NULL;
-    TRY(memory_copy_text(text, n, &copy));
-    *out = copy;
+    char **copy = &pending->texts[pending->n_texts];
+    TRY(memory_copy_text(*text, n, copy));
+    pending->n_texts++;
+    *text = *copy;
     return STATUS_OK;
 }
 
-static enum status copy_sample(const struct score_sample *from, struct score_sample *to)
+static enum status own_sample(struct pending *pending, const struct score_sample *from)
 {
-    *to = *from;
-    to->finish = NULL;
-    to->prompt = NULL;
-    to->completion = NULL;
-    to->data_source = NULL;
-    to->row = json_retain((struct json *)(uintptr_t)from->row);
-    to->answer = json_retain((struct json *)(uintptr_t)from->answer);
-    TRY(copy_text(from->finish, strlen(from->finish), &to->finish));
-    TRY(copy_text(from->prompt, from->prompt_bytes, &to->prompt));
-    TRY(copy_text(from->completion, from->completion_bytes, &to->completion));
-    return copy_text(from->data_source, strlen(from->data_source), &to->data_source);
+    struct score_sample *sample = &pending->sample;
+    *sample = *from;
+    sample->row = json_retain(from->row);
+    sample->answer = json_retain(from->answer);
+    TRY(own_text(pending, &sample->finish, strlen(from->finish)));
+    TRY(own_text(pending, &sample->prompt, from->prompt_bytes));
+    TRY(own_text(pending, &sample->completion, from->completion_bytes));
+    return own_text(pending, &sample->data_source, strlen(from->data_source));
 }
 
 static void free_pending(struct scoring *scoring, size_t slot)
@@ -91,13 +82,32 @@ static void free_pending(struct scoring *scoring, size_t slot)
     if (pending == NULL || !pending->is_used) {
         return;
     }
-    free_sample(&pending->sample);
+    json_destroy(pending->sample.row);
+    json_destroy(pending->sample.answer);
+    while (pending->n_texts > 0) {
+        memory_free(pending->texts[--pending->n_texts]);
+    }
     for (size_t i = 0; i < scoring->config->n_rewards; i++) {
         memory_free(pending->scores[i].detail);
         pending->scores[i] = (struct score){0};
     }
     pending->is_used = false;
     pending->is_reported = false;
+}
+
+static enum status add_slot(struct scoring *scoring, size_t slot)
+{
+    struct pending *pending = NULL;
+    TRY(memory_alloc(1, sizeof(*pending), &pending));
+    const enum status status =
+        memory_alloc(scoring->config->n_rewards, sizeof(struct score), &pending->scores);
+    if (status != STATUS_OK) {
+        memory_free(pending);
+        return status;
+    }
+    scoring->pending[slot] = pending;
+    scoring->n_slots = slot + 1;
+    return STATUS_OK;
 }
 
 static enum status add_slots(struct scoring *scoring)
@@ -107,12 +117,11 @@ static enum status add_slots(struct scoring *scoring)
     TRY(memory_resize(old * sizeof(struct pending *), n, sizeof(struct pending *),
                       &scoring->pending));
     TRY(memory_resize(old * sizeof(size_t), n, sizeof(size_t), &scoring->finished));
-    TRY(memory_resize(0, n, sizeof(struct score_result), &scoring->results));
     for (size_t i = old; i < n; i++) {
-        TRY(memory_alloc(1, sizeof(struct pending), &scoring->pending[i]));
-        TRY(memory_alloc(scoring->config->n_rewards, sizeof(struct score),
-                         &scoring->pending[i]->scores));
-        scoring->n_slots = i + 1;
+        const enum status status = add_slot(scoring, i);
+        if (status != STATUS_OK) {
+            return status;
+        }
     }
     return STATUS_OK;
 }
@@ -149,6 +158,18 @@ static void on_cmd_result(void *context, size_t ticket, const struct score *scor
     record(component, ticket, score);
 }
 
+/* One component's score of a pending sample: at once, or by a child later. */
+static enum status ask(struct component *component, size_t slot, const struct pending *pending)
+{
+    struct score score;
+    if (component->builtin == NULL) {
+        return cmd_scorer_submit(component->cmd, &pending->sample, slot);
+    }
+    builtin_score(component->builtin, &pending->sample, &score);
+    record(component, slot, &score);
+    return STATUS_OK;
+}
+
 enum status scoring_submit(struct scoring *scoring, const struct score_sample *sample)
 {
     size_t slot = 0;
@@ -156,22 +177,16 @@ enum status scoring_submit(struct scoring *scoring, const struct score_sample *s
     struct pending *pending = scoring->pending[slot];
     pending->is_used = true;
     pending->n_missing = scoring->config->n_rewards;
-    scoring->n_in_flight++;
-    TRY(copy_sample(sample, &pending->sample));
-    for (size_t i = 0; i < scoring->config->n_rewards; i++) {
-        struct component *component = &scoring->components[i];
-        struct score score;
-        if (component->builtin != NULL) {
-            builtin_score(component->builtin, &pending->sample, &score);
-            record(component, slot, &score);
-            continue;
-        }
-        const enum status status = cmd_scorer_submit(component->cmd, &pending->sample, slot);
-        if (status != STATUS_OK) {
-            return status;
-        }
+    enum status status = own_sample(pending, sample);
+    if (status != STATUS_OK) {
+        free_pending(scoring, slot);
+        return status;
     }
-    return STATUS_OK;
+    scoring->n_in_flight++;
+    for (size_t i = 0; i < scoring->config->n_rewards && status == STATUS_OK; i++) {
+        status = ask(&scoring->components[i], slot, pending);
+    }
+    return status;
 }
 
 size_t scoring_wait_items(const struct scoring *scoring, struct wait_item *items, size_t room)
@@ -245,6 +260,17 @@ static struct score_result conclude(struct scoring *scoring, const struct pendin
     return result;
 }
 
+/* Room for a result per slot; those of the last tick stay where they are until the next. */
+static enum status make_results(struct scoring *scoring)
+{
+    if (scoring->n_results >= scoring->n_slots) {
+        return STATUS_OK;
+    }
+    TRY(memory_resize(0, scoring->n_slots, sizeof(struct score_result), &scoring->results));
+    scoring->n_results = scoring->n_slots;
+    return STATUS_OK;
+}
+
 enum status scoring_tick(struct scoring *scoring, int64_t now_us,
                          const struct score_result **results, size_t *n)
 {
@@ -260,6 +286,7 @@ enum status scoring_tick(struct scoring *scoring, int64_t now_us,
             return status;
         }
     }
+    TRY(make_results(scoring));
     *n = scoring->n_finished;
     *results = scoring->results;
     for (size_t k = 0; k < scoring->n_finished; k++) {

@@ -36,9 +36,9 @@ struct score_sample {
     size_t prompt_bytes;
     const char *completion; /* raw bytes */
     size_t completion_bytes;
-    const struct json *row;    /* dataset row, or NULL */
-    const struct json *answer; /* value of the answer column, or NULL */
-    const char *data_source;   /* "" if none */
+    struct json *row;        /* dataset row, or NULL; scoring_submit takes a reference */
+    struct json *answer;     /* value of the answer column, or NULL; likewise */
+    const char *data_source; /* "" if none */
     size_t n_tokens;
 };
 struct score_result {
