@@ -19,8 +19,7 @@ static const struct text_choice text_choices[] = {
 
 /* Keys whose presence with anything but null, false or 0 asks for something else. */
 static const char *const must_be_off[] = {
-    "attention_bias", "attention_dropout", "mlp_bias",       "tie_word_embeddings",
-    "text_config",    "index_n_heads",     "index_head_dim", "index_topk",
+    "attention_dropout", "mlp_bias", "text_config", "index_n_heads", "index_head_dim", "index_topk",
 };
 
 static bool is_off(const struct json *value)

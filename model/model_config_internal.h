@@ -29,6 +29,11 @@ extern const size_t n_model_other_keys;
 MUST_CHECK enum status model_config_check_supported(const struct json *root, const char *label);
 /* The same for quantization_config. */
 MUST_CHECK enum status model_config_check_quantization(const struct json *root, const char *label);
+/* Whether it is of the deepseek_v2 class, whose defaults differ. */
+bool model_config_is_v2(const struct json *root);
+/* The router: scoring_func and topk_method, by default those of the class. After the fields. */
+MUST_CHECK enum status model_config_parse_router(const struct json *root, const char *label,
+                                                 struct model_config *out);
 /* Rotary settings: rope_theta, rope_scaling or rope_parameters. */
 MUST_CHECK enum status model_config_parse_rope(const struct json *root, const char *label,
                                                struct model_config *out);
