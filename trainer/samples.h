@@ -10,14 +10,14 @@
 struct sample {
     int64_t sample_id; /* of the database */
     uint64_t seed;
-    int32_t idx;           /* in its group */
     const int32_t *tokens; /* completion, end token included */
     const float *logprobs; /* the sampler's, one a token */
     size_t n_tokens;
-    bool has_reward; /* false: no weighted component had anything to say; advantage 0 */
-    bool is_truncated;
     double reward;
     float advantage; /* filled by advantages_fill, or from a stored manifest */
+    int32_t idx;     /* in its group */
+    bool has_reward; /* false: no weighted component had anything to say; advantage 0 */
+    bool is_truncated;
 };
 
 struct sample_group {

@@ -78,11 +78,13 @@ static void regex_finds_what_is_far_away(void **state)
     static const char pattern[] = "{\"pattern\": \"<([a-z]+)>\", \"group\": 1}";
     (void)state;
     assert_ok(memory_alloc(BYTES, 1, &text));
-    for (size_t i = 0; i + 1 < BYTES; i += 2) {
-        memcpy(text + i, "\xc3\xa9", 2);
+    for (size_t i = 0; i < BYTES; i++) {
+        text[i] = "\xc3\xa9"[i % 2];
     }
-    memcpy(text + 100000, "<one>.", 6);
-    memcpy(text + 250000, "<two>.", 6);
+    for (size_t i = 0; i < 6; i++) {
+        text[100000 + i] = "<one>."[i];
+        text[250000 + i] = "<two>."[i];
+    }
     assert_ok(json_parse(pattern, strlen(pattern), 4, &config));
     assert_ok(builtin_create("regex", config, &builtin));
     score_bytes(builtin, text, BYTES, "two", &score);
@@ -330,8 +332,8 @@ static void details_are_bounded(void **state)
     struct builtin *builtin = NULL;
     struct score score;
     (void)state;
-    for (size_t i = 0; i + 1 < sizeof(text); i += 2) {
-        memcpy(text + i, "\xc3\xa9", 2);
+    for (size_t i = 0; i < sizeof(text); i++) {
+        text[i] = "\xc3\xa9"[i % 2];
     }
     text[0] = 'x';
     text[1] = 'y';

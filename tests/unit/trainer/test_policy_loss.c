@@ -240,28 +240,39 @@ static double sequence_loss(const struct random_update *u, const struct loss_opt
     return stats.loss;
 }
 
-/* The inputs are floats, so the step is what was really added. */
+/* (loss(l + h) - loss(l - h)) / 2h; the inputs are floats, so the step is what was really added. */
+static double difference_at(struct random_update *u, const struct loss_options *options, size_t i,
+                            size_t t)
+{
+    float unused[TOKENS];
+    const float middle = u->logp[i][t];
+    const float low = middle - 0.001F;
+    const float high = middle + 0.001F;
+    u->logp[i][t] = high;
+    double difference = sequence_loss(u, options, i, unused);
+    u->logp[i][t] = low;
+    difference -= sequence_loss(u, options, i, unused);
+    u->logp[i][t] = middle;
+    return difference / ((double)high - (double)low);
+}
+
+static void check_sequence(struct random_update *u, const struct loss_options *options, size_t i)
+{
+    float g[TOKENS] = {0};
+    (void)sequence_loss(u, options, i, g);
+    for (size_t t = 0; t < u->n[i]; t++) {
+        const double want = difference_at(u, options, i, t);
+        if (fabs((double)g[t] - want) > 1e-5 + 1e-4 * fabs(want)) {
+            fail_msg("loss %d kl %d sequence %zu token %zu: gradient %.8g, differences %.8g",
+                     (int)options->type, (int)options->kl, i, t, (double)g[t], want);
+        }
+    }
+}
+
 static void check_differences(struct random_update *u, const struct loss_options *options)
 {
     for (size_t i = 0; i < SEQUENCES; i++) {
-        float g[TOKENS] = {0};
-        float unused[TOKENS];
-        (void)sequence_loss(u, options, i, g);
-        for (size_t t = 0; t < u->n[i]; t++) {
-            const float middle = u->logp[i][t];
-            const float low = middle - 0.001F;
-            const float high = middle + 0.001F;
-            u->logp[i][t] = high;
-            double difference = sequence_loss(u, options, i, unused);
-            u->logp[i][t] = low;
-            difference -= sequence_loss(u, options, i, unused);
-            u->logp[i][t] = middle;
-            const double want = difference / ((double)high - (double)low);
-            if (fabs((double)g[t] - want) > 1e-5 + 1e-4 * fabs(want)) {
-                fail_msg("loss %d kl %d sequence %zu token %zu: gradient %.8g, differences %.8g",
-                         (int)options->type, (int)options->kl, i, t, (double)g[t], want);
-            }
-        }
+        check_sequence(u, options, i);
     }
 }
 
