@@ -1,8 +1,8 @@
 /* Owns the merge loop.
  *
- * A piece is a row of symbols, first one a byte. The adjacent pair of lowest rank is merged, the
- * leftmost among equals, until no pair has a rule. Short pieces scan for it; long ones keep a heap
- * of (rank, position) whose stale entries are skipped when they surface.
+ * A piece is a row of symbols, first a byte or a character each. The adjacent pair of lowest rank
+ * is merged, the leftmost among equals, until no pair has a rule. Short pieces scan for it; long
+ * ones keep a heap of (rank, position) whose stale entries are skipped when they surface.
  *
  * Most pieces of ordinary text are one token. An entry of the vocabulary is not always what merging
  * its own bytes gives, so the first use of an entry merges and remembers the answer. */
@@ -10,6 +10,7 @@
 
 #include "base/hash.h"
 #include "base/memory.h"
+#include "base/utf8.h"
 
 #include <stdatomic.h>
 #include <string.h>
@@ -38,6 +39,10 @@ struct bpe {
     struct reach_cell *reach; /* (n_tokens) */
     bool *is_forbidden;
     bool ignore_merges;
+    bool is_plain; /* units are bytes, and each has a token */
+    bool units_are_bytes, falls_back_to_bytes, fuses_unknown;
+    int32_t unknown;
+    int32_t fallback_ids[256]; /* of "<0x00>" ...; -1: no token */
 };
 
 /* --- Byte strings --- */
@@ -159,6 +164,20 @@ static void add_merges(struct bpe *bpe, const struct bpe_merge *merges, size_t n
     }
 }
 
+static void find_units(struct bpe *bpe, const struct bpe_options *options)
+{
+    static const char digits[] = "0123456789ABCDEF";
+
+    bpe->is_plain = options->units_are_bytes;
+    for (unsigned byte = 0; byte < 256; byte++) {
+        const char text = (char)byte;
+        const char name[] = {'<', '0', 'x', digits[byte / 16], digits[byte % 16], '>'};
+        bpe->byte_ids[byte] = text_table_find(options->pieces, &text, 1);
+        bpe->fallback_ids[byte] = text_table_find(options->pieces, name, sizeof(name));
+        bpe->is_plain = bpe->is_plain && bpe->byte_ids[byte] >= 0;
+    }
+}
+
 static enum status bpe_fill(struct bpe *bpe, const struct bpe_options *options)
 {
     size_t n_slots = 1;
@@ -176,10 +195,11 @@ static enum status bpe_fill(struct bpe *bpe, const struct bpe_options *options)
     add_merges(bpe, options->merges, options->n_merges);
     bpe->pieces = options->pieces;
     bpe->ignore_merges = options->ignore_merges;
-    for (unsigned byte = 0; byte < 256; byte++) {
-        const char text = (char)byte;
-        bpe->byte_ids[byte] = text_table_find(options->pieces, &text, 1);
-    }
+    bpe->units_are_bytes = options->units_are_bytes;
+    bpe->falls_back_to_bytes = options->falls_back_to_bytes;
+    bpe->unknown = options->unknown;
+    bpe->fuses_unknown = options->fuses_unknown;
+    find_units(bpe, options);
     return STATUS_OK;
 }
 
@@ -211,22 +231,87 @@ void bpe_destroy(struct bpe *bpe)
 
 /* --- Merging --- */
 
-/* The tokens of single bytes into ids; a byte without one is left out and its character counted. */
+/* The symbols a piece begins with. */
+struct starter {
+    const struct bpe *bpe;
+    int32_t *ids;
+    size_t count;
+    bool has_unknown; /* one that waits for others to be fused with it */
+    size_t n_dropped;
+};
+
+static void flush_unknown(struct starter *s)
+{
+    if (s->has_unknown) {
+        s->ids[s->count++] = s->bpe->unknown;
+        s->has_unknown = false;
+    }
+}
+
+/* A unit without a token of its own as the tokens of its bytes, if each has one. */
+static bool start_fallback(struct starter *s, const char *unit, size_t n)
+{
+    if (!s->bpe->falls_back_to_bytes) {
+        return false;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (s->bpe->fallback_ids[(unsigned char)unit[i]] < 0) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        s->ids[s->count++] = s->bpe->fallback_ids[(unsigned char)unit[i]];
+    }
+    return true;
+}
+
+static void start_unknown(struct starter *s, const char *unit)
+{
+    if (s->bpe->unknown < 0) {
+        /* of a character's bytes the first counts */
+        s->n_dropped += ((unsigned char)unit[0] & 0xC0) != 0x80 ? 1 : 0;
+        return;
+    }
+    if (!s->bpe->fuses_unknown) {
+        flush_unknown(s);
+    }
+    s->has_unknown = true;
+}
+
+static int32_t unit_id(const struct bpe *bpe, const char *unit, size_t n)
+{
+    return n == 1 ? bpe->byte_ids[(unsigned char)unit[0]] : text_table_find(bpe->pieces, unit, n);
+}
+
+/* Bytes, or characters of valid UTF-8, into ids (room for n). An unknown one that waits is written
+ * before the next known symbol, which bytes of the fall-back are not: so does the library that
+ * defined the format. */
 static size_t start_symbols(const struct bpe *bpe, const char *piece, size_t n, int32_t *ids,
                             size_t *n_dropped)
 {
-    size_t count = 0;
+    struct starter s = {.bpe = bpe, .ids = ids};
 
-    for (size_t i = 0; i < n; i++) {
-        const unsigned char byte = (unsigned char)piece[i];
-        const int32_t id = bpe->byte_ids[byte];
-        if (id >= 0) {
-            ids[count++] = id;
-        } else if ((byte & 0xC0) != 0x80) {
-            (*n_dropped)++;
+    if (bpe->is_plain) {
+        for (size_t i = 0; i < n; i++) {
+            ids[i] = bpe->byte_ids[(unsigned char)piece[i]];
         }
+        return n;
     }
-    return count;
+    for (size_t i = 0; i < n;) {
+        const size_t length = bpe->units_are_bytes ? 1 : utf8_sequence(piece + i, n - i, NULL);
+        const size_t n_unit = length > 0 ? length : 1;
+        const int32_t id = unit_id(bpe, piece + i, n_unit);
+        if (id >= 0) {
+            flush_unknown(&s);
+            ids[s.count++] = id;
+        } else if (!start_fallback(&s, piece + i, n_unit)) {
+            start_unknown(&s, piece + i);
+        }
+        i += n_unit;
+    }
+    flush_unknown(&s);
+    *n_dropped += s.n_dropped;
+    return s.count;
 }
 
 /* Merges ids[0..n), n <= SHORT_PIECE, in place; returns how many are left. */

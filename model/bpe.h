@@ -1,5 +1,5 @@
-/* Owns byte pair encoding: the bytes of one piece to token ids (model.md 13.1, step 5). Tokens are
- * byte strings here; the printable alphabet of tokenizer.json was undone when it was read. */
+/* Owns byte pair encoding: one piece to token ids (model.md 13.1, step 5). Tokens are byte strings
+ * here; the printable alphabet of ByteLevel was undone when tokenizer.json was read. */
 #ifndef HONE_MODEL_BPE_H
 #define HONE_MODEL_BPE_H
 
@@ -39,6 +39,10 @@ struct bpe_options {
     size_t n_merges;
     bool ignore_merges;       /* a piece that is an entry is that entry */
     const bool *is_forbidden; /* (n_tokens) entries that ignore_merges must not give; copied */
+    bool units_are_bytes;     /* merging starts from bytes, else from UTF-8 characters */
+    bool falls_back_to_bytes; /* a character without a token becomes its bytes' "<0xE6>" ... */
+    int32_t unknown;          /* ... or this; -1: it is left out */
+    bool fuses_unknown;       /* neighbouring unknown characters are one token */
 };
 
 struct bpe;

@@ -96,7 +96,10 @@ void tokenizer_destroy(struct tokenizer *tokenizer)
         return;
     }
     bpe_destroy(tokenizer->bpe);
+    normalizer_dispose(&tokenizer->normalizer);
     splitter_dispose(&tokenizer->splitter);
+    decoder_dispose(&tokenizer->decoder);
+    token_frame_dispose(&tokenizer->frame);
     added_trie_dispose(&tokenizer->raw);
     added_trie_dispose(&tokenizer->normal);
     text_table_dispose(&tokenizer->names);
@@ -149,9 +152,9 @@ struct digest256 tokenizer_digest(const struct tokenizer *tokenizer)
 
 struct encoder {
     const struct tokenizer *tokenizer;
-    bool parse_special;
+    struct encode_options options;
     struct split_scratch scratch;
-    struct text_buffer normal;
+    struct normalize_scratch normal;
     struct id_buffer ids;
 };
 
@@ -163,8 +166,8 @@ static enum status encode_plain(struct encoder *e, const char *text, size_t n)
     TRY(splitter_run(&e->tokenizer->splitter, text, n, &e->scratch, &cut));
     for (size_t i = 0; i < e->scratch.spans.count; i++) {
         const struct text_span span = e->scratch.spans.items[i];
-        TRY(bpe_encode(e->tokenizer->bpe, cut + span.start, span.end - span.start, e->parse_special,
-                       &e->ids));
+        TRY(bpe_encode(e->tokenizer->bpe, cut + span.start, span.end - span.start,
+                       e->options.parse_special, &e->ids));
     }
     return STATUS_OK;
 }
@@ -174,13 +177,17 @@ typedef enum status between_encoder(struct encoder *e, const char *text, size_t 
 static enum status encode_walk(struct encoder *e, struct added_walk *walk,
                                between_encoder *encode_between)
 {
+    const bool is_first = e->scratch.is_first;
     struct text_piece piece;
     enum status status = STATUS_OK;
 
     while (status == STATUS_OK && added_walk_next(walk, &piece)) {
-        status = piece.id >= 0
-                     ? id_buffer_put(&e->ids, piece.id)
-                     : encode_between(e, walk->text + piece.start, piece.end - piece.start);
+        if (piece.id >= 0) {
+            status = id_buffer_put(&e->ids, piece.id);
+            continue;
+        }
+        e->scratch.is_first = is_first && piece.start == 0;
+        status = encode_between(e, walk->text + piece.start, piece.end - piece.start);
     }
     return status;
 }
@@ -191,13 +198,8 @@ static enum status encode_gap(struct encoder *e, const char *text, size_t n)
     struct added_walk walk = {
         .trie = &e->tokenizer->normal, .tokens = e->tokenizer->added, .text = text, .n = n};
 
-    if (e->tokenizer->normalizes_nfc) {
-        e->normal.count = 0;
-        TRY(text_normalize_nfc(text, n, &e->normal));
-        walk.text = e->normal.bytes;
-        walk.n = e->normal.count;
-    }
-    if (!e->parse_special) {
+    TRY(normalizer_run(&e->tokenizer->normalizer, &e->normal, &walk.text, &walk.n));
+    if (!e->options.parse_special) {
         return encode_plain(e, walk.text, walk.n);
     }
     return encode_walk(e, &walk, encode_plain);
@@ -208,7 +210,8 @@ static enum status encode_valid(struct encoder *e, const char *text, size_t n)
     struct added_walk walk = {
         .trie = &e->tokenizer->raw, .tokens = e->tokenizer->added, .text = text, .n = n};
 
-    if (!e->parse_special) {
+    e->scratch.is_first = !e->options.is_continued;
+    if (!e->options.parse_special) {
         return encode_gap(e, text, n);
     }
     return encode_walk(e, &walk, encode_gap);
@@ -230,15 +233,33 @@ static enum status encode_any(struct encoder *e, const char *text, size_t n)
     return status;
 }
 
-enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t n,
-                             bool parse_special, struct token_list *out)
+static enum status put_ids(struct id_buffer *out, const struct id_buffer *ids)
 {
-    struct encoder e = {.tokenizer = tokenizer, .parse_special = parse_special};
+    for (size_t i = 0; i < ids->count; i++) {
+        TRY(id_buffer_put(out, ids->ids[i]));
+    }
+    return STATUS_OK;
+}
+
+static enum status encode_framed(struct encoder *e, const char *text, size_t n)
+{
+    if (!e->options.add_special) {
+        return encode_any(e, text, n);
+    }
+    TRY(put_ids(&e->ids, &e->tokenizer->frame.before));
+    TRY(encode_any(e, text, n));
+    return put_ids(&e->ids, &e->tokenizer->frame.after);
+}
+
+enum status tokenizer_encode_with(const struct tokenizer *tokenizer, const char *text, size_t n,
+                                  struct encode_options options, struct token_list *out)
+{
+    struct encoder e = {.tokenizer = tokenizer, .options = options};
 
     *out = (struct token_list){0};
-    const enum status status = encode_any(&e, text, n);
+    const enum status status = encode_framed(&e, text, n);
     split_scratch_dispose(&e.scratch);
-    text_buffer_dispose(&e.normal);
+    normalize_scratch_dispose(&e.normal);
     if (status != STATUS_OK) {
         id_buffer_dispose(&e.ids);
         return status;
@@ -246,6 +267,14 @@ enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text
     *out =
         (struct token_list){.ids = e.ids.ids, .count = e.ids.count, .n_dropped = e.ids.n_dropped};
     return STATUS_OK;
+}
+
+enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t n,
+                             bool parse_special, struct token_list *out)
+{
+    const struct encode_options options = {.parse_special = parse_special};
+
+    return tokenizer_encode_with(tokenizer, text, n, options, out);
 }
 
 void token_list_dispose(struct token_list *list)
@@ -266,28 +295,60 @@ static struct text_ref text_of(const struct tokenizer *tokenizer, int32_t id, bo
     return tokenizer->texts[id];
 }
 
+/* ByteLevel alone: the bytes of the tokens, one after the other. */
+static enum status join_bytes(const struct tokenizer *tokenizer, const int32_t *ids, size_t count,
+                              bool skip_special, struct text_buffer *bytes)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        n += text_of(tokenizer, ids[i], skip_special).n;
+    }
+    TRY(text_buffer_reserve(bytes, n));
+    for (size_t i = 0; i < count; i++) {
+        const struct text_ref text = text_of(tokenizer, ids[i], skip_special);
+        if (text.n > 0) {
+            memcpy(bytes->bytes + bytes->count, text.text, text.n);
+            bytes->count += text.n;
+        }
+    }
+    return STATUS_OK;
+}
+
+/* Any other decoder sees the tokens one by one. */
+static enum status decode_names(const struct tokenizer *tokenizer, const int32_t *ids, size_t count,
+                                bool skip_special, bool repair, struct text_buffer *out)
+{
+    struct text_ref *names = NULL;
+    size_t n_names = 0;
+
+    TRY(memory_alloc(count, sizeof(*names), &names));
+    for (size_t i = 0; i < count; i++) {
+        const struct text_ref name = text_of(tokenizer, ids[i], skip_special);
+        if (name.text != NULL) {
+            names[n_names++] = name;
+        }
+    }
+    const enum status status = decoder_run(&tokenizer->decoder, names, n_names, repair, out);
+    memory_free(names);
+    return status;
+}
+
 enum status tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size_t count,
                              bool skip_special, bool repair, char **out, size_t *n_out)
 {
     struct text_buffer bytes = {0};
-    size_t n = 0;
     bool is_lossy;
 
     *out = NULL;
     *n_out = 0;
-    for (size_t i = 0; i < count; i++) {
-        n += text_of(tokenizer, ids[i], skip_special).n;
-    }
-    TRY(text_buffer_reserve(&bytes, n));
-    for (size_t i = 0; i < count; i++) {
-        const struct text_ref text = text_of(tokenizer, ids[i], skip_special);
-        if (text.n > 0) {
-            memcpy(bytes.bytes + bytes.count, text.text, text.n);
-            bytes.count += text.n;
-        }
+    if (tokenizer->decoder.is_byte_level) {
+        TRY(join_bytes(tokenizer, ids, count, skip_special, &bytes));
+    } else {
+        TRY(decode_names(tokenizer, ids, count, skip_special, repair, &bytes));
     }
     if (!repair || text_is_utf8(bytes.bytes, bytes.count)) {
-        *out = bytes.bytes; /* zero-filled: a NUL follows */
+        *out = bytes.bytes; /* a NUL follows */
         *n_out = bytes.count;
         return STATUS_OK;
     }

@@ -38,6 +38,15 @@ struct token_list {
  * safety). No BOS is added. Caller disposes *out with token_list_dispose. */
 MUST_CHECK enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text,
                                         size_t n, bool parse_special, struct token_list *out);
+/* The same with a choice. add_special: what the file's post-processor puts around a text.
+ * is_continued: the text follows other text or tokens, which matters to tokenizers that mark the
+ * first word only. */
+struct encode_options {
+    bool parse_special, add_special, is_continued;
+};
+MUST_CHECK enum status tokenizer_encode_with(const struct tokenizer *tokenizer, const char *text,
+                                             size_t n, struct encode_options options,
+                                             struct token_list *out);
 void token_list_dispose(struct token_list *list);
 /* Text of ids (unknown ids contribute nothing). skip_special drops tokens with special = true. raw
  * bytes: invalid UTF-8 is kept (`repair` false) or becomes U+FFFD, one per maximal subpart (true).

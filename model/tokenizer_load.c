@@ -26,9 +26,7 @@ static int byte_of(uint32_t code_point)
     return rank < 33 ? rank : rank < 67 ? rank - 33 + 127 : 173;
 }
 
-/* Undoes that alphabet. Returns the bytes written to out (room for n), or SIZE_MAX when a character
- * is none of it. */
-static size_t undo_alphabet(const char *name, size_t n, char *out)
+size_t undo_alphabet(const char *name, size_t n, char *out)
 {
     size_t count = 0;
 
@@ -132,21 +130,18 @@ static enum status read_added_token(const struct json *value, struct tokenizer *
 static enum status file_added_token(struct tokenizer *tokenizer, const struct added_token *token,
                                     int32_t index)
 {
-    struct text_buffer normal = {0};
+    struct normalize_scratch scratch = {0};
+    const char *text = token->content;
+    size_t n = token->content_bytes;
 
     if (!token->normalized) {
         return added_trie_add(&tokenizer->raw, token->content, token->content_bytes, index);
     }
-    enum status status = STATUS_OK;
-    if (tokenizer->normalizes_nfc) {
-        status = text_normalize_nfc(token->content, token->content_bytes, &normal);
-    } else {
-        status = text_buffer_put(&normal, token->content, token->content_bytes);
-    }
+    enum status status = normalizer_run(&tokenizer->normalizer, &scratch, &text, &n);
     if (status == STATUS_OK) {
-        status = added_trie_add(&tokenizer->normal, normal.bytes, normal.count, index);
+        status = added_trie_add(&tokenizer->normal, text, n, index);
     }
-    text_buffer_dispose(&normal);
+    normalize_scratch_dispose(&scratch);
     return status;
 }
 
@@ -164,8 +159,8 @@ static enum status read_added(const struct json *list, struct tokenizer *tokeniz
 
 /* --- From names to bytes --- */
 
-/* Copies every name into the blob, behind it the text it stands for; fills pieces (vocabulary only:
- * the ids below that were there before added tokens came are marked in is_vocab). */
+/* Copies every name into the blob, behind it the bytes it stands for; fills texts and pieces
+ * (vocabulary only: is_vocab marks the ids that were there before added tokens came). */
 static void fill_texts(struct tokenizer *tokenizer, const bool *is_vocab)
 {
     char *at = tokenizer->blob;
@@ -179,15 +174,14 @@ static void fill_texts(struct tokenizer *tokenizer, const bool *is_vocab)
         name->text = at;
         at += name->n;
         const size_t n_bytes = undo_alphabet(name->text, name->n, at);
-        if (n_bytes == SIZE_MAX) {
-            tokenizer->texts[id] = *name;
-            continue;
+        const bool is_bytes = n_bytes != SIZE_MAX;
+        const struct text_ref bytes = {.text = at, .n = is_bytes ? (uint32_t)n_bytes : 0};
+        const struct text_ref piece = tokenizer->splitter.has_byte_level ? bytes : *name;
+        tokenizer->texts[id] = is_bytes && tokenizer->decoder.is_byte_level ? bytes : *name;
+        if (is_vocab[id] && piece.n > 0) {
+            text_table_set(&tokenizer->pieces, id, piece.text, piece.n);
         }
-        tokenizer->texts[id] = (struct text_ref){.text = at, .n = (uint32_t)n_bytes};
-        if (is_vocab[id] && n_bytes > 0) {
-            text_table_set(&tokenizer->pieces, id, at, n_bytes);
-        }
-        at += n_bytes;
+        at += bytes.n;
     }
 }
 
@@ -294,26 +288,43 @@ static enum status check_model(const struct json *model)
         json_text_bytes(json_get(model, "end_of_word_suffix")) > 0) {
         return status_set(STATUS_UNSUPPORTED, "model BPE with affixes of words");
     }
-    if (json_bool(json_get(model, "byte_fallback"), false)) {
-        return status_set(STATUS_UNSUPPORTED, "model BPE with byte_fallback");
-    }
     if (!json_is(json_get(model, "vocab"), JSON_OBJECT)) {
         return status_set(STATUS_BAD_FORMAT, "model.vocab is missing");
     }
     return STATUS_OK;
 }
 
-/* An unknown token only ever appears when a byte has no token. */
-static enum status check_unknown(const struct json *model, const struct tokenizer *tokenizer)
+/* The id of unk_token in *unknown, -1 if there is none. */
+static enum status read_unknown(const struct json *model, const struct tokenizer *tokenizer,
+                                const bool *is_vocab, int32_t *unknown)
 {
-    if (!json_is(json_get(model, "unk_token"), JSON_STRING)) {
+    const struct json *name = json_get(model, "unk_token");
+
+    *unknown = -1;
+    if (!json_is(name, JSON_STRING)) {
+        return STATUS_OK;
+    }
+    *unknown = text_table_find(&tokenizer->names, json_text(name, ""), json_text_bytes(name));
+    if (*unknown < 0 || !is_vocab[*unknown]) {
+        return status_set(STATUS_BAD_FORMAT, "unk_token \"%.64s\" is not in the vocabulary",
+                          json_text(name, ""));
+    }
+    return STATUS_OK;
+}
+
+/* With ByteLevel, a byte without a token would fall back to the two bytes of its printable form. */
+static enum status check_fallback(const struct json *model, const struct tokenizer *tokenizer)
+{
+    if (!tokenizer->splitter.has_byte_level ||
+        !json_bool(json_get(model, "byte_fallback"), false)) {
         return STATUS_OK;
     }
     for (unsigned byte = 0; byte < 256; byte++) {
         const char text = (char)byte;
         if (text_table_find(&tokenizer->pieces, &text, 1) < 0) {
             return status_set(STATUS_UNSUPPORTED,
-                              "model BPE with unk_token and without a token for byte %u", byte);
+                              "model BPE with byte_fallback, ByteLevel and no token for byte %u",
+                              byte);
         }
     }
     return STATUS_OK;
@@ -322,8 +333,11 @@ static enum status check_unknown(const struct json *model, const struct tokenize
 static enum status build_bpe(const struct json *model, struct tokenizer *tokenizer,
                              const struct bpe_merge *merges, bool *flags)
 {
+    int32_t unknown = -1;
+
     TRY(build_texts(tokenizer, flags));
-    TRY(check_unknown(model, tokenizer));
+    TRY(read_unknown(model, tokenizer, flags, &unknown));
+    TRY(check_fallback(model, tokenizer));
     memset(flags, 0, tokenizer->vocab_size);
     for (size_t i = 0; i < tokenizer->n_added; i++) {
         flags[tokenizer->added[i].id] = true;
@@ -336,6 +350,10 @@ static enum status build_bpe(const struct json *model, struct tokenizer *tokeniz
         .n_merges = json_count(json_get(model, "merges")),
         .ignore_merges = json_bool(json_get(model, "ignore_merges"), false),
         .is_forbidden = flags,
+        .units_are_bytes = tokenizer->splitter.has_byte_level,
+        .falls_back_to_bytes = json_bool(json_get(model, "byte_fallback"), false),
+        .unknown = unknown,
+        .fuses_unknown = json_bool(json_get(model, "fuse_unk"), false),
     };
     return bpe_create(&options, &tokenizer->bpe);
 }
@@ -375,74 +393,15 @@ static enum status read_model(const struct json *root, struct tokenizer *tokeniz
     return status;
 }
 
-/* --- The other components --- */
+/* --- The whole file --- */
 
-static const char *type_of(const struct json *value)
-{
-    return json_text(json_get(value, "type"), "(none)");
-}
-
-static enum status read_normalizer(const struct json *value, struct tokenizer *tokenizer)
-{
-    const struct json *list = json_get(value, "normalizers");
-    const bool is_sequence = strcmp(type_of(value), "Sequence") == 0;
-    const size_t n = is_sequence ? json_count(list) : 1;
-
-    if (json_is(value, JSON_NULL)) {
-        return STATUS_OK;
-    }
-    for (size_t i = 0; i < n; i++) {
-        const char *type = type_of(is_sequence ? json_at(list, i) : value);
-        if (strcmp(type, "NFC") != 0) {
-            return status_set(STATUS_UNSUPPORTED, "normalizer %s", type);
-        }
-        tokenizer->normalizes_nfc = true;
-    }
-    return STATUS_OK;
-}
-
-static enum status check_decoder(const struct json *value)
-{
-    const struct json *list = json_get(value, "decoders");
-    const bool is_sequence = strcmp(type_of(value), "Sequence") == 0 && json_count(list) == 1;
-    const char *type = type_of(is_sequence ? json_at(list, 0) : value);
-
-    if (strcmp(type, "ByteLevel") != 0) {
-        return status_set(STATUS_UNSUPPORTED, "decoder %s", type);
-    }
-    return STATUS_OK;
-}
-
-/* A post-processor changes no ids of the text; a template that begins with a special token tells
- * that texts begin with it. */
+/* A template that begins with a special token tells that texts begin with it. */
 static enum status read_post_processor(const struct json *value, struct tokenizer *tokenizer)
 {
-    const char *type = type_of(value);
-
-    if (json_is(value, JSON_NULL) || strcmp(type, "ByteLevel") == 0) {
-        return STATUS_OK;
-    }
-    if (strcmp(type, "TemplateProcessing") != 0) {
-        return status_set(STATUS_UNSUPPORTED, "post_processor %s", type);
-    }
-    const struct json *first = json_path(json_at(json_get(value, "single"), 0), "SpecialToken.id");
-    if (json_is(first, JSON_STRING)) {
-        tokenizer->bos =
-            text_table_find(&tokenizer->names, json_text(first, ""), json_text_bytes(first));
-        tokenizer->adds_bos = tokenizer->bos >= 0;
-    }
-    return STATUS_OK;
-}
-
-static enum status read_post_processors(const struct json *value, struct tokenizer *tokenizer)
-{
-    const struct json *list = json_get(value, "processors");
-
-    if (strcmp(type_of(value), "Sequence") != 0) {
-        return read_post_processor(value, tokenizer);
-    }
-    for (size_t i = 0; i < json_count(list); i++) {
-        TRY(read_post_processor(json_at(list, i), tokenizer));
+    TRY(token_frame_load(value, &tokenizer->names, &tokenizer->frame));
+    if (tokenizer->frame.bos >= 0) {
+        tokenizer->bos = tokenizer->frame.bos;
+        tokenizer->adds_bos = true;
     }
     return STATUS_OK;
 }
@@ -452,9 +411,13 @@ enum status tokenizer_read(const struct json *root, struct tokenizer *tokenizer)
     if (!json_is(root, JSON_OBJECT)) {
         return status_set(STATUS_BAD_FORMAT, "not a tokenizer.json: no object");
     }
-    TRY(read_normalizer(json_get(root, "normalizer"), tokenizer));
+    TRY(normalizer_load(json_get(root, "normalizer"), &tokenizer->normalizer));
     TRY(splitter_load(json_get(root, "pre_tokenizer"), &tokenizer->splitter));
-    TRY(check_decoder(json_get(root, "decoder")));
+    if (tokenizer->splitter.prefixes_first && normalizer_can_remove(&tokenizer->normalizer)) {
+        return status_set(STATUS_UNSUPPORTED,
+                          "pre_tokenizer Metaspace \"first\" after a normalizer that removes text");
+    }
+    TRY(decoder_load(json_get(root, "decoder"), &tokenizer->decoder));
     TRY(read_model(root, tokenizer));
-    return read_post_processors(json_get(root, "post_processor"), tokenizer);
+    return read_post_processor(json_get(root, "post_processor"), tokenizer);
 }

@@ -1,4 +1,4 @@
-/* Owns UTF-8, character classes and NFC for the tokenizer. */
+/* Owns UTF-8, character classes and normal forms for the tokenizer. */
 #include "model/tokenizer_text.h"
 
 #include "base/memory.h"
@@ -118,59 +118,114 @@ bool text_ends_with_word(const char *text, size_t n)
     return n > 0 && decode_last(text, n, &code_point) > 0 && code_point_is_word(code_point);
 }
 
-/* Below U+0300 every character is its own NFC form and nothing combines. */
-static bool is_plainly_nfc(const char *text, size_t n)
+/* --- Normal forms --- */
+
+/* Below U+0300 every character is its own NFC form and nothing combines; for the other forms that
+ * holds of ASCII. */
+static bool is_plainly_normal(enum text_form form, const char *text, size_t n)
 {
+    const unsigned char limit = form == TEXT_NFC ? 0xCC : 0x80;
+
     for (size_t i = 0; i < n; i++) {
-        if ((unsigned char)text[i] >= 0xCC) {
+        if ((unsigned char)text[i] >= limit) {
             return false;
         }
     }
     return true;
 }
 
-/* The composed code points of text in points[0..*n_points): utf8proc's two steps, in memory that
- * is counted. */
-static enum status compose(const char *text, size_t n, utf8proc_int32_t **points, size_t *n_points)
+static utf8proc_option_t form_options(enum text_form form)
 {
-    const utf8proc_option_t options = UTF8PROC_STABLE | UTF8PROC_COMPOSE;
+    const bool composes = form == TEXT_NFC || form == TEXT_NFKC;
+    const bool is_compatible = form == TEXT_NFKC || form == TEXT_NFKD;
+    const unsigned options = (unsigned)UTF8PROC_STABLE |
+                             (unsigned)(composes ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) |
+                             (is_compatible ? (unsigned)UTF8PROC_COMPAT : 0U);
+
+    return (utf8proc_option_t)options;
+}
+
+/* The code points of text's form in points[0..*n_points): utf8proc's two steps, in memory that is
+ * counted. */
+static enum status normal_points(enum text_form form, const char *text, size_t n,
+                                 utf8proc_int32_t **points, size_t *n_points)
+{
+    const utf8proc_option_t options = form_options(form);
     const utf8proc_uint8_t *bytes = (const utf8proc_uint8_t *)text;
     const utf8proc_ssize_t wanted =
         utf8proc_decompose(bytes, (utf8proc_ssize_t)n, NULL, 0, options);
 
     if (wanted < 0) {
-        return status_set(STATUS_BAD_FORMAT, "NFC: %s", utf8proc_errmsg(wanted));
+        return status_set(STATUS_BAD_FORMAT, "normal form: %s", utf8proc_errmsg(wanted));
     }
     TRY(memory_alloc((size_t)wanted + 1, sizeof(**points), points));
     utf8proc_ssize_t result =
         utf8proc_decompose(bytes, (utf8proc_ssize_t)n, *points, wanted, options);
-    if (result >= 0) {
+    if (result >= 0 && ((unsigned)options & (unsigned)UTF8PROC_COMPOSE) != 0) {
         result = utf8proc_normalize_utf32(*points, result, options);
     }
     if (result < 0) {
-        return status_set(STATUS_BAD_FORMAT, "NFC: %s", utf8proc_errmsg(result));
+        return status_set(STATUS_BAD_FORMAT, "normal form: %s", utf8proc_errmsg(result));
     }
     *n_points = (size_t)result;
     return STATUS_OK;
 }
 
-enum status text_normalize_nfc(const char *text, size_t n, struct text_buffer *out)
+static enum status put_point(struct text_buffer *out, utf8proc_int32_t point)
+{
+    utf8proc_uint8_t bytes[4];
+    const utf8proc_ssize_t length = utf8proc_encode_char(point, bytes);
+
+    return text_buffer_put(out, (const char *)bytes, (size_t)length);
+}
+
+enum status text_normalize(enum text_form form, const char *text, size_t n, struct text_buffer *out)
 {
     utf8proc_int32_t *points = NULL;
     size_t n_points = 0;
 
-    if (is_plainly_nfc(text, n)) {
+    if (is_plainly_normal(form, text, n)) {
         return text_buffer_put(out, text, n);
     }
-    enum status status = compose(text, n, &points, &n_points);
+    enum status status = normal_points(form, text, n, &points, &n_points);
     if (status == STATUS_OK) {
         status = text_buffer_reserve(out, n_points * 4);
     }
     for (size_t i = 0; status == STATUS_OK && i < n_points; i++) {
-        utf8proc_uint8_t bytes[4];
-        const utf8proc_ssize_t length = utf8proc_encode_char(points[i], bytes);
-        status = text_buffer_put(out, (const char *)bytes, (size_t)length);
+        status = put_point(out, points[i]);
     }
     memory_free(points);
     return status;
+}
+
+/* --- Case and marks --- */
+
+enum status text_lower(const char *text, size_t n, struct text_buffer *out)
+{
+    static const char dotted_i[] = "i\xCC\x87"; /* of U+0130: the one that becomes two */
+
+    for (size_t i = 0; i < n;) {
+        uint32_t point = 0;
+        const size_t length = utf8_sequence(text + i, n - i, &point);
+        const enum status status = point == 0x130
+                                       ? text_buffer_put(out, dotted_i, sizeof(dotted_i) - 1)
+                                       : put_point(out, utf8proc_tolower((utf8proc_int32_t)point));
+        TRY(status);
+        i += length > 0 ? length : 1;
+    }
+    return STATUS_OK;
+}
+
+enum status text_without_marks(const char *text, size_t n, struct text_buffer *out)
+{
+    for (size_t i = 0; i < n;) {
+        uint32_t point = 0;
+        const size_t length = utf8_sequence(text + i, n - i, &point);
+        const utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)point);
+        const bool is_mark = category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC ||
+                             category == UTF8PROC_CATEGORY_ME;
+        TRY(text_buffer_put(out, text + i, is_mark ? 0 : length));
+        i += length > 0 ? length : 1;
+    }
+    return STATUS_OK;
 }

@@ -1,5 +1,5 @@
-/* Owns what the tokenizer needs to know of text: the two character classes of added tokens, and the
- * NFC normal form (utf8proc). */
+/* Owns what the tokenizer needs to know of text: the two character classes of added tokens, the
+ * normal forms, lower case and marks (utf8proc). */
 #ifndef HONE_MODEL_TOKENIZER_TEXT_H
 #define HONE_MODEL_TOKENIZER_TEXT_H
 
@@ -24,7 +24,13 @@ size_t text_trailing_space(const char *text, size_t n);
 bool text_starts_with_word(const char *text, size_t n);
 bool text_ends_with_word(const char *text, size_t n);
 
-/* Appends the NFC form of text[0..n), valid UTF-8. Errors: NO_MEMORY. */
-MUST_CHECK enum status text_normalize_nfc(const char *text, size_t n, struct text_buffer *out);
+enum text_form { TEXT_NFC, TEXT_NFD, TEXT_NFKC, TEXT_NFKD };
+/* Each appends a form of text[0..n), valid UTF-8, to *out. Errors: NO_MEMORY. */
+MUST_CHECK enum status text_normalize(enum text_form form, const char *text, size_t n,
+                                      struct text_buffer *out);
+/* Lower case, character by character, without context. */
+MUST_CHECK enum status text_lower(const char *text, size_t n, struct text_buffer *out);
+/* Without its marks (categories Mn, Mc, Me). */
+MUST_CHECK enum status text_without_marks(const char *text, size_t n, struct text_buffer *out);
 
 #endif

@@ -47,10 +47,15 @@ static bool encodes(const struct tokenizer *tokenizer, const struct json *row)
     const struct json *text = json_get(row, "text");
     struct token_list list;
 
-    if (text == NULL || json_bool(json_get(row, "add_special_tokens"), false)) {
-        return true; /* special tokens of a template are not the tokenizer's business here */
+    const struct encode_options options = {
+        .parse_special = true,
+        .add_special = json_bool(json_get(row, "add_special_tokens"), false)};
+
+    if (text == NULL) {
+        return true; /* a row of decode.jsonl */
     }
-    assert_ok(tokenizer_encode(tokenizer, json_text(text, ""), json_text_bytes(text), true, &list));
+    assert_ok(tokenizer_encode_with(tokenizer, json_text(text, ""), json_text_bytes(text), options,
+                                    &list));
     const bool is_same = same_ids(&list, json_get(row, "ids"));
     token_list_dispose(&list);
     return is_same;
@@ -199,59 +204,25 @@ static void deepseek_v3_gives_the_ids_of_the_specification(void **state)
     tokenizer_destroy(tokenizer);
 }
 
-/* What this build refuses, each by the component's name. */
-static const struct {
-    const char *name, *component;
-} unsupported[] = {
-    {"small-added-lowercase", "normalizer Lowercase"},
-    {"small-llama2", "normalizer Prepend"},
-    {"small-metaspace-always", "pre_tokenizer Metaspace"},
-    {"small-metaspace-always-nosplit", "pre_tokenizer Metaspace"},
-    {"small-metaspace-first", "pre_tokenizer Metaspace"},
-    {"small-metaspace-first-nosplit", "pre_tokenizer Metaspace"},
-    {"small-metaspace-never", "pre_tokenizer Metaspace"},
-    {"small-metaspace-never-nosplit", "pre_tokenizer Metaspace"},
-    {"small-nfd-stripaccents", "normalizer NFD"},
-    {"small-nfkc-lowercase", "normalizer NFKC"},
-    {"small-strip-replace", "normalizer Strip"},
-};
-
-static const char *refused_component(const char *name)
+static void check_small(const char *name, struct tally *tally)
 {
-    for (size_t i = 0; i < sizeof(unsupported) / sizeof(unsupported[0]); i++) {
-        if (strcmp(name, unsupported[i].name) == 0) {
-            return unsupported[i].component;
-        }
-    }
-    return NULL;
-}
-
-/* Returns whether the tokenizer of golden/tokenizer/NAME is supported. */
-static bool check_small(const char *name, struct tally *tally)
-{
-    const char *component = refused_component(name);
     char relative[PATH_ROOM], dir[PATH_ROOM], path[PATH_ROOM];
     struct tokenizer *tokenizer;
 
     (void)snprintf(relative, sizeof(relative), "golden/tokenizer/%s", name);
     assert_true(support_shared_path(relative, dir, sizeof(dir)));
-    if (component != NULL) {
-        assert_status(tokenizer_load(dir, &tokenizer), STATUS_UNSUPPORTED, component);
-        return false;
-    }
     assert_ok(tokenizer_load(dir, &tokenizer));
     assert_true((size_t)snprintf(path, sizeof(path), "%s/cases.jsonl", dir) < sizeof(path));
     check_file(tokenizer, path, tally);
     tokenizer_destroy(tokenizer);
-    return true;
 }
 
-static void small_tokenizers_are_exact_or_refused_by_name(void **state)
+static void small_tokenizers_are_exact(void **state)
 {
     char dir[PATH_ROOM];
     struct file_list list;
     struct tally tally = {0};
-    size_t n_exact = 0, n_refused = 0;
+    size_t n_exact = 0;
 
     (void)state;
     if (!support_shared_path("golden/tokenizer", dir, sizeof(dir))) {
@@ -259,20 +230,15 @@ static void small_tokenizers_are_exact_or_refused_by_name(void **state)
     }
     assert_ok(file_list(dir, &list));
     for (size_t i = 0; i < list.count; i++) {
-        if (strncmp(list.names[i], "small-", 6) != 0) {
-            continue;
-        }
-        if (check_small(list.names[i], &tally)) {
+        if (strncmp(list.names[i], "small-", 6) == 0) {
+            check_small(list.names[i], &tally);
             n_exact++;
-        } else {
-            n_refused++;
         }
     }
     file_list_free(&list);
-    print_message("small tokenizers: %zu computed (%zu rows, %zu differences), %zu refused\n",
-                  n_exact, tally.n_rows, tally.n_wrong, n_refused);
-    assert_int_equal(n_refused, sizeof(unsupported) / sizeof(unsupported[0]));
-    assert_true(n_exact >= 20);
+    print_message("small tokenizers: %zu, %zu rows, %zu differences\n", n_exact, tally.n_rows,
+                  tally.n_wrong);
+    assert_true(n_exact >= 34);
     assert_int_equal(tally.n_wrong, 0);
 }
 
@@ -283,7 +249,7 @@ int main(void)
         cmocka_unit_test(deepseek_v3_ids_and_texts_are_exact),
         cmocka_unit_test(llama3_ids_and_texts_are_exact),
         cmocka_unit_test(qwen3_ids_and_texts_are_exact),
-        cmocka_unit_test(small_tokenizers_are_exact_or_refused_by_name),
+        cmocka_unit_test(small_tokenizers_are_exact),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -24,6 +24,10 @@
     "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"        \
     "\"" pattern "\"},\"behavior\":\"Isolated\",\"invert\":false}," BYTE_LEVEL "]}"
 
+#define METASPACE(scheme)                                                                          \
+    "{\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":\"" scheme                   \
+    "\",\"split\":true}"
+
 /* Parts of a tokenizer.json; NULL takes the ordinary one. */
 struct parts {
     const char *vocab, *merges, *added, *normalizer, *pre_tokenizer, *decoder, *model_extra;
@@ -227,21 +231,31 @@ static void files_that_are_damaged_are_refused(void **state)
     expect_load((struct parts){.added = "[{\"id\":1,\"content\":\"<x>\"}]"}, STATUS_BAD_FORMAT,
                 "both have id 1");
     expect_load((struct parts){.added = "[{\"id\":9}]"}, STATUS_BAD_FORMAT, "no content");
+    expect_load((struct parts){.model_extra = "\"unk_token\":\"?\","}, STATUS_BAD_FORMAT,
+                "unk_token");
+    expect_load((struct parts){.pre_tokenizer = "{\"type\":\"Metaspace\"}"}, STATUS_BAD_FORMAT,
+                "replacement");
+    expect_load((struct parts){.normalizer = "{\"type\":\"Replace\",\"content\":\"\"}"},
+                STATUS_BAD_FORMAT, "no pattern");
+    expect_load((struct parts){.decoder = "{\"type\":\"Strip\",\"content\":\"ab\"}"},
+                STATUS_BAD_FORMAT, "Strip");
 }
 
 static void components_that_are_not_computed_are_refused_by_name(void **state)
 {
     (void)state;
-    expect_load((struct parts){.normalizer = "{\"type\":\"Lowercase\"}"}, STATUS_UNSUPPORTED,
-                "normalizer Lowercase");
-    expect_load((struct parts){.pre_tokenizer = "{\"type\":\"Metaspace\"}"}, STATUS_UNSUPPORTED,
-                "pre_tokenizer Metaspace");
-    expect_load((struct parts){.pre_tokenizer = "null"}, STATUS_UNSUPPORTED, "pre_tokenizer");
-    expect_load((struct parts){.decoder = "null"}, STATUS_UNSUPPORTED, "decoder");
+    expect_load((struct parts){.normalizer = "{\"type\":\"Precompiled\"}"}, STATUS_UNSUPPORTED,
+                "normalizer Precompiled");
+    expect_load((struct parts){.pre_tokenizer = "{\"type\":\"Whitespace\"}"}, STATUS_UNSUPPORTED,
+                "pre_tokenizer Whitespace");
+    expect_load((struct parts){.decoder = "{\"type\":\"WordPiece\"}"}, STATUS_UNSUPPORTED,
+                "decoder WordPiece");
     expect_load((struct parts){.model_extra = "\"byte_fallback\":true,"}, STATUS_UNSUPPORTED,
                 "byte_fallback");
-    expect_load((struct parts){.model_extra = "\"unk_token\":\"a\","}, STATUS_UNSUPPORTED,
-                "unk_token");
+    expect_load(
+        (struct parts){.normalizer = "{\"type\":\"Strip\"}", .pre_tokenizer = METASPACE("first")},
+        STATUS_UNSUPPORTED, "first");
+    expect_load((struct parts){.pre_tokenizer = METASPACE("last")}, STATUS_UNSUPPORTED, "last");
     expect_load((struct parts){.pre_tokenizer = SPLIT("[a&&b]")}, STATUS_UNSUPPORTED, "&&");
     expect_load((struct parts){.pre_tokenizer = SPLIT("\\\\w+")}, STATUS_UNSUPPORTED, "\\w");
     expect_load((struct parts){.pre_tokenizer = SPLIT("(?R)")}, STATUS_UNSUPPORTED, "group");
@@ -251,6 +265,58 @@ static void components_that_are_not_computed_are_refused_by_name(void **state)
                 "repetition");
     expect_load((struct parts){.pre_tokenizer = SPLIT("(a")}, STATUS_UNSUPPORTED, "pattern");
     expect_load((struct parts){.pre_tokenizer = SPLIT("\\\\p{L}+|[^\\\\s]")}, STATUS_OK, NULL);
+}
+
+/* A vocabulary of characters: words begin with a low line, others are bytes or unknown. */
+static const struct parts text_parts = {
+    .vocab = "{\"?\":0,\"_\":1,\"a\":2,\"_a\":3,\"<0xC3>\":4,\"<0xA4>\":5}",
+    .merges = "[\"_ a\"]",
+    .added = "[{\"id\":9,\"content\":\"<x>\",\"normalized\":false}]",
+    .normalizer = "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},"
+                  "{\"type\":\"Lowercase\"}]}",
+    .pre_tokenizer = METASPACE("first"),
+    .decoder = "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":"
+               "{\"String\":\"_\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},"
+               "{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \",\"start\":1,"
+               "\"stop\":0}]}",
+    .model_extra = "\"unk_token\":\"?\",\"byte_fallback\":true,\"fuse_unk\":true,"};
+
+static void characters_without_a_token_are_bytes_or_unknown(void **state)
+{
+    static const int32_t broken[] = {1, 2, 4};
+    struct tokenizer *tokenizer = load_parts(text_parts);
+    char *text;
+    size_t n;
+
+    (void)state;
+    expect_ids(tokenizer, "a A", true, "3,3");
+    expect_ids(tokenizer,
+               "a\xc3\xa4zz\xe2\x82\xac"
+               "a",
+               true, "3,4,5,0,2");
+    assert_ok(tokenizer_decode(tokenizer, broken, 3, false, true, &text, &n));
+    assert_string_equal(text, "a\xEF\xBF\xBD");
+    memory_free(text);
+    assert_ok(tokenizer_decode(tokenizer, broken, 3, false, false, &text, &n));
+    assert_string_equal(text, "a\xC3");
+    memory_free(text);
+    tokenizer_destroy(tokenizer);
+}
+
+static void only_the_first_word_of_all_is_marked(void **state)
+{
+    struct tokenizer *tokenizer = load_parts(text_parts);
+    struct token_list list;
+
+    (void)state;
+    expect_ids(tokenizer, "a<x>a", true, "3,9,2");
+    expect_ids(tokenizer, "<x>a", true, "9,2");
+    assert_ok(tokenizer_encode_with(tokenizer, "a", 1,
+                                    (struct encode_options){.is_continued = true}, &list));
+    assert_int_equal(list.count, 1);
+    assert_int_equal(list.ids[0], 2);
+    token_list_dispose(&list);
+    tokenizer_destroy(tokenizer);
 }
 
 static void the_config_gives_bos_and_eos_and_survives_huge_integers(void **state)
@@ -300,9 +366,15 @@ static enum status attempt_load(void *context)
     const struct load_attempt *attempt = context;
     struct tokenizer *tokenizer;
     struct token_list list = {0};
+    char *text = NULL;
+    size_t n;
 
     TRY(tokenizer_load(attempt->dir, &tokenizer));
-    const enum status status = tokenizer_encode(tokenizer, "aba <x> b", 9, true, &list);
+    enum status status = tokenizer_encode(tokenizer, "aba <x> \xc3\xa4", 10, true, &list);
+    if (status == STATUS_OK) {
+        status = tokenizer_decode(tokenizer, list.ids, list.count, false, true, &text, &n);
+    }
+    memory_free(text);
     token_list_dispose(&list);
     tokenizer_destroy(tokenizer);
     return status;
@@ -318,6 +390,8 @@ static void loading_and_encoding_survive_every_failed_allocation(void **state)
                                             .normalizer = "{\"type\":\"NFC\"}",
                                             .pre_tokenizer = SPLIT("\\\\p{L}+")});
     assert_true(support_fail_allocations(attempt_load, &attempt) > 20);
+    write_parts(attempt.dir, text_parts);
+    assert_true(support_fail_allocations(attempt_load, &attempt) > 20);
     support_temp_dir_remove(attempt.dir);
 }
 
@@ -332,6 +406,8 @@ int main(void)
         cmocka_unit_test(broken_utf8_is_repaired_on_the_way_in),
         cmocka_unit_test(files_that_are_damaged_are_refused),
         cmocka_unit_test(components_that_are_not_computed_are_refused_by_name),
+        cmocka_unit_test(characters_without_a_token_are_bytes_or_unknown),
+        cmocka_unit_test(only_the_first_word_of_all_is_marked),
         cmocka_unit_test(the_config_gives_bos_and_eos_and_survives_huge_integers),
         cmocka_unit_test(unknown_ids_decode_to_nothing),
         cmocka_unit_test(loading_and_encoding_survive_every_failed_allocation),
