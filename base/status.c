@@ -40,12 +40,21 @@ static const struct status_row *row_of(enum status code)
     return index < sizeof(rows) / sizeof(rows[0]) ? &rows[index] : &rows[STATUS_IO];
 }
 
-/* A message is one line, whatever a peer or a file put into it. */
+/* A message is one line without control characters (C0, DEL and C1, which is C2 80 to C2 9F in
+ * UTF-8), whatever a peer or a file put into it: it may end on a terminal. */
 static void keep_one_line(char *text)
 {
     for (; *text != '\0'; text++) {
-        if (*text == '\n' || *text == '\r' || *text == '\t') {
-            *text = ' ';
+        const unsigned char byte = (unsigned char)text[0];
+        const unsigned char next = (unsigned char)text[1];
+
+        if (byte == '\n' || byte == '\r' || byte == '\t') {
+            text[0] = ' ';
+        } else if (byte < 0x20 || byte == 0x7F) {
+            text[0] = '?';
+        } else if (byte == 0xC2 && next >= 0x80 && next < 0xA0) {
+            text[0] = '?';
+            text[1] = '?';
         }
     }
 }

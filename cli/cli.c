@@ -19,6 +19,37 @@ int cli_fail(const char *name, enum status status)
     return status_exit_code(status);
 }
 
+static enum status has_file(const char *dir, const char *name, bool *out)
+{
+    char *path = NULL;
+    TRY(path_join(dir, name, &path));
+    *out = file_exists(path);
+    memory_free(path);
+    return STATUS_OK;
+}
+
+enum status cli_check_model(const char *dir, bool needs_tokenizer)
+{
+    static const char *const files[] = {"config.json", "model.safetensors", "tokenizer.json"};
+    if (!folder_exists(dir)) {
+        return status_set(STATUS_BAD_ARGUMENT, "%s: there is no such model folder", dir);
+    }
+    for (size_t i = 0; i < (needs_tokenizer ? 3u : 2u); i++) {
+        bool is_there = false;
+        TRY(has_file(dir, files[i], &is_there));
+        if (!is_there && i == 1) {
+            TRY(has_file(dir, "model.safetensors.index.json", &is_there));
+        }
+        if (!is_there) {
+            return status_set(STATUS_BAD_FORMAT,
+                              "%s: no %s; a model folder has config.json, model.safetensors (or "
+                              "shards with an index) and tokenizer.json",
+                              dir, files[i]);
+        }
+    }
+    return STATUS_OK;
+}
+
 enum status cli_sets_add(struct cli_sets *sets, const char *set)
 {
     if (sets->count == CLI_SETS_MAX) {

@@ -62,6 +62,12 @@ int cli_usage_error(const struct cli_command *command, const char *format, ...) 
 /* Prints "hone NAME: <message of this thread>" to stderr and returns the status's exit code. */
 int cli_fail(const char *name, enum status status);
 
+/* --- What the user named --- */
+
+/* The folder has the files of a model. Errors: BAD_ARGUMENT (there is no folder), BAD_FORMAT (a
+ * file is missing). */
+MUST_CHECK enum status cli_check_model(const char *dir, bool needs_tokenizer);
+
 /* --- Configuration --- */
 
 #define CLI_SETS_MAX 256u

@@ -113,6 +113,7 @@ static enum status open_evaluation(struct evaluation *e)
         return status_set(STATUS_BAD_CONFIG, "data.eval is not set: there are no rows to evaluate");
     }
     rows_config.data.train = e->config->data.eval; /* the same checks, other rows */
+    TRY(cli_check_model(e->config->model.path, true));
     TRY(setup_data_open(&rows_config, DATASET_PROMPTS, &e->data));
     e->n_rows = dataset_usable(e->data.dataset);
     if (n_max > 0 && n_max < e->n_rows) {

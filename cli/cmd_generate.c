@@ -291,6 +291,7 @@ static enum status run(const struct request *request)
     struct tokenizer *tokenizer = NULL;
     struct chat_prompt prompt = {.text = NULL};
 
+    TRY(cli_check_model(request->model, true));
     TRY(tokenizer_load(request->model, &tokenizer));
     enum status status = encode_prompt(request, tokenizer, &prompt);
     if (status == STATUS_OK) {

@@ -173,11 +173,9 @@ static void print_arithmetic(const struct run_config *config, const char *run_di
 static enum status check_all(const struct run_config *config, const char *run_dir)
 {
     TRY(check_resume(config, run_dir));
-    const enum status status = trainer_check(config);
-    if (status == STATUS_IO) { /* a file that the configuration names is not there */
-        return status_set(STATUS_BAD_CONFIG, "%.900s", status_message());
-    }
-    return status == STATUS_OK ? reward_check(config) : status;
+    TRY(cli_check_model(config->model.path, true));
+    TRY(trainer_check(config));
+    return reward_check(config);
 }
 
 /* How it ended and where the result is; step_before: of the last checkpoint at the start. */

@@ -33,6 +33,7 @@ static enum status train(const struct run_config *config, bool is_json)
     enum log_level level = LOG_INFO;
     TRY(log_level_parse(config->log.level, &level));
     log_setup("", level);
+    TRY(cli_check_model(config->model.path, true));
     progress_begin(&progress, is_json, config->log.every_steps);
     const enum status status = sft_main(config, progress_sft, &progress, &last);
     progress_end(&progress);

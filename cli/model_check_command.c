@@ -263,9 +263,12 @@ int model_check_command(int argc, char **argv)
     }
     request.dir = parse.arguments[0];
 
-    const enum status status =
-        request.against != NULL ? check_against(&request, &has_passed) : check_alone(&request);
+    enum status status = cli_check_model(request.dir, false);
 
+    if (status == STATUS_OK) {
+        status =
+            request.against != NULL ? check_against(&request, &has_passed) : check_alone(&request);
+    }
     if (status != STATUS_OK) {
         return cli_fail(command.name, status);
     }

@@ -160,6 +160,7 @@ static enum status inspect(const char *dir, bool wants_json)
     struct model_folder folder;
     enum status status = STATUS_OK;
 
+    TRY(cli_check_model(dir, false));
     TRY(model_config_load(dir, &folder.config));
     TRY(weights_probe_mtp(dir, &folder.config));
     TRY(weight_table_create(&folder.config, &folder.table));

@@ -64,10 +64,9 @@ static void report_counts(const struct dataset_counts *counts)
     }
 }
 
-enum status setup_data_open(const struct run_config *config, enum dataset_use use,
+static enum status open_all(const struct run_config *config, enum dataset_use use,
                             struct setup_data *out)
 {
-    *out = (struct setup_data){0};
     TRY(open_model_files(config, out));
     TRY(check_lengths(config, &out->model, use));
     const struct dataset_options options = {
@@ -90,6 +89,16 @@ enum status setup_data_open(const struct run_config *config, enum dataset_use us
     TRY(dataset_prepare(out->dataset, &encoding, &out->counts));
     report_counts(&out->counts);
     return STATUS_OK;
+}
+
+enum status setup_data_open(const struct run_config *config, enum dataset_use use,
+                            struct setup_data *out)
+{
+    *out = (struct setup_data){0};
+    const enum status status = open_all(config, use, out);
+    return status == STATUS_IO /* the configuration names what cannot be read */
+               ? status_set(STATUS_BAD_CONFIG, "%s", status_message())
+               : status;
 }
 
 void setup_data_close(struct setup_data *data)

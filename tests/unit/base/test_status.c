@@ -38,6 +38,14 @@ static void messages_are_cut_and_kept_on_one_line(void **state)
     assert_int_equal(strlen(status_message()), 1023);
 }
 
+static void messages_hold_no_control_characters(void **state)
+{
+    (void)state;
+    assert_int_equal(status_set(STATUS_IO, "%s", "\x1b[31mred\x07 \x7f \xc2\x9b \xc2\xb5\t."),
+                     STATUS_IO);
+    assert_string_equal(status_message(), "?[31mred? ? ?? \xc2\xb5 .");
+}
+
 static void *set_in_a_thread(void *context)
 {
     (void)context;
@@ -74,6 +82,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(set_keeps_the_message_and_returns_the_code),
         cmocka_unit_test(messages_are_cut_and_kept_on_one_line),
+        cmocka_unit_test(messages_hold_no_control_characters),
         cmocka_unit_test(each_thread_has_a_message_of_its_own),
         cmocka_unit_test(exit_codes_are_the_documented_ones),
     };
