@@ -1,4 +1,4 @@
-/* Owns `hone model`: the choice between init, inspect and check. */
+/* Owns `hone model`: the choice between init, inspect, check and convert. */
 #include "cli/commands.h"
 #include "cli/model_command.h"
 
@@ -12,6 +12,7 @@ static const struct {
     {"init", "write a fresh model folder from a preset or a config.json", model_init_command},
     {"inspect", "show shapes, parameters and cache size of a model folder", model_inspect_command},
     {"check", "verify a model folder, alone or against known numbers", model_check_command},
+    {"convert", "store a model folder in another type: f32, bf16 or fp8", model_convert_command},
 };
 #define N_WORDS (sizeof(words) / sizeof(words[0]))
 
@@ -39,7 +40,7 @@ int cmd_model(int argc, char **argv)
     }
     (void)fprintf(stderr, "hone model: %s%s%s (see hone model --help)\n",
                   word[0] == '\0' ? "want " : "no word \"", word[0] == '\0' ? "a word" : word,
-                  word[0] == '\0' ? ": init, inspect or check"
-                                  : "\"; there are init, inspect, check");
+                  word[0] == '\0' ? ": init, inspect, check or convert"
+                                  : "\"; there are init, inspect, check, convert");
     return 2;
 }

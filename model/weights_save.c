@@ -1,4 +1,5 @@
-/* Owns saving of weights: one file of F32. */
+/* Owns saving of weights as they are computed with: one file of F32. Other forms are
+ * weights_export.c. */
 #include "base/file.h"
 #include "base/memory.h"
 #include "model/safetensors.h"
@@ -20,53 +21,66 @@ static struct tensor tensor_of_row(const struct weight_row *row, const float *da
     return tensor;
 }
 
-/* Every row, then for each MTP module its copies of embedding and head, named in names. */
-static size_t list_tensors(const struct model_config *config, const struct weight_table *table,
-                           const float *data, struct tensor *tensors, char (*names)[96])
+/* Adds the row's values as tensor `part` of a layer. */
+static void list_copy(const struct weight_row *row, const float *data, size_t layer,
+                      const char *part, struct weights_list *list, char (*name)[96])
+{
+    (void)snprintf(*name, sizeof(*name), "model.layers.%zu.%s", layer, part);
+    list->tensors[list->count] = tensor_of_row(row, data);
+    list->tensors[list->count].name = *name;
+    list->count++;
+}
+
+void weights_list_dispose(struct weights_list *list)
+{
+    memory_free(list->tensors);
+    memory_free(list->names);
+    *list = (struct weights_list){.count = 0};
+}
+
+enum status weights_list_create(const struct model_config *config, const struct weight_table *table,
+                                const float *data, struct weights_list *out)
 {
     const struct weight_row *embedding = weight_table_find(table, "model.embed_tokens.weight");
     const struct weight_row *head = weights_head_row(table);
-    size_t n = 0;
+    const size_t n_copies = 2 * config->n_mtp_modules;
+    enum status status;
 
+    *out = (struct weights_list){.count = 0};
+    status = memory_alloc(table->n_rows + n_copies, sizeof(struct tensor), &out->tensors);
+    if (status == STATUS_OK) {
+        status = memory_alloc(n_copies, sizeof(*out->names), &out->names);
+    }
+    if (status != STATUS_OK) {
+        weights_list_dispose(out);
+        return status;
+    }
     for (size_t i = 0; i < table->n_rows; i++) {
-        tensors[n++] = tensor_of_row(&table->rows[i], data);
+        out->tensors[out->count++] = tensor_of_row(&table->rows[i], data);
     }
     for (size_t i = 0; i < config->n_mtp_modules; i++) {
         const size_t layer = config->n_layers + i;
 
-        (void)snprintf(names[2 * i], sizeof(names[0]), "model.layers.%zu.embed_tokens.weight",
-                       layer);
-        tensors[n] = tensor_of_row(embedding, data);
-        tensors[n++].name = names[2 * i];
-        (void)snprintf(names[2 * i + 1], sizeof(names[0]),
-                       "model.layers.%zu.shared_head.head.weight", layer);
-        tensors[n] = tensor_of_row(head, data);
-        tensors[n++].name = names[2 * i + 1];
+        list_copy(embedding, data, layer, "embed_tokens.weight", out, &out->names[2 * i]);
+        list_copy(head, data, layer, "shared_head.head.weight", out, &out->names[2 * i + 1]);
     }
-    return n;
+    return STATUS_OK;
 }
 
 enum status weights_save(const char *dir, const struct model_config *config,
                          const struct weight_table *table, const float *data)
 {
-    const size_t n_copies = 2 * config->n_mtp_modules;
-    struct tensor *tensors = NULL;
-    char(*names)[96] = NULL;
+    struct weights_list list;
     char *path = NULL;
-    enum status status = memory_alloc(table->n_rows + n_copies, sizeof(struct tensor), &tensors);
+    enum status status = weights_list_create(config, table, data, &list);
 
-    if (status == STATUS_OK) {
-        status = memory_alloc(n_copies, sizeof(*names), &names);
-    }
     if (status == STATUS_OK) {
         status = path_join(dir, "model.safetensors", &path);
     }
     if (status == STATUS_OK) {
-        status = safetensors_write(path, tensors, list_tensors(config, table, data, tensors, names),
-                                   true);
+        status = safetensors_write(path, list.tensors, list.count, true);
     }
-    memory_free(tensors);
-    memory_free(names);
+    weights_list_dispose(&list);
     memory_free(path);
     return status;
 }
