@@ -12,12 +12,23 @@ enum chat_template {
     /* the text itself, BOS in front when the tokenizer adds one; several messages are joined by an
      * empty line */
     CHAT_TEMPLATE_RAW,
-    CHAT_TEMPLATE_DEEPSEEK_V3 /* model.md 13.4, V3 */
+    CHAT_TEMPLATE_DEEPSEEK_V3, /* model.md 13.4 */
+    CHAT_TEMPLATE_DEEPSEEK_V3_0324,
+    CHAT_TEMPLATE_DEEPSEEK_V3_1, /* answers at once; THINKING: thinks first */
+    CHAT_TEMPLATE_DEEPSEEK_V3_1_THINKING,
+    CHAT_TEMPLATE_DEEPSEEK_R1,
+    CHAT_TEMPLATE_DEEPSEEK_R1_FIRST, /* before the generation prompt had <think> */
+    CHAT_TEMPLATE_DEEPSEEK_R1_0528,
+    CHAT_TEMPLATE_DEEPSEEK_R1_DISTILL,
+    CHAT_TEMPLATE_CHATML,
+    CHAT_TEMPLATE_LLAMA_3,
+    CHAT_TEMPLATE_QWEN3,
+    CHAT_TEMPLATE_QWEN3_NO_THINKING /* the generation prompt has an empty thought */
 };
 
-/* name: "raw", "deepseek-v3", or "auto": by digest of DIR's chat template; a folder without a
- * template is raw. Errors: BAD_CONFIG for an unknown name, UNSUPPORTED for a template that is not
- * known here (says which names can be set). */
+/* name: "raw", "deepseek-v3" ... (chat_template_choose.c has the list), or "auto": by digest of
+ * DIR's chat template; a folder without a template is raw. Errors: BAD_CONFIG for an unknown name,
+ * UNSUPPORTED for a template that is not known here (says which names can be set). */
 MUST_CHECK enum status chat_template_choose(const char *name, const char *dir,
                                             enum chat_template *out);
 

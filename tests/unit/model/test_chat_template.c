@@ -146,39 +146,25 @@ static bool has_marker_text(const struct json *row)
     const struct json *messages = json_get(row, "messages");
 
     for (size_t i = 0; i < json_count(messages); i++) {
-        if (strstr(json_text(json_get(json_at(messages, i), "content"), ""), "｜") != NULL) {
+        const char *content = json_text(json_get(json_at(messages, i), "content"), "");
+        if (strstr(content, "｜") != NULL || strstr(content, "<|") != NULL ||
+            strstr(content, "think>") != NULL || strstr(content, "<tool") != NULL) {
             return true;
         }
     }
     return false;
 }
 
-static void expect_same_ids(const struct chat_prompt *prompt)
+static void expect_same_ids(const struct tokenizer *tokenizer, const struct chat_prompt *prompt)
 {
     struct token_list whole;
 
-    assert_ok(tokenizer_encode(v3, prompt->text, prompt->text_bytes, true, &whole));
+    assert_ok(tokenizer_encode(tokenizer, prompt->text, prompt->text_bytes, true, &whole));
     assert_int_equal(whole.count, prompt->ids.count);
     for (size_t i = 0; i < whole.count; i++) {
         assert_int_equal(whole.ids[i], prompt->ids.ids[i]);
     }
     token_list_dispose(&whole);
-}
-
-static void check_rendered(const struct json *row, size_t line)
-{
-    const struct json *want = json_get(row, "text");
-    struct chat_prompt out;
-
-    assert_ok(chat_encode_closed(v3, CHAT_TEMPLATE_DEEPSEEK_V3, json_get(row, "messages"),
-                                 json_bool(json_get(row, "add_generation_prompt"), false), &out));
-    if (strcmp(out.text, json_text(want, "")) != 0) {
-        fail_msg("templates.jsonl:%zu: got %s", line, out.text);
-    }
-    if (!has_marker_text(row)) {
-        expect_same_ids(&out);
-    }
-    chat_prompt_dispose(&out);
 }
 
 static bool has_tools(const struct json *row)
@@ -195,45 +181,129 @@ static bool has_tools(const struct json *row)
     return false;
 }
 
-static void expect_refused(const struct json *row)
-{
-    struct chat_prompt out;
+struct rendered_tally {
+    const char *name; /* in templates.jsonl */
+    const char *tokenizer;
+    size_t n_checked, n_same_ids, n_refused;
+};
 
-    assert_status(
-        chat_encode_closed(v3, CHAT_TEMPLATE_DEEPSEEK_V3, json_get(row, "messages"), true, &out),
-        STATUS_UNSUPPORTED, "tool");
+/* The name here of the template and the options of a row. */
+static enum chat_template template_of_row(const struct json *row)
+{
+    const char *name = json_text(json_get(row, "template"), "");
+    char full[64];
+    enum chat_template chat;
+
+    (void)snprintf(full, sizeof(full), "%s%s%s", strcmp(name, "llama3") == 0 ? "llama-3" : name,
+                   json_bool(json_get(row, "thinking"), false) ? "-thinking" : "",
+                   json_bool(json_get(row, "enable_thinking"), true) ? "" : "-no-thinking");
+    assert_ok(chat_template_choose(full, demo_dir, &chat));
+    return chat;
 }
 
-static void deepseek_v3_renders_like_the_published_template(void **state)
+static void check_rendered(const struct tokenizer *tokenizer, const struct json *row, size_t line,
+                           struct rendered_tally *tally)
 {
+    const bool asks = json_bool(json_get(row, "add_generation_prompt"), false);
+    const struct json *messages = json_get(row, "messages");
+    const struct json *want = json_get(row, "text");
+    struct chat_prompt out;
+
+    if (has_tools(row)) {
+        assert_status(chat_encode_closed(tokenizer, template_of_row(row), messages, asks, &out),
+                      STATUS_UNSUPPORTED, "tool");
+        tally->n_refused++;
+        return;
+    }
+    assert_ok(chat_encode_closed(tokenizer, template_of_row(row), messages, asks, &out));
+    if (out.text_bytes != json_text_bytes(want) ||
+        memcmp(out.text, json_text(want, ""), out.text_bytes) != 0) {
+        fail_msg("templates.jsonl:%zu: got %s", line, out.text);
+    }
+    if (!has_marker_text(row)) {
+        expect_same_ids(tokenizer, &out);
+        tally->n_same_ids++;
+    }
+    tally->n_checked++;
+    chat_prompt_dispose(&out);
+}
+
+/* All rows of one template. */
+static void check_template(const char *text, size_t n, struct rendered_tally *tally)
+{
+    struct tokenizer *own = NULL;
+    size_t line = 1;
+
+    if (strcmp(tally->tokenizer, "deepseek-v3") != 0) {
+        char dir[PATH_ROOM], relative[64];
+        (void)snprintf(relative, sizeof(relative), "data/%s-tokenizer", tally->tokenizer);
+        assert_true(support_shared_path(relative, dir, sizeof(dir)));
+        assert_ok(tokenizer_load(dir, &own));
+    }
+    for (const char *at = text; at < text + n; line++) {
+        const char *end = strchr(at, '\n');
+        struct json *row;
+        assert_ok(json_parse(at, (size_t)(end - at), 16, &row));
+        at = end + 1;
+        if (strcmp(json_text(json_get(row, "template"), ""), tally->name) == 0) {
+            check_rendered(own == NULL ? v3 : own, row, line, tally);
+        }
+        json_destroy(row);
+    }
+    tokenizer_destroy(own);
+}
+
+static void chats_render_like_the_published_templates(void **state)
+{
+    struct rendered_tally tallies[] = {
+        {.name = "deepseek-v3", .tokenizer = "deepseek-v3"},
+        {.name = "deepseek-v3-0324", .tokenizer = "deepseek-v3"},
+        {.name = "deepseek-v3.1", .tokenizer = "deepseek-v3"},
+        {.name = "deepseek-r1", .tokenizer = "deepseek-v3"},
+        {.name = "deepseek-r1-first", .tokenizer = "deepseek-v3"},
+        {.name = "deepseek-r1-0528", .tokenizer = "deepseek-v3"},
+        {.name = "deepseek-r1-distill", .tokenizer = "deepseek-v3"},
+        {.name = "llama3", .tokenizer = "llama3"},
+        {.name = "qwen3", .tokenizer = "qwen3"},
+    };
     char path[PATH_ROOM];
     char *text;
-    size_t n, line = 1, n_checked = 0, n_refused = 0;
+    size_t n, n_checked = 0, n_refused = 0;
 
     (void)state;
     if (v3 == NULL || !support_shared_path("golden/tokenizer/templates.jsonl", path, PATH_ROOM)) {
         skip();
     }
     assert_ok(file_read(path, (size_t)64 << 20, &text, &n));
-    for (char *at = text; at < text + n; line++) {
-        char *end = strchr(at, '\n');
-        struct json *row;
-        assert_ok(json_parse(at, (size_t)(end - at), 16, &row));
-        at = end + 1;
-        if (strcmp(json_text(json_get(row, "template"), ""), "deepseek-v3") == 0) {
-            if (has_tools(row)) {
-                expect_refused(row);
-                n_refused++;
-            } else {
-                check_rendered(row, line);
-                n_checked++;
-            }
-        }
-        json_destroy(row);
+    for (size_t i = 0; i < sizeof(tallies) / sizeof(tallies[0]); i++) {
+        check_template(text, n, &tallies[i]);
+        assert_true(tallies[i].n_checked >= 80 && tallies[i].n_same_ids >= 20);
+        n_checked += tallies[i].n_checked;
+        n_refused += tallies[i].n_refused;
     }
     memory_free(text);
     print_message("templates: %zu rendered, %zu with tools refused\n", n_checked, n_refused);
-    assert_true(n_checked >= 80);
+    assert_int_equal(n_checked + n_refused, 772);
+}
+
+static void chatml_has_a_turn_for_every_message(void **state)
+{
+    char dir[PATH_ROOM];
+    struct tokenizer *qwen;
+
+    (void)state;
+    if (!support_shared_path("data/qwen3-tokenizer", dir, sizeof(dir))) {
+        skip();
+    }
+    assert_ok(tokenizer_load(dir, &qwen));
+    expect_text(qwen, CHAT_TEMPLATE_CHATML, "\"Hi\"", "Be brief.",
+                "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+                "<|im_start|>assistant\n");
+    expect_text(qwen, CHAT_TEMPLATE_QWEN3,
+                "[{\"role\":\"user\",\"content\":\"Hi\"},"
+                "{\"role\":\"assistant\",\"content\":\"I\"}]",
+                "", "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nI");
+    tokenizer_destroy(qwen);
 }
 
 static void no_added_token_in_a_row_becomes_its_id(void **state)
@@ -285,8 +355,7 @@ static void auto_goes_by_the_digest_of_the_template(void **state)
     }
     (void)snprintf(path, sizeof(path), "%s/chat_template.jinja", demo_dir);
     assert_ok(file_write_atomic(path, "{{ x }}", 7));
-    assert_status(chat_template_choose("auto", demo_dir, &chat), STATUS_UNSUPPORTED,
-                  "deepseek-v3 or raw");
+    assert_status(chat_template_choose("auto", demo_dir, &chat), STATUS_UNSUPPORTED, "deepseek-v3");
 }
 
 static enum status attempt_encode(void *context)
@@ -314,7 +383,8 @@ int main(void)
         cmocka_unit_test(shapes_that_are_no_prompt_are_refused),
         cmocka_unit_test(a_tokenizer_without_the_markers_is_refused),
         cmocka_unit_test(a_prefill_stays_open_and_a_system_message_wins),
-        cmocka_unit_test(deepseek_v3_renders_like_the_published_template),
+        cmocka_unit_test(chats_render_like_the_published_templates),
+        cmocka_unit_test(chatml_has_a_turn_for_every_message),
         cmocka_unit_test(no_added_token_in_a_row_becomes_its_id),
         cmocka_unit_test(encoding_survives_every_failed_allocation),
         cmocka_unit_test(auto_goes_by_the_digest_of_the_template),
