@@ -130,6 +130,9 @@ static enum status check_against(const struct request *request, bool *has_passed
     struct backend *backend;
     enum status status;
 
+    if (!file_exists(request->against)) {
+        return status_set(STATUS_BAD_ARGUMENT, "%s: there is no such file", request->against);
+    }
     TRY(backend_open(request->device, 0, &backend));
     status = model_check_against(backend, request->dir, request->against, request->out, &check);
     backend_close(backend);
