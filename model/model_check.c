@@ -1,6 +1,8 @@
 /* Owns finding the computed counterpart of each stored tensor, and the tolerances. */
 #include "model/model_check.h"
 
+#include "base/file.h"
+#include "base/json.h"
 #include "base/memory.h"
 #include "model/model_check_internal.h"
 #include "model/model_config.h"
@@ -9,6 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define SWITCHES_BYTES_MAX ((size_t)1 << 20)
 
 /* How far a value may be off: absolute + relative |reference| + of_max * largest |reference|. */
 struct tolerance {
@@ -96,7 +100,8 @@ static bool find_routes(const struct model_run *run, bool is_indices, const char
         } else {
             out->floats = run->trace.weights + i * run->n_rows * k;
         }
-        out->n = (layer < config->n_layers ? run->n_rows : run->n_mtp_rows) * k;
+        out->n = k * (layer < config->n_layers ? run->n_rows
+                                               : model_run_mtp_rows(run, layer - config->n_layers));
         return true;
     }
     return false;
@@ -115,23 +120,29 @@ static bool find_gradient(const struct model_run *run, const float *gradients, c
     return true;
 }
 
-/* The MTP module's results: "1" is its number. */
+/* An MTP module's results: "1" is the first's number. */
 static bool find_mtp(const struct model_run *run, const char *kind, const char *rest,
                      struct computed *out)
 {
     const struct model_config *config = policy_config(run->policy);
+    const size_t number = parse_index(rest, config->n_mtp_modules + 1);
+    const size_t i = number - 1, d = config->hidden_size, vocab = config->vocab_size;
 
-    if (config->n_mtp_modules == 0 || strcmp(rest, strcmp(kind, "mtp_loss") == 0 ? "" : "1") != 0) {
+    if (strcmp(kind, "mtp_loss") == 0) {
+        *out = (struct computed){.floats = &run->mtp_loss, .n = 1};
+        return rest[0] == '\0' && config->n_mtp_modules > 0;
+    }
+    if (number == 0 || number == SIZE_MAX) {
         return false;
     }
     if (strcmp(kind, "mtp_logits") == 0) {
-        *out = (struct computed){.floats = run->trace.mtp_logits,
-                                 .n = run->n_mtp_rows * config->vocab_size};
+        *out = (struct computed){.floats = run->trace.mtp_logits + i * run->n_rows * vocab,
+                                 .n = model_run_mtp_rows(run, i) * vocab};
     } else if (strcmp(kind, "mtp_hidden") == 0) {
-        *out = (struct computed){.floats = run->trace.mtp_hidden,
-                                 .n = run->n_mtp_rows * config->hidden_size};
-    } else { /* with one module its cross-entropy is the loss */
-        *out = (struct computed){.floats = &run->mtp_loss, .n = 1};
+        *out = (struct computed){.floats = run->trace.mtp_hidden + i * run->n_rows * d,
+                                 .n = model_run_mtp_rows(run, i) * d};
+    } else {
+        *out = (struct computed){.floats = &run->mtp_ce[i], .n = 1};
     }
     return true;
 }
@@ -294,6 +305,33 @@ static enum status compare_all(const struct safetensors *io, const struct model_
     return STATUS_OK;
 }
 
+/* fixture.json beside the known numbers, if there is one, says with which mtp_input they were made;
+ * checkpoints of the family do not say it. */
+static enum status apply_switches(const char *io_path, struct policy *policy)
+{
+    char *dir, *path = NULL;
+    struct json *root = NULL;
+    enum status status;
+
+    TRY(path_parent(io_path, &dir));
+    status = path_join(dir, "fixture.json", &path);
+    if (status == STATUS_OK && file_exists(path)) {
+        status = json_load(path, SWITCHES_BYTES_MAX, 8, &root);
+    }
+
+    const char *input = json_text(json_get(root, "mtp_input"), "");
+
+    if (strcmp(input, "pre_norm") == 0 || strcmp(input, "post_norm") == 0) {
+        policy_set_mtp_input(policy, strcmp(input, "pre_norm") == 0);
+    } else if (input[0] != '\0') {
+        status = status_set(STATUS_UNSUPPORTED, "%s: mtp_input \"%s\"", path, input);
+    }
+    json_destroy(root);
+    memory_free(path);
+    memory_free(dir);
+    return status;
+}
+
 static struct model_run_wants wants_of(const struct safetensors *io)
 {
     struct model_run_wants wants = {.gradients = false};
@@ -345,6 +383,9 @@ enum status model_check_against(struct backend *backend, const char *dir, const 
         const struct policy_options options = {.max_rows = count_rows(io), .is_trainable = true};
 
         status = policy_load(backend, dir, &options, &run.policy);
+    }
+    if (status == STATUS_OK) {
+        status = apply_switches(io_path, run.policy);
     }
     if (status == STATUS_OK) {
         status = run_and_compare(io, out_path, &run, out);

@@ -7,14 +7,14 @@
 #include "model/policy.h"
 #include "model/safetensors.h"
 
-/* B sequences of T tokens; rows = B T, MTP rows = B (T - 1). */
+/* B sequences of T tokens; rows = B T, rows of MTP module m = B (T - 1 - m). */
 struct model_run {
     struct arena *arena; /* owns all arrays */
     struct policy *policy;
-    size_t n_sequences, n_tokens, n_rows, n_mtp_rows;
+    size_t n_sequences, n_tokens, n_rows;
     const int32_t *tokens;
-    float loss, mtp_loss;
-    struct policy_trace trace; /* MTP values packed to n_mtp_rows */
+    float loss, mtp_loss, mtp_ce[MODEL_MTP_MAX];
+    struct policy_trace trace; /* MTP values of each module packed to its rows, n_rows apart */
     float *gradients;          /* of loss (+ 0.3 mtp_loss), or NULL when nobody asks */
     float *gradients_detached; /* the same with the trunk constant in the MTP term, or NULL */
 };
@@ -22,6 +22,8 @@ struct model_run_wants {
     bool gradients, gradients_detached;
 };
 
+/* Rows of an MTP module. */
+size_t model_run_mtp_rows(const struct model_run *run, size_t module);
 /* Runs the policy on the tokens of io's input_ids and fills *run (arena and policy are set). */
 MUST_CHECK enum status model_run_compute(const struct safetensors *io,
                                          const struct model_run_wants *wants,

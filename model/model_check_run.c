@@ -45,9 +45,40 @@ static float mean_loss(const struct targets *targets)
     return targets->n == 0 ? 0 : (float)(sum / (double)targets->n);
 }
 
-static enum status forward(const struct model_run *run, const struct targets *targets,
-                           const struct targets *mtp, bool detached)
+/* Main targets, and those of each MTP module. */
+struct all_targets {
+    struct targets main, mtp[MODEL_MTP_MAX];
+};
+
+static size_t count_modules(const struct model_run *run)
 {
+    return policy_config(run->policy)->n_mtp_modules;
+}
+
+size_t model_run_mtp_rows(const struct model_run *run, size_t module)
+{
+    return run->n_tokens > module + 1 ? run->n_sequences * (run->n_tokens - 1 - module) : 0;
+}
+
+static enum status mtp_forward(const struct model_run *run, const struct all_targets *all,
+                               bool detached)
+{
+    for (size_t i = 0; i < count_modules(run); i++) {
+        TRY(policy_mtp_forward(run->policy,
+                               &(struct policy_mtp_args){.module = i,
+                                                         .target_rows = all->mtp[i].rows,
+                                                         .targets = all->mtp[i].tokens,
+                                                         .n_targets = all->mtp[i].n,
+                                                         .detached = detached},
+                               all->mtp[i].logp));
+    }
+    return STATUS_OK;
+}
+
+static enum status forward(const struct model_run *run, const struct all_targets *all,
+                           bool detached)
+{
+    const struct targets *targets = &all->main;
     size_t *offsets;
 
     TRY(arena_alloc(run->arena, run->n_sequences + 1, sizeof(size_t), &offsets));
@@ -64,44 +95,36 @@ static enum status forward(const struct model_run *run, const struct targets *ta
                                               .n_targets = targets->n,
                                               .sampling = {.temperature = 1, .top_p = 1}},
                        targets->logp, NULL));
-    if (policy_config(run->policy)->n_mtp_modules == 0) {
-        return STATUS_OK;
-    }
-    return policy_mtp_forward(run->policy,
-                              &(struct policy_mtp_args){.target_rows = mtp->rows,
-                                                        .targets = mtp->tokens,
-                                                        .n_targets = mtp->n,
-                                                        .detached = detached},
-                              mtp->logp);
+    return mtp_forward(run, all, detached);
 }
 
 /* Gradients of a fresh forward pass, copied to *out. */
-static enum status differentiate(const struct model_run *run, const struct targets *targets,
-                                 const struct targets *mtp, bool detached, float **out)
+static enum status differentiate(const struct model_run *run, const struct all_targets *all,
+                                 bool detached, float **out)
 {
     const size_t n = policy_table(run->policy)->n_floats;
     float *gradients = policy_gradients(run->policy);
 
     memset(gradients, 0, n * sizeof(float));
-    TRY(forward(run, targets, mtp, detached));
-    if (policy_config(run->policy)->n_mtp_modules > 0) {
-        TRY(policy_mtp_backward(run->policy, mtp->g));
+    TRY(forward(run, all, detached));
+    for (size_t i = count_modules(run); i-- > 0;) {
+        TRY(policy_mtp_backward(run->policy, all->mtp[i].g));
     }
-    TRY(policy_backward(run->policy, targets->g, NULL));
+    TRY(policy_backward(run->policy, all->main.g, NULL));
     TRY(policy_finish_gradients(run->policy));
     TRY(arena_alloc(run->arena, n, sizeof(float), out));
     memcpy(*out, gradients, n * sizeof(float));
     return STATUS_OK;
 }
 
-/* Drops the last row of every sequence. */
-static void pack_rows(const struct model_run *run, void *values, size_t row_bytes)
+/* Drops the rows of every sequence that a module does not have. */
+static void pack_rows(const struct model_run *run, size_t module, void *values, size_t row_bytes)
 {
+    const size_t n = model_run_mtp_rows(run, module) / run->n_sequences;
     char *bytes = values;
 
     for (size_t i = 0; i < run->n_sequences; i++) {
-        memmove(bytes + i * (run->n_tokens - 1) * row_bytes, bytes + i * run->n_tokens * row_bytes,
-                (run->n_tokens - 1) * row_bytes);
+        memmove(bytes + i * n * row_bytes, bytes + i * run->n_tokens * row_bytes, n * row_bytes);
     }
 }
 
@@ -110,17 +133,19 @@ static enum status read_mtp(struct model_run *run)
     const struct model_config *config = policy_config(run->policy);
     const struct policy_trace wanted = {.mtp_hidden = run->trace.mtp_hidden,
                                         .mtp_logits = run->trace.mtp_logits};
-    const size_t k = config->experts_per_token;
-    const size_t n_moe = model_config_moe_layers(config);
+    const size_t k = config->experts_per_token, n = run->n_rows;
+    const size_t first_moe = model_config_moe_layers(config) - config->n_mtp_modules;
 
     TRY(policy_read_trace(run->policy, &wanted));
-    pack_rows(run, run->trace.mtp_hidden, config->hidden_size * sizeof(float));
-    pack_rows(run, run->trace.mtp_logits, config->vocab_size * sizeof(float));
-    if (config->n_experts > 0) {
-        const size_t last = (n_moe - 1) * run->n_rows * k;
-
-        pack_rows(run, run->trace.indices + last, k * sizeof(int32_t));
-        pack_rows(run, run->trace.weights + last, k * sizeof(float));
+    for (size_t i = 0; i < config->n_mtp_modules; i++) {
+        pack_rows(run, i, run->trace.mtp_hidden + i * n * config->hidden_size,
+                  config->hidden_size * sizeof(float));
+        pack_rows(run, i, run->trace.mtp_logits + i * n * config->vocab_size,
+                  config->vocab_size * sizeof(float));
+        if (config->n_experts > 0) {
+            pack_rows(run, i, run->trace.indices + (first_moe + i) * n * k, k * sizeof(int32_t));
+            pack_rows(run, i, run->trace.weights + (first_moe + i) * n * k, k * sizeof(float));
+        }
     }
     return STATUS_OK;
 }
@@ -151,8 +176,10 @@ static enum status read_trace(struct model_run *run)
     if (config->n_mtp_modules == 0) {
         return STATUS_OK;
     }
-    TRY(arena_alloc(run->arena, n * config->hidden_size, sizeof(float), &trace->mtp_hidden));
-    TRY(arena_alloc(run->arena, n * config->vocab_size, sizeof(float), &trace->mtp_logits));
+    TRY(arena_alloc(run->arena, config->n_mtp_modules * n * config->hidden_size, sizeof(float),
+                    &trace->mtp_hidden));
+    TRY(arena_alloc(run->arena, config->n_mtp_modules * n * config->vocab_size, sizeof(float),
+                    &trace->mtp_logits));
     return read_mtp(run);
 }
 
@@ -173,33 +200,47 @@ static enum status read_tokens(const struct safetensors *io, struct model_run *r
     run->n_sequences = ids->shape[0];
     run->n_tokens = ids->shape[1];
     run->n_rows = ids->n_elements;
-    run->n_mtp_rows = run->n_sequences * (run->n_tokens - 1);
     return STATUS_OK;
 }
 
-static enum status run_backward(const struct targets *targets, const struct targets *mtp,
-                                const struct model_run_wants *wants, struct model_run *run)
+static enum status run_backward(const struct all_targets *all, const struct model_run_wants *wants,
+                                struct model_run *run)
 {
     if (wants->gradients) {
-        TRY(differentiate(run, targets, mtp, false, &run->gradients));
+        TRY(differentiate(run, all, false, &run->gradients));
     }
     if (wants->gradients_detached) {
-        TRY(differentiate(run, targets, mtp, true, &run->gradients_detached));
+        TRY(differentiate(run, all, true, &run->gradients_detached));
     }
     return STATUS_OK;
+}
+
+/* The module's cross-entropy is averaged over its targets, the loss over the modules. */
+static void take_losses(const struct all_targets *all, struct model_run *run)
+{
+    const size_t n_modules = count_modules(run);
+    double sum = 0;
+
+    run->loss = mean_loss(&all->main);
+    for (size_t i = 0; i < n_modules; i++) {
+        run->mtp_ce[i] = mean_loss(&all->mtp[i]);
+        sum += (double)run->mtp_ce[i];
+    }
+    run->mtp_loss = n_modules == 0 ? 0 : (float)(sum / (double)n_modules);
 }
 
 enum status model_run_compute(const struct safetensors *io, const struct model_run_wants *wants,
                               struct model_run *run)
 {
-    struct targets targets, mtp;
+    struct all_targets all;
 
     TRY(read_tokens(io, run));
-    TRY(make_targets(run, 1, 1, &targets));
-    TRY(make_targets(run, 2, MTP_WEIGHT, &mtp));
-    TRY(run_backward(&targets, &mtp, wants, run));
-    TRY(forward(run, &targets, &mtp, true));
-    run->loss = mean_loss(&targets);
-    run->mtp_loss = mean_loss(&mtp);
+    TRY(make_targets(run, 1, 1, &all.main));
+    for (size_t i = 0; i < count_modules(run); i++) {
+        TRY(make_targets(run, i + 2, MTP_WEIGHT / (float)count_modules(run), &all.mtp[i]));
+    }
+    TRY(run_backward(&all, wants, run));
+    TRY(forward(run, &all, true));
+    take_losses(&all, run);
     return read_trace(run);
 }

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 #define MODEL_EOS_MAX 8u
-#define MODEL_MTP_MAX ((size_t)1)
+#define MODEL_MTP_MAX ((size_t)8)
 
 struct rope_scaling {
     bool is_yarn;

@@ -31,6 +31,8 @@ static enum status create_parts(struct policy *policy)
     TRY(weight_table_create(&policy->config, &policy->table));
     TRY(create_weights(policy));
     TRY(memory_alloc(n_layers, sizeof(struct policy_layer), &policy->layers));
+    TRY(memory_alloc(policy->config.n_mtp_modules, sizeof(struct policy_mtp_module),
+                     &policy->modules));
     TRY(memory_alloc(n_kept, sizeof(struct policy_activations), &policy->activations));
     TRY(policy_packs_create(policy));
     return policy_layout_create(policy);
@@ -96,24 +98,31 @@ static void release_device(struct policy *policy)
     ops->release(policy->backend, policy->weights);
 }
 
+static void destroy_modules(struct policy *policy)
+{
+    for (size_t i = 0; policy->modules != NULL && i < policy->config.n_mtp_modules; i++) {
+        memory_free(policy->modules[i].spans);
+        memory_free(policy->modules[i].of_row);
+        memory_free(policy->modules[i].host_targets);
+    }
+    memory_free(policy->modules);
+}
+
 void policy_destroy(struct policy *policy)
 {
     if (policy == NULL) {
         return;
     }
     release_device(policy);
+    destroy_modules(policy);
     memory_free(policy->host_values);
     memory_free(policy->counts);
     memory_free(policy->moe_layers);
     memory_free(policy->host_merge);
-    memory_free(policy->host_mtp_targets);
-    memory_free(policy->host_mtp_rows);
-    memory_free(policy->mtp_of_row);
     memory_free(policy->host_targets);
     memory_free(policy->host_tokens);
     memory_free(policy->staging);
     memory_free(policy->blocks);
-    memory_free(policy->mtp_spans);
     memory_free(policy->spans);
     memory_free(policy->packs);
     memory_free(policy->activations);
@@ -140,6 +149,11 @@ float *policy_weights(struct policy *policy)
 float *policy_gradients(struct policy *policy)
 {
     return policy->gradients;
+}
+
+void policy_set_mtp_input(struct policy *policy, bool is_pre_norm)
+{
+    policy->config.has_pre_norm_mtp = is_pre_norm;
 }
 
 struct policy_memory policy_memory(const struct policy *policy)

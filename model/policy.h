@@ -41,6 +41,9 @@ float *policy_gradients(struct policy *policy); /* same layout; NULL unless trai
 MUST_CHECK enum status policy_finish_gradients(struct policy *policy);
 /* Packs the weights for the kernels; call after every change of policy_weights. */
 MUST_CHECK enum status policy_refresh(struct policy *policy);
+/* What module 0 reads: the trunk before its final norm, or (the default) after it. Starts as the
+ * configuration has it. */
+void policy_set_mtp_input(struct policy *policy, bool is_pre_norm);
 /* Bytes held, for the memory table: weights, packed copies, gradients, activations. */
 struct policy_memory {
     size_t weights, packed, gradients, activations;
@@ -95,11 +98,13 @@ MUST_CHECK enum status policy_forward(struct policy *policy, const struct policy
  * false, mtp_g must have been given to policy_mtp_backward before. */
 MUST_CHECK enum status policy_backward(struct policy *policy, const float *g, const float *h);
 
-/* MTP module 0 on the batch of the last policy_forward (model.md 9): row i of a sequence predicts
- * token i + 2 from hidden i and the embedding of token i + 1. target_rows[j] = the batch row of i
- * (ascending, never the last of a sequence) and targets[j] = the token at i + 2. Log-probabilities
- * are of the batch's sampling distribution. */
+/* An MTP module on the batch of the last policy_forward (model.md 9): module m's row i of a
+ * sequence predicts token i + m + 2 from hidden row i (of the trunk, or of module m - 1) and the
+ * embedding of token i + m + 1. target_rows[j] = the batch row of i (ascending, with m + 1 tokens
+ * behind it in its sequence) and targets[j] = the token at i + m + 2. Modules run in order, from 0;
+ * detached is the same for all. Log-probabilities are of the batch's sampling distribution. */
 struct policy_mtp_args {
+    size_t module;
     const int32_t *target_rows, *targets;
     size_t n_targets;
     bool detached; /* trunk, embedding and head are constants */
@@ -109,8 +114,9 @@ struct policy_mtp_args {
 };
 MUST_CHECK enum status policy_mtp_forward(struct policy *policy, const struct policy_mtp_args *args,
                                           float *logp);
-/* Adds the gradient of sum_j g[j] logp[j]; call before policy_backward, whose trunk gradient then
- * includes it unless detached. */
+/* Adds the gradient of sum_j g[j] logp[j] of the last module that ran, then of the one before it at
+ * the next call, and so on; call for all before policy_backward, whose trunk gradient then includes
+ * it unless detached. */
 MUST_CHECK enum status policy_mtp_backward(struct policy *policy, const float *g);
 
 /* Tokens each expert took in the last policy_forward (and policy_mtp_forward): (n_moe_layers,
@@ -129,8 +135,8 @@ struct policy_trace {
     float *logits;     /* (n_rows, V), or NULL */
     int32_t *indices;  /* (n_moe_layers, n_rows, K), or NULL */
     float *weights;    /* (n_moe_layers, n_rows, K), or NULL */
-    float *mtp_hidden; /* (n_rows, d) of the last policy_mtp_forward, or NULL */
-    float *mtp_logits; /* (n_rows, V), or NULL */
+    float *mtp_hidden; /* (modules that ran, n_rows, d) residual stream after each, or NULL */
+    float *mtp_logits; /* (modules that ran, n_rows, V), or NULL */
 };
 /* Fills what is not NULL from the last policy_forward / policy_mtp_forward of a trainable policy.
  */

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-/* The order of 2 T merged rows: main targets, and the MTP targets behind max_rows. */
+/* The order of merged rows: main targets, and behind each multiple of max_rows a module's. */
 struct merge {
     int32_t *order;   /* row of the joined buffers */
     int32_t *targets; /* token each predicts */
@@ -15,23 +15,61 @@ struct merge {
     size_t n;
 };
 
+/* Targets of one kind, by batch row ascending; `next` is the first not merged yet. */
+struct merge_source {
+    const int32_t *rows, *targets;
+    size_t n, next;
+};
+
+/* Main targets, then those of each module that ran. Returns how many sources there are. */
+static size_t list_sources(const struct policy *policy, struct merge_source *sources)
+{
+    const size_t t = policy->options.max_rows;
+
+    sources[0] = (struct merge_source){
+        .rows = policy->host_targets, .targets = policy->host_targets + t, .n = policy->n_targets};
+    for (size_t i = 0; i < policy->n_mtp_run; i++) {
+        const struct policy_mtp_module *module = &policy->modules[i];
+
+        sources[1 + i] = (struct merge_source){.rows = module->host_targets,
+                                               .targets = module->host_targets + t,
+                                               .n = module->n_targets};
+    }
+    return 1 + policy->n_mtp_run;
+}
+
+/* The source with the lowest row left, the first of equals; n when all are empty. */
+static size_t next_source(const struct merge_source *sources, size_t n)
+{
+    size_t best = n;
+
+    for (size_t i = 0; i < n; i++) {
+        const struct merge_source *s = &sources[i];
+
+        if (s->next < s->n &&
+            (best == n || s->rows[s->next] < sources[best].rows[sources[best].next])) {
+            best = i;
+        }
+    }
+    return best;
+}
+
 static void merge_targets(const struct policy *policy, struct merge *merge)
 {
     const size_t t = policy->options.max_rows;
-    const int32_t *main_rows = policy->host_targets;
-    const int32_t *mtp_rows = policy->host_mtp_targets;
-    size_t i = 0, j = 0;
+    struct merge_source sources[1 + MODEL_MTP_MAX];
+    const size_t n_sources = list_sources(policy, sources);
 
-    merge->n = policy->n_targets + policy->n_mtp_targets;
-    for (size_t k = 0; k < merge->n; k++) {
-        const bool is_main =
-            j == policy->n_mtp_targets || (i < policy->n_targets && main_rows[i] <= mtp_rows[j]);
+    merge->n = 0;
+    for (size_t i = next_source(sources, n_sources); i < n_sources;
+         i = next_source(sources, n_sources)) {
+        struct merge_source *s = &sources[i];
 
-        merge->order[k] = (int32_t)(is_main ? i : t + j);
-        merge->targets[k] = is_main ? main_rows[t + i] : mtp_rows[t + j];
-        merge->scatter[k] = is_main ? main_rows[i] : (int32_t)t;
-        i += is_main;
-        j += !is_main;
+        merge->order[merge->n] = (int32_t)(i * t + s->next);
+        merge->targets[merge->n] = s->targets[s->next];
+        merge->scatter[merge->n] = i == 0 ? s->rows[s->next] : (int32_t)t;
+        merge->n++;
+        s->next++;
     }
 }
 
@@ -66,6 +104,12 @@ static enum status gather_merged(struct policy *policy, size_t n, bool has_entro
     return gather(policy, policy->entropy, g->merged_entropy, 1, 1, n);
 }
 
+/* Where the second of two merged lists begins in staging. */
+static size_t half_staging(const struct policy *policy)
+{
+    return (1 + policy->config.n_mtp_modules) * policy->options.max_rows;
+}
+
 /* Head arguments of the merged rows. */
 static enum status merge_head(struct policy *policy, bool has_entropy,
                               struct lm_head_backward_args *args)
@@ -73,7 +117,7 @@ static enum status merge_head(struct policy *policy, bool has_entropy,
     const size_t t = policy->options.max_rows;
     struct policy_gradients_scratch *g = &policy->grad;
     struct merge merge = {.order = policy->staging,
-                          .targets = policy->staging + 2 * t,
+                          .targets = policy->staging + half_staging(policy),
                           .scatter = policy->host_merge};
 
     merge_targets(policy, &merge);
@@ -81,7 +125,7 @@ static enum status merge_head(struct policy *policy, bool has_entropy,
     TRY(policy_upload_rows(policy, g->merged_targets, merge.targets, merge.n));
     TRY(policy_upload_rows(policy, g->merged_scatter, merge.scatter, merge.n));
     if (has_entropy) { /* MTP has no entropy term */
-        TRY(policy->backend->ops->fill(policy->backend, g->h + t, policy->n_mtp_targets, 0));
+        TRY(policy->backend->ops->fill(policy->backend, g->h + t, policy->n_mtp_run * t, 0));
     }
     TRY(gather_merged(policy, merge.n, has_entropy));
     args->forward = policy_head_args(policy, 0, g->merged_targets, merge.n);
@@ -134,24 +178,31 @@ static enum status head_backward(struct policy *policy, const float *g, const fl
                                                                       .d = s->d});
 }
 
-/* d_final starts as what the MTP module sends back to its hidden rows, else as zero. */
+/* What MTP module 0 sends back to its hidden rows, added to the gradient of what it read. */
+static enum status add_mtp_hidden(struct policy *policy, float *gradient)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    return policy->backend->ops->scatter_add_rows(
+        policy->backend, &(struct rows_args){.src = policy->grad.d_mtp_hidden,
+                                             .src_stride = s->d_stride,
+                                             .rows = policy->modules[0].rows,
+                                             .dst = gradient,
+                                             .dst_stride = s->d_stride,
+                                             .n_rows = policy->modules[0].n_rows,
+                                             .d = s->d});
+}
+
+/* d_final starts as what the MTP module sends back, if it read normed rows, else as zero. */
 static enum status begin_final(struct policy *policy)
 {
     const struct policy_sizes *s = &policy->sizes;
     const struct backend_ops *ops = policy->backend->ops;
 
     TRY(ops->fill(policy->backend, policy->grad.d_final, (policy->n_rows + 1) * s->d_stride, 0));
-    if (!policy->mtp_reaches_trunk) {
-        return STATUS_OK;
-    }
-    return ops->scatter_add_rows(policy->backend,
-                                 &(struct rows_args){.src = policy->grad.d_mtp_hidden,
-                                                     .src_stride = s->d_stride,
-                                                     .rows = policy->mtp_rows,
-                                                     .dst = policy->grad.d_final,
-                                                     .dst_stride = s->d_stride,
-                                                     .n_rows = policy->n_mtp_rows,
-                                                     .d = s->d});
+    return policy->mtp_reaches_trunk && !policy->config.has_pre_norm_mtp
+               ? add_mtp_hidden(policy, policy->grad.d_final)
+               : STATUS_OK;
 }
 
 static enum status trunk_backward(struct policy *policy)
@@ -177,6 +228,9 @@ static enum status trunk_backward(struct policy *policy)
                                          .dw = policy->gradients + policy->final_norm,
                                          .n_rows = policy->n_rows,
                                          .d = s->d}));
+    if (policy->mtp_reaches_trunk && policy->config.has_pre_norm_mtp) {
+        TRY(add_mtp_hidden(policy, policy->grad.d_h));
+    }
     for (size_t i = policy->config.n_layers; i-- > 0;) {
         TRY(policy_block_backward(policy, &policy->layers[i], &policy->activations[i], &rows,
                                   policy->grad.d_h));
@@ -190,15 +244,15 @@ static enum status merge_embedding(struct policy *policy, struct embedding_backw
     const struct policy_sizes *s = &policy->sizes;
     const size_t t = policy->options.max_rows;
     int32_t *order = policy->staging;
-    int32_t *tokens = policy->staging + 2 * t;
+    int32_t *tokens = policy->staging + half_staging(policy);
     size_t n = 0;
 
     for (size_t i = 0; i < policy->n_rows; i++) {
         order[n] = (int32_t)i;
         tokens[n++] = policy->host_tokens[i];
-        if (policy->mtp_of_row[i] >= 0) {
-            order[n] = (int32_t)t + policy->mtp_of_row[i];
-            tokens[n++] = policy->host_tokens[i + 1];
+        for (size_t j = 0; j < policy->n_mtp_run && policy->modules[j].of_row[i] >= 0; j++) {
+            order[n] = (int32_t)((1 + j) * t) + policy->modules[j].of_row[i];
+            tokens[n++] = policy->host_tokens[i + j + 1];
         }
     }
     TRY(policy_upload_rows(policy, policy->grad.merged_rows, order, n));
@@ -231,9 +285,9 @@ enum status policy_backward(struct policy *policy, const float *g, const float *
         return status_set(STATUS_BAD_ARGUMENT, "a backward pass needs a trainable policy and a "
                                                "forward pass before it");
     }
-    if (policy->mtp == MTP_FORWARD && !policy->mtp_detached) {
+    if (policy->n_mtp_left > 0 && !policy->mtp_detached) {
         return status_set(STATUS_BAD_ARGUMENT,
-                          "the MTP module's gradient must be given before the policy's");
+                          "the MTP modules' gradient must be given before the policy's");
     }
     TRY(begin_final(policy));
     TRY(head_backward(policy, g, h));

@@ -152,6 +152,10 @@ static enum status finish_forward(struct policy *policy, size_t n_rows, float *l
                                               .n_rows = n_rows,
                                               .d = s->d,
                                               .eps = (float)policy->config.rms_norm_eps}));
+    if (policy->trunk_out != NULL) {
+        TRY(policy_copy_rows(policy, policy_activations_of(policy, last)->h_out, policy->trunk_out,
+                             n_rows));
+    }
     if (policy->n_targets == 0) {
         return STATUS_OK;
     }
@@ -171,7 +175,8 @@ enum status policy_forward(struct policy *policy, const struct policy_batch *bat
     const struct backend_ops *ops = policy->backend->ops;
 
     policy->n_rows = 0; /* nothing to go back over until this succeeds */
-    policy->mtp = MTP_IDLE;
+    policy->n_mtp_run = 0;
+    policy->n_mtp_left = 0;
     policy->mtp_reaches_trunk = false;
     TRY(check_batch(policy, batch));
     TRY(place_batch(policy, batch));

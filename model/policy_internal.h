@@ -3,7 +3,7 @@
  *   policy.c         create, destroy, accessors          policy_layout.c  sizes and buffers
  *   policy_pack.c    packed copies of the weights         policy_block.c   one layer, forward
  *   policy_block_backward.c  one layer, backward          policy_forward.c a packed batch
- *   policy_backward.c  its gradient                       policy_mtp.c     the MTP module
+ *   policy_backward.c  its gradient                       policy_mtp.c     the MTP modules
  *   policy_extend.c  cache, prefill, decode, draws        policy_trace.c   looking inside
  *
  * Letters: T rows, d hidden_size, rq q_lora_rank, rk kv_lora_rank, H heads. Row strides are padded
@@ -71,8 +71,8 @@ struct policy_activations {
 
 /* Gradients on the way, shared by all layers. */
 struct policy_gradients_scratch {
-    float *d_h;      /* (2 T, d): residual gradient; second half: MTP's gradient of embeddings */
-    float *d_h_mtp;  /* (T, d) residual gradient inside the MTP module */
+    float *d_h;      /* (N T, d): residual gradient; then each module's gradient of embeddings */
+    float *d_h_mtp;  /* (T, d) residual gradient inside an MTP module */
     float *d_normed; /* (T, d) */
     float *d_project, *d_q, *d_q_latent, *d_latent, *d_absorbed, *d_attended, *d_values;
     float *d_gate_up[2];
@@ -80,16 +80,30 @@ struct policy_gradients_scratch {
     float *d_route_weights, *d_logits;
     float *d_pages;
     float *d_final;  /* (T + 1, d) after the final norm; the last row takes what nobody wants */
-    float *d_head;   /* (2 T, d) of the head's inputs */
-    float *g, *h;    /* (2 T) upstream gradients of targets */
-    float *merged_x; /* (2 T, d), and per-row values beside it */
+    float *d_head;   /* (N T, d) of the head's inputs; N: one, and one a module */
+    float *g, *h;    /* (N T) upstream gradients of targets */
+    float *merged_x; /* (N T, d), and per-row values beside it */
     float *merged_g, *merged_h, *merged_lse, *merged_entropy, *merged_logp;
     int32_t *merged_rows, *merged_targets, *merged_scatter;
     float *d_eh;         /* (T, 2 d) */
-    float *d_mtp_hidden; /* (T, d) gradient of the hidden rows MTP read */
+    float *d_mtp_hidden; /* (T, d) gradient of the hidden rows that the last module read */
 };
 
-enum mtp_state { MTP_IDLE, MTP_FORWARD, MTP_DONE };
+/* One MTP module beside its layer: offsets of its rows, packed copies, activations, and the rows
+ * and targets of its last forward pass. */
+struct policy_mtp_module {
+    size_t enorm, hnorm, eh, norm;
+    float *w_eh, *t_eh;
+    float *embedded, *hidden, *rstd_e, *rstd_h, *input; /* (T, d), (T, d), (T), (T), (T, 2 d) */
+    float *normed, *rstd;                               /* (T, d), (T) behind the layer */
+    int32_t *tokens, *positions, *target_rows, *targets;
+    int32_t *rows; /* (T) rows that it reads: of the batch, or of the module before */
+    /* Host side. */
+    struct kv_span *spans;
+    int32_t *of_row;       /* (T) row here of a batch row, or -1 */
+    int32_t *host_targets; /* (T) batch rows, then (T) targets */
+    size_t n_rows, n_spans, n_targets;
+};
 
 struct policy {
     struct backend *backend; /* borrowed */
@@ -105,49 +119,45 @@ struct policy {
     struct pack_args *packs;
     size_t n_packs;
 
-    size_t embedding, final_norm, head, enorm, hnorm, eh, mtp_norm; /* offsets of rows */
-    float *w_head, *t_head, *w_eh, *t_eh;
+    size_t embedding, final_norm, head; /* offsets of rows */
+    float *w_head, *t_head;
     struct policy_layer *layers;            /* n_layers + n_mtp_modules */
     struct policy_activations *activations; /* as many when trainable, else 1 */
+    struct policy_mtp_module *modules;      /* n_mtp_modules */
     struct policy_gradients_scratch grad;
 
     float *cos_table, *sin_table;
     struct kv_pages pages; /* one layer's, for whole sequences */
     float *ffn_hidden, *router_logits;
     float *normed, *rstd_final;  /* (T, d) after the final norm */
-    float *head_x;               /* (2 T or draws, d) inputs of the head: main, then MTP */
-    float *logp, *entropy, *lse; /* (2 T) */
+    float *head_x;               /* (N T or draws, d) inputs of the head: main, then each module */
+    float *logp, *entropy, *lse; /* (N T) */
     float *logits;               /* (logit_rows, V) */
     size_t logit_rows, head_rows;
     int32_t *tokens, *positions, *identity, *target_rows, *targets; /* (T) on the device */
     struct sample_row *draws;
     int32_t *drawn;
-    float *mtp_embedded, *mtp_hidden, *mtp_rstd_e, *mtp_rstd_h, *mtp_eh; /* (T, ..) inputs */
-    float *mtp_normed, *mtp_rstd;
-    int32_t *mtp_tokens, *mtp_positions, *mtp_rows, *mtp_target_rows, *mtp_targets;
+    float *trunk_out; /* (T, d) before the final norm: kept for MTP where layers share buffers */
 
     /* Host side. */
-    struct kv_span *spans, *mtp_spans;
+    struct kv_span *spans;
     int32_t *blocks;
-    int32_t *staging;          /* (4 T) for what is uploaded */
-    int32_t *host_tokens;      /* (T) tokens of the last batch */
-    int32_t *host_targets;     /* (T) rows that were targets, then (T) the targets */
-    int32_t *mtp_of_row;       /* (T) row inside the MTP batch, or -1 */
-    int32_t *host_mtp_rows;    /* (T) batch row of each MTP row */
-    int32_t *host_mtp_targets; /* (T) batch rows, then (T) targets */
+    int32_t *staging;      /* (2 N T, at least 4 T) for what is uploaded */
+    int32_t *host_tokens;  /* (T) tokens of the last batch */
+    int32_t *host_targets; /* (T) rows that were targets, then (T) the targets */
     int32_t *moe_layers;
     size_t n_moe_layers;
-    int32_t *host_merge; /* (2 T) */
+    int32_t *host_merge; /* (N T) */
     uint32_t *counts;    /* (n_moe_layers, E) */
     float *host_values;
 
     /* The last policy_forward. */
     size_t n_rows, n_spans, n_targets, n_pages_used;
     struct sampling_params sampling;
-    size_t n_mtp_rows, n_mtp_spans, n_mtp_targets;
-    enum mtp_state mtp;
+    size_t n_mtp_run;  /* modules that ran since */
+    size_t n_mtp_left; /* of those, modules whose gradient has not been given yet */
     bool mtp_detached;
-    bool mtp_reaches_trunk; /* an MTP gradient waits in d_mtp_hidden */
+    bool mtp_reaches_trunk; /* module 0's gradient waits in d_mtp_hidden */
 };
 
 /* Columns allocated for rows of n: whole cache lines, and no multiple of 4 KiB (cpu.md 5.1). */

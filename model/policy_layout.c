@@ -167,9 +167,10 @@ static void carve_gradients(struct carver *c, struct policy *policy)
     const struct policy_sizes *s = &policy->sizes;
     const size_t t = policy->options.max_rows, stride = s->d_stride;
     const size_t widest = s->ffn_width[0] > s->ffn_width[1] ? s->ffn_width[0] : s->ffn_width[1];
+    const size_t nt = (1 + policy->config.n_mtp_modules) * t;
     struct policy_gradients_scratch *g = &policy->grad;
 
-    g->d_h = carve_floats(c, 2 * t, stride);
+    g->d_h = carve_floats(c, nt, stride);
     g->d_h_mtp = carve_floats(c, t, stride);
     g->d_normed = carve_floats(c, t, stride);
     g->d_project = carve_floats(c, t, s->project_stride);
@@ -186,38 +187,49 @@ static void carve_gradients(struct carver *c, struct policy *policy)
     g->d_logits = carve_floats(c, t, s->n_experts);
     g->d_pages = carve_floats(c, t, s->page_stride);
     g->d_final = carve_floats(c, t + 1, stride);
-    g->d_head = carve_floats(c, 2 * t, stride);
-    g->g = carve_floats(c, 2 * t, 1);
-    g->h = carve_floats(c, 2 * t, 1);
-    g->merged_x = carve_floats(c, 2 * t, stride);
-    g->merged_g = carve_floats(c, 2 * t, 1);
-    g->merged_h = carve_floats(c, 2 * t, 1);
-    g->merged_lse = carve_floats(c, 2 * t, 1);
-    g->merged_entropy = carve_floats(c, 2 * t, 1);
-    g->merged_logp = carve_floats(c, 2 * t, 1);
-    g->merged_rows = carve_ids(c, 2 * t);
-    g->merged_targets = carve_ids(c, 2 * t);
-    g->merged_scatter = carve_ids(c, 2 * t);
+    g->d_head = carve_floats(c, nt, stride);
+    g->g = carve_floats(c, nt, 1);
+    g->h = carve_floats(c, nt, 1);
+    g->merged_x = carve_floats(c, nt, stride);
+    g->merged_g = carve_floats(c, nt, 1);
+    g->merged_h = carve_floats(c, nt, 1);
+    g->merged_lse = carve_floats(c, nt, 1);
+    g->merged_entropy = carve_floats(c, nt, 1);
+    g->merged_logp = carve_floats(c, nt, 1);
+    g->merged_rows = carve_ids(c, nt);
+    g->merged_targets = carve_ids(c, nt);
+    g->merged_scatter = carve_ids(c, nt);
     g->d_eh = carve_floats(c, t, policy_stride(2 * s->d));
     g->d_mtp_hidden = carve_floats(c, t, stride);
 }
 
-static void carve_mtp(struct carver *c, struct policy *policy)
+static void carve_module(struct carver *c, const struct policy *policy,
+                         struct policy_mtp_module *module)
 {
     const size_t t = policy->options.max_rows, stride = policy->sizes.d_stride;
 
-    policy->mtp_embedded = carve_floats(c, t, stride);
-    policy->mtp_hidden = carve_floats(c, t, stride);
-    policy->mtp_rstd_e = carve_floats(c, t, 1);
-    policy->mtp_rstd_h = carve_floats(c, t, 1);
-    policy->mtp_eh = carve_floats(c, t, policy_stride(2 * policy->sizes.d));
-    policy->mtp_normed = carve_floats(c, t, stride);
-    policy->mtp_rstd = carve_floats(c, t, 1);
-    policy->mtp_tokens = carve_ids(c, t);
-    policy->mtp_positions = carve_ids(c, t);
-    policy->mtp_rows = carve_ids(c, t);
-    policy->mtp_target_rows = carve_ids(c, t);
-    policy->mtp_targets = carve_ids(c, t);
+    module->embedded = carve_floats(c, t, stride);
+    module->hidden = carve_floats(c, t, stride);
+    module->rstd_e = carve_floats(c, t, 1);
+    module->rstd_h = carve_floats(c, t, 1);
+    module->input = carve_floats(c, t, policy_stride(2 * policy->sizes.d));
+    module->normed = carve_floats(c, t, stride);
+    module->rstd = carve_floats(c, t, 1);
+    module->tokens = carve_ids(c, t);
+    module->positions = carve_ids(c, t);
+    module->rows = carve_ids(c, t);
+    module->target_rows = carve_ids(c, t);
+    module->targets = carve_ids(c, t);
+}
+
+static void carve_mtp(struct carver *c, struct policy *policy)
+{
+    for (size_t i = 0; i < policy->config.n_mtp_modules; i++) {
+        carve_module(c, policy, &policy->modules[i]);
+    }
+    if (!policy->options.is_trainable) {
+        policy->trunk_out = carve_floats(c, policy->options.max_rows, policy->sizes.d_stride);
+    }
 }
 
 /* Inputs, head and what is used in passing. */
@@ -270,13 +282,11 @@ static size_t largest(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-/* Arrays of n 32-bit ids each. */
-static enum status create_id_arrays(size_t n, int32_t **const *arrays, size_t n_arrays)
+static enum status create_module_arrays(size_t t, struct policy_mtp_module *module)
 {
-    for (size_t i = 0; i < n_arrays; i++) {
-        TRY(memory_alloc(n, sizeof(int32_t), arrays[i]));
-    }
-    return STATUS_OK;
+    TRY(memory_alloc(t, sizeof(struct kv_span), &module->spans));
+    TRY(memory_alloc(t, sizeof(int32_t), &module->of_row));
+    return memory_alloc(2 * t, sizeof(int32_t), &module->host_targets);
 }
 
 static enum status create_counters(struct policy *policy)
@@ -290,16 +300,18 @@ static enum status create_counters(struct policy *policy)
 static enum status create_host_arrays(struct policy *policy)
 {
     const size_t t = policy->options.max_rows;
-    int32_t **const single[] = {&policy->blocks, &policy->host_tokens, &policy->mtp_of_row,
-                                &policy->host_mtp_rows};
-    int32_t **const twice[] = {&policy->host_targets, &policy->host_mtp_targets,
-                               &policy->host_merge};
+    const size_t nt = (1 + policy->config.n_mtp_modules) * t;
 
-    TRY(create_id_arrays(t, single, sizeof(single) / sizeof(single[0])));
-    TRY(create_id_arrays(2 * t, twice, sizeof(twice) / sizeof(twice[0])));
+    TRY(memory_alloc(t, sizeof(int32_t), &policy->blocks));
+    TRY(memory_alloc(t, sizeof(int32_t), &policy->host_tokens));
+    TRY(memory_alloc(2 * t, sizeof(int32_t), &policy->host_targets));
+    TRY(memory_alloc(nt, sizeof(int32_t), &policy->host_merge));
     TRY(memory_alloc(t, sizeof(struct kv_span), &policy->spans));
-    TRY(memory_alloc(t, sizeof(struct kv_span), &policy->mtp_spans));
-    TRY(memory_alloc(largest(4 * t, t * policy->sizes.top_k), sizeof(int32_t), &policy->staging));
+    TRY(memory_alloc(largest(largest(4 * t, 2 * nt), t * policy->sizes.top_k), sizeof(int32_t),
+                     &policy->staging));
+    for (size_t i = 0; i < policy->config.n_mtp_modules; i++) {
+        TRY(create_module_arrays(t, &policy->modules[i]));
+    }
     TRY(memory_alloc(policy->logit_rows, sizeof(float), &policy->host_values));
     return create_counters(policy);
 }
@@ -341,7 +353,7 @@ static enum status fill_rope(struct policy *policy)
 enum status policy_layout_create(struct policy *policy)
 {
     const struct policy_options *options = &policy->options;
-    const size_t n_heads = policy->config.n_mtp_modules > 0 ? 2 : 1;
+    const size_t n_heads = 1 + policy->config.n_mtp_modules;
     struct carver carver = {.base = NULL};
 
     policy->head_rows = largest(n_heads * options->max_rows, options->max_draws);

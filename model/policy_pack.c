@@ -279,9 +279,11 @@ static void plan_all(struct plan *plan)
     }
     policy->w_head = plan_plain(plan, policy->head, d, vocab);
     policy->t_head = is_trainable ? plan_transposed(plan, policy->head, vocab, d) : NULL;
-    if (policy->config.n_mtp_modules > 0) {
-        policy->w_eh = plan_plain(plan, policy->eh, 2 * d, d);
-        policy->t_eh = is_trainable ? plan_transposed(plan, policy->eh, d, 2 * d) : NULL;
+    for (size_t i = 0; i < policy->config.n_mtp_modules; i++) {
+        struct policy_mtp_module *module = &policy->modules[i];
+
+        module->w_eh = plan_plain(plan, module->eh, 2 * d, d);
+        module->t_eh = is_trainable ? plan_transposed(plan, module->eh, d, 2 * d) : NULL;
     }
 }
 
@@ -344,11 +346,13 @@ static void find_all(struct policy *policy)
     policy->head = policy->config.has_tied_head
                        ? policy->embedding
                        : weight_table_find(policy->table, "lm_head.weight")->offset;
-    if (policy->config.n_mtp_modules > 0) {
-        policy->enorm = offset_of(policy, n_layers, "enorm.weight");
-        policy->hnorm = offset_of(policy, n_layers, "hnorm.weight");
-        policy->eh = offset_of(policy, n_layers, "eh_proj.weight");
-        policy->mtp_norm = offset_of(policy, n_layers, "shared_head.norm.weight");
+    for (size_t i = 0; i < policy->config.n_mtp_modules; i++) {
+        struct policy_mtp_module *module = &policy->modules[i];
+
+        module->enorm = offset_of(policy, n_layers + i, "enorm.weight");
+        module->hnorm = offset_of(policy, n_layers + i, "hnorm.weight");
+        module->eh = offset_of(policy, n_layers + i, "eh_proj.weight");
+        module->norm = offset_of(policy, n_layers + i, "shared_head.norm.weight");
     }
 }
 

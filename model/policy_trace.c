@@ -29,14 +29,15 @@ static enum status read_logits(struct policy *policy, const float *x, size_t n, 
     return STATUS_OK;
 }
 
-/* Moves packed MTP rows (first n of values) to their batch rows, from the back; the rest is zero
- * (or, for indices, -1). */
-static void spread_rows(const struct policy *policy, void *values, size_t row_bytes, int filler)
+/* Moves packed rows of a module (first n of values) to their batch rows, from the back; the rest is
+ * zero (or, for indices, -1). */
+static void spread_rows(const struct policy *policy, size_t module, void *values, size_t row_bytes,
+                        int filler)
 {
     char *bytes = values;
 
     for (size_t row = policy->n_rows; row-- > 0;) {
-        const int32_t at = policy->mtp != MTP_IDLE ? policy->mtp_of_row[row] : -1;
+        const int32_t at = module < policy->n_mtp_run ? policy->modules[module].of_row[row] : -1;
 
         if (at >= 0) {
             memmove(bytes + row * row_bytes, bytes + (size_t)at * row_bytes, row_bytes);
@@ -73,10 +74,10 @@ static enum status read_routes(struct policy *policy, size_t layer, int32_t *ind
         TRY(ops->download(policy->backend, weights, a->route_weights, policy->n_rows * row_bytes));
     }
     if (is_mtp && indices != NULL) {
-        spread_rows(policy, indices, row_bytes, 0xff);
+        spread_rows(policy, layer - policy->config.n_layers, indices, row_bytes, 0xff);
     }
     if (is_mtp && weights != NULL) {
-        spread_rows(policy, weights, row_bytes, 0);
+        spread_rows(policy, layer - policy->config.n_layers, weights, row_bytes, 0);
     }
     return STATUS_OK;
 }
@@ -93,25 +94,39 @@ static enum status read_all_routes(struct policy *policy, const struct policy_tr
     return STATUS_OK;
 }
 
-static enum status read_mtp(struct policy *policy, const struct policy_trace *trace)
+static enum status read_module(struct policy *policy, size_t index, float *hidden, float *logits)
 {
     const struct policy_sizes *s = &policy->sizes;
-    const size_t n = policy->n_mtp_rows, vocab = policy->config.vocab_size;
+    const struct policy_mtp_module *module = &policy->modules[index];
+    const size_t vocab = policy->config.vocab_size;
 
-    if (trace->mtp_hidden == NULL && trace->mtp_logits == NULL) {
+    if (hidden != NULL) {
+        TRY(read_rows(policy, policy->activations[policy->config.n_layers + index].h_out,
+                      s->d_stride, s->d, module->n_rows, hidden));
+        spread_rows(policy, index, hidden, s->d * sizeof(float), 0);
+    }
+    if (logits != NULL) {
+        TRY(read_logits(policy, module->normed, module->n_rows, logits));
+        spread_rows(policy, index, logits, vocab * sizeof(float), 0);
+    }
+    return STATUS_OK;
+}
+
+static enum status read_mtp(struct policy *policy, const struct policy_trace *trace)
+{
+    const size_t n = policy->n_rows;
+    float *hidden = trace->mtp_hidden, *logits = trace->mtp_logits;
+
+    if (hidden == NULL && logits == NULL) {
         return STATUS_OK;
     }
-    if (policy->mtp == MTP_IDLE) {
+    if (policy->n_mtp_run == 0) {
         return status_set(STATUS_BAD_ARGUMENT, "no MTP forward pass to look into");
     }
-    if (trace->mtp_hidden != NULL) {
-        TRY(read_rows(policy, policy->activations[policy->config.n_layers].h_out, s->d_stride, s->d,
-                      n, trace->mtp_hidden));
-        spread_rows(policy, trace->mtp_hidden, s->d * sizeof(float), 0);
-    }
-    if (trace->mtp_logits != NULL) {
-        TRY(read_logits(policy, policy->mtp_normed, n, trace->mtp_logits));
-        spread_rows(policy, trace->mtp_logits, vocab * sizeof(float), 0);
+    for (size_t i = 0; i < policy->n_mtp_run; i++) {
+        TRY(read_module(policy, i, hidden, logits));
+        hidden = hidden == NULL ? NULL : hidden + n * policy->sizes.d;
+        logits = logits == NULL ? NULL : logits + n * policy->config.vocab_size;
     }
     return STATUS_OK;
 }

@@ -92,6 +92,7 @@ int main(void)
         FIXTURE(everything_in_the_file_is_within_tolerance, "options"),
         FIXTURE(everything_in_the_file_is_within_tolerance, "negative-bias"),
         FIXTURE(everything_in_the_file_is_within_tolerance, "mtp1"),
+        FIXTURE(everything_in_the_file_is_within_tolerance, "mtp1-prenorm"),
         FIXTURE(everything_in_the_file_is_within_tolerance, "fp8"),
         FIXTURE(everything_in_the_file_is_within_tolerance, "fp8-ue8m0"),
         FIXTURE(everything_in_the_file_is_within_tolerance, "fp8-e8m0"),

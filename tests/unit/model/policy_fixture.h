@@ -13,6 +13,54 @@
 #define N_SEQUENCES ((size_t)5)
 #define MAX_ROWS ((size_t)160)
 
+/* What the tiny model may have instead of its defaults. */
+enum variant_bit {
+    VARIANT_SOFTMAX = 1, /* V2's router; groups as they are */
+    VARIANT_BIASES = 2,
+    VARIANT_TIED = 4,
+    VARIANT_HALF_ROPE = 8,
+    VARIANT_Q_PROJ = 16,
+    VARIANT_NO_NORM = 32,
+    VARIANT_TWO_MODULES = 64,
+    VARIANT_PRE_NORM = 128,
+    VARIANT_YARN = 256
+};
+static unsigned variant; /* of the models that make_policy makes */
+static const unsigned variants[] = {
+    0,
+    VARIANT_SOFTMAX | VARIANT_NO_NORM | VARIANT_Q_PROJ | VARIANT_YARN,
+    VARIANT_SOFTMAX | VARIANT_TWO_MODULES,
+    VARIANT_BIASES | VARIANT_PRE_NORM,
+    VARIANT_TIED | VARIANT_TWO_MODULES,
+    VARIANT_HALF_ROPE | VARIANT_NO_NORM | VARIANT_YARN,
+    VARIANT_BIASES | VARIANT_TIED | VARIANT_HALF_ROPE | VARIANT_Q_PROJ | VARIANT_NO_NORM |
+        VARIANT_TWO_MODULES | VARIANT_PRE_NORM,
+};
+#define N_VARIANTS (sizeof(variants) / sizeof(variants[0]))
+
+static inline void variant_config(struct model_config *config)
+{
+    assert_ok(model_config_preset("tiny", config));
+    config->has_softmax_router = (variant & VARIANT_SOFTMAX) != 0;
+    config->has_attention_bias = (variant & VARIANT_BIASES) != 0;
+    config->has_tied_head = (variant & VARIANT_TIED) != 0;
+    config->rope_interleave = (variant & VARIANT_HALF_ROPE) == 0;
+    config->q_lora_rank = (variant & VARIANT_Q_PROJ) != 0 ? 0 : config->q_lora_rank;
+    config->norm_topk_prob = (variant & VARIANT_NO_NORM) == 0;
+    config->n_mtp_modules = (variant & VARIANT_TWO_MODULES) != 0 ? 2 : 1;
+    config->has_pre_norm_mtp = (variant & VARIANT_PRE_NORM) != 0;
+    if ((variant & VARIANT_YARN) != 0) {
+        config->rope = (struct rope_scaling){.is_yarn = true,
+                                             .factor = 4,
+                                             .beta_fast = 8,
+                                             .beta_slow = 0.1,
+                                             .mscale = 0.8,
+                                             .mscale_all_dim = 1,
+                                             .original_max_positions = 64,
+                                             .truncate = true};
+    }
+}
+
 /* Five sequences, packed; every row predicts a random token. */
 struct batch {
     int32_t tokens[MAX_ROWS], targets[MAX_ROWS], rows[MAX_ROWS];
@@ -53,6 +101,20 @@ static inline void batch_fill(struct batch *out)
     out->offsets[N_SEQUENCES] = row;
 }
 
+/* Biases start as zero, which would hide them. */
+static inline void fill_biases(struct policy *policy)
+{
+    const struct weight_table *table = policy_table(policy);
+
+    for (size_t i = 0; i < table->n_rows; i++) {
+        const struct weight_row *row = &table->rows[i];
+
+        for (size_t j = 0; j < row->count && row->is_bias; j++) {
+            policy_weights(policy)[row->offset + j] = 0.3f * normal(50 + i, j);
+        }
+    }
+}
+
 static inline struct policy *make_policy(struct backend *backend, bool is_trainable)
 {
     const struct policy_options options = {
@@ -60,9 +122,10 @@ static inline struct policy *make_policy(struct backend *backend, bool is_traina
     struct model_config config;
     struct policy *policy;
 
-    assert_ok(model_config_preset("tiny", &config));
+    variant_config(&config);
     assert_ok(policy_create(backend, &config, &options, &policy));
     weights_init(&config, policy_table(policy), 7, policy_weights(policy));
+    fill_biases(policy);
     assert_ok(policy_refresh(policy));
     return policy;
 }

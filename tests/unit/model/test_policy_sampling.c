@@ -103,13 +103,12 @@ static void sample_all(const char *device, size_t n_threads, uint64_t seed, size
     backend_close(backend);
 }
 
-static void chunks_pages_and_threads_change_no_draw(void **state)
+static void check_chunks(void)
 {
     static const size_t chunks[] = {48, 1, 2, 7, 20};
     int32_t drawn[MAX_ROWS] = {0}, other[MAX_ROWS] = {0};
     float logp[MAX_ROWS] = {0}, other_logp[MAX_ROWS] = {0};
 
-    (void)state;
     sample_all("cpu", 1, 1, chunks[0], drawn, logp);
     for (size_t i = 1; i < 5; i++) {
         sample_all("cpu", 1 + i % 2, 1 + i, chunks[i], other, other_logp);
@@ -121,7 +120,17 @@ static void chunks_pages_and_threads_change_no_draw(void **state)
     assert_memory_equal(logp, other_logp, sizeof(logp));
 }
 
-static void the_trainer_gives_each_draw_the_samplers_log_probability(void **state)
+static void chunks_pages_and_threads_change_no_draw(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_VARIANTS; i++) {
+        variant = variants[i];
+        check_chunks();
+    }
+    variant = 0;
+}
+
+static void check_trainer(void)
 {
     const struct sampling_params sampling = {
         .temperature = 0.8f, .top_k = 30, .top_p = 0.95f, .min_p = 0.001f};
@@ -131,7 +140,6 @@ static void the_trainer_gives_each_draw_the_samplers_log_probability(void **stat
     struct policy *policy = make_policy(backend, true);
     struct batch batch;
 
-    (void)state;
     batch_fill(&batch);
     sample_all("cpu", 1, 1, 5, drawn, logp);
     memcpy(batch.targets, drawn, sizeof(drawn));
@@ -139,6 +147,16 @@ static void the_trainer_gives_each_draw_the_samplers_log_probability(void **stat
     assert_memory_equal(logp, trained, batch.offsets[N_SEQUENCES] * sizeof(float));
     policy_destroy(policy);
     backend_close(backend);
+}
+
+static void the_trainer_gives_each_draw_the_samplers_log_probability(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_VARIANTS; i++) {
+        variant = variants[i];
+        check_trainer();
+    }
+    variant = 0;
 }
 
 static void a_copied_page_serves_like_the_original(void **state)
