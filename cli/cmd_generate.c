@@ -40,7 +40,7 @@ static const struct cli_option options[] = {
     {OPTION_TOP_P, "top-p", "P", "draw among the likeliest tokens of mass P; 1: off (1)"},
     {OPTION_MIN_P, "min-p", "P", "drop tokens below P times the likeliest; 0: off (0)"},
     {OPTION_SEED, "seed", "S", "the same seed draws the same completions (0)"},
-    {OPTION_CHAT, "chat", "NAME", "auto, raw or deepseek-v3 (auto)"},
+    {OPTION_CHAT, "chat", "NAME", "auto, raw, deepseek-v3, chatml, ... (auto)"},
     {OPTION_DEVICE, "device", "NAME", "auto, cpu, cpu-avx512, cpu-avx2, cpu-portable (auto)"},
     {OPTION_JSON, "json", NULL, "one object a completion: text, tokens, logprobs, finish"},
 };

@@ -14,6 +14,7 @@ int cmd_eval(int argc, char **argv);
 int cmd_generate(int argc, char **argv);
 int cmd_model(int argc, char **argv);
 int cmd_data(int argc, char **argv);
+int cmd_tok(int argc, char **argv);
 int cmd_db(int argc, char **argv);
 int cmd_show(int argc, char **argv);
 int cmd_config(int argc, char **argv);

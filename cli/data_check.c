@@ -29,7 +29,7 @@ enum {
 
 static const struct cli_option options[] = {
     {OPTION_TOKENIZER, "tokenizer", "DIR", "model folder: count tokens and render prompts"},
-    {OPTION_CHAT, "chat", "NAME", "auto, raw or deepseek-v3 (auto)"},
+    {OPTION_CHAT, "chat", "NAME", "auto, raw, deepseek-v3, chatml, ... (auto)"},
     {OPTION_SYSTEM, "system-prompt", "TEXT", "put in front of rows that have none"},
     {OPTION_PROMPT_KEY, "prompt-key", "KEY", "column of prompts, dots descend (detected)"},
     {OPTION_ANSWER_KEY, "answer-key", "KEY", "column of answers (detected)"},

@@ -22,6 +22,7 @@ static const struct command commands[] = {
     {"generate", cmd_generate, "try a prompt"},
     {"model", cmd_model, "init, inspect or check a model folder"},
     {"data", cmd_data, "make or check data"},
+    {"tok", cmd_tok, "texts to token ids and back"},
     {"db", cmd_db, "ask a run's database in SQL"},
     {"show", cmd_show, "a step, group or sample of a run"},
     {"config", cmd_config, "every setting with its value and origin"},

@@ -1,0 +1,332 @@
+/* `hone tok encode|decode MODEL`: texts to token ids and back, one or a file of JSON lines. */
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/text_buffer.h"
+#include "cli/cli.h"
+#include "cli/commands.h"
+#include "model/tokenizer.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FILE_BYTES_MAX ((size_t)4 << 30)
+#define DEPTH_MAX 32u
+
+enum { OPTION_FILE = 'f', OPTION_JSON = 'j', OPTION_PLAIN = 256, OPTION_SPECIAL, OPTION_SKIP };
+
+static const struct cli_option encode_options[] = {
+    {OPTION_FILE, "file", "F.jsonl", "rows of {\"text\": ...} instead of TEXT"},
+    {OPTION_PLAIN, "plain", NULL, "added tokens in the text are ordinary text"},
+    {OPTION_SPECIAL, "add-special", NULL, "with the special tokens around a text, if any"},
+    {OPTION_JSON, "json", NULL, "one object a text: ids (always so with --file)"},
+};
+static const struct cli_option decode_options[] = {
+    {OPTION_FILE, "file", "F.jsonl", "rows of {\"ids\": [...]} instead of IDS"},
+    {OPTION_SKIP, "skip-special", NULL, "without special tokens"},
+    {OPTION_JSON, "json", NULL, "one object a list: text (always so with --file)"},
+};
+static const struct cli_command encode_command = {
+    .name = "tok encode",
+    .arguments = "MODEL [TEXT]",
+    .summary = "Prints the token ids of a text.",
+    .options = encode_options,
+    .n_options = sizeof(encode_options) / sizeof(encode_options[0]),
+    .n_arguments_min = 1,
+    .n_arguments_max = 2,
+    .examples = "  hone tok encode demo/model 1234567890=\n"
+                "  hone tok encode demo/model --file rows.jsonl\n",
+};
+static const struct cli_command decode_command = {
+    .name = "tok decode",
+    .arguments = "MODEL [IDS]",
+    .summary = "Prints the text of token ids, separated by spaces or commas.",
+    .options = decode_options,
+    .n_options = sizeof(decode_options) / sizeof(decode_options[0]),
+    .n_arguments_min = 1,
+    .n_arguments_max = 2,
+    .examples = "  hone tok decode demo/model \"3 4 5\"\n",
+};
+
+struct request {
+    const struct tokenizer *tokenizer;
+    const char *model, *text, *file;
+    struct encode_options encoding;
+    bool skip_special;
+    bool wants_json;
+};
+
+/* --- Encoding --- */
+
+static enum status list_json(const struct token_list *list, struct json *row)
+{
+    struct json *ids = json_array_create();
+    enum status status = STATUS_OK;
+
+    for (size_t i = 0; i < list->count && status == STATUS_OK; i++) {
+        status = json_append(ids, json_from_int(list->ids[i]));
+    }
+    if (status != STATUS_OK) {
+        json_destroy(ids);
+        return status;
+    }
+    return json_put(row, "ids", ids);
+}
+
+static enum status print_ids(const struct token_list *list, bool wants_json)
+{
+    if (!wants_json) {
+        for (size_t i = 0; i < list->count; i++) {
+            (void)printf("%s%d", i > 0 ? " " : "", list->ids[i]);
+        }
+        (void)printf("\n");
+        return STATUS_OK;
+    }
+    struct json *row = json_object_create();
+    const enum status status = list_json(list, row);
+    if (status != STATUS_OK) {
+        json_destroy(row);
+        return status;
+    }
+    return cli_print_json(row);
+}
+
+static enum status encode_text(const struct request *request, const char *text, size_t n)
+{
+    struct token_list list;
+
+    TRY(tokenizer_encode_with(request->tokenizer, text, n, request->encoding, &list));
+    const enum status status = print_ids(&list, request->wants_json);
+    token_list_dispose(&list);
+    return status;
+}
+
+static enum status encode_row(const struct request *request, const struct json *row)
+{
+    const struct json *text = json_get(row, "text");
+
+    if (!json_is(text, JSON_STRING)) {
+        return status_set(STATUS_BAD_FORMAT, "want {\"text\": \"...\"}");
+    }
+    return encode_text(request, json_text(text, ""), json_text_bytes(text));
+}
+
+/* --- Decoding --- */
+
+/* What a model wrote may hold control characters: they are shown, not obeyed. */
+static enum status print_visibly(const char *text, size_t n)
+{
+    const size_t room = 8 * n + 8; /* every byte may become an escape */
+    char *line = NULL;
+
+    TRY(memory_alloc(room, 1, &line));
+    (void)puts(log_escape(text, n, line, room));
+    memory_free(line);
+    return STATUS_OK;
+}
+
+static enum status print_text(const char *text, size_t n, bool wants_json)
+{
+    if (!wants_json) {
+        return print_visibly(text, n);
+    }
+    struct json *row = json_object_create();
+    const enum status status = json_put(row, "text", json_from_text(text, n));
+    if (status != STATUS_OK) {
+        json_destroy(row);
+        return status;
+    }
+    return cli_print_json(row);
+}
+
+static enum status decode_ids(const struct request *request, const int32_t *ids, size_t n_ids)
+{
+    char *text = NULL;
+    size_t n = 0;
+
+    TRY(tokenizer_decode(request->tokenizer, ids, n_ids, request->skip_special, true, &text, &n));
+    const enum status status = print_text(text, n, request->wants_json);
+    memory_free(text);
+    return status;
+}
+
+static enum status check_id(const struct request *request, int64_t id)
+{
+    const size_t size = tokenizer_vocab_size(request->tokenizer);
+
+    if (id < 0 || (uint64_t)id >= size) {
+        return status_set(STATUS_BAD_FORMAT, "token id %lld, want 0 .. %zu", (long long)id,
+                          size - 1);
+    }
+    return STATUS_OK;
+}
+
+static enum status decode_row(const struct request *request, const struct json *row)
+{
+    const struct json *list = json_get(row, "ids");
+    int32_t *ids = NULL;
+    enum status status = STATUS_OK;
+
+    if (!json_is(list, JSON_ARRAY)) {
+        return status_set(STATUS_BAD_FORMAT, "want {\"ids\": [...]}");
+    }
+    TRY(memory_alloc(json_count(list), sizeof(*ids), &ids));
+    for (size_t i = 0; i < json_count(list) && status == STATUS_OK; i++) {
+        const int64_t id = json_int(json_at(list, i), -1);
+        status = check_id(request, id);
+        ids[i] = (int32_t)id;
+    }
+    if (status == STATUS_OK) {
+        status = decode_ids(request, ids, json_count(list));
+    }
+    memory_free(ids);
+    return status;
+}
+
+/* "3 4,5" into ids, which has room for strlen(text). */
+static enum status read_ids(const struct request *request, const char *text, int32_t *ids,
+                            size_t *n_ids)
+{
+    const char *at = text + strspn(text, " ,\n");
+
+    for (*n_ids = 0; *at != '\0'; at += strspn(at, " ,\n")) {
+        char *end = NULL;
+        errno = 0;
+        const long long id = strtoll(at, &end, 10);
+        if (errno != 0 || end == at) {
+            return status_set(STATUS_BAD_ARGUMENT, "\"%.32s\" is no token id", at);
+        }
+        TRY(check_id(request, id));
+        ids[(*n_ids)++] = (int32_t)id;
+        at = end;
+    }
+    return STATUS_OK;
+}
+
+static enum status decode_text(const struct request *request, const char *text)
+{
+    int32_t *ids = NULL;
+    size_t n_ids = 0;
+
+    TRY(memory_alloc(strlen(text), sizeof(*ids), &ids));
+    enum status status = read_ids(request, text, ids, &n_ids);
+    if (status == STATUS_OK) {
+        status = decode_ids(request, ids, n_ids);
+    }
+    memory_free(ids);
+    return status;
+}
+
+/* --- Files --- */
+
+typedef enum status row_action(const struct request *request, const struct json *row);
+
+static enum status take_line(const struct request *request, row_action *act, const char *line,
+                             size_t n)
+{
+    struct json *row = NULL;
+
+    if (n == 0) {
+        return STATUS_OK;
+    }
+    TRY(json_parse_with_nul(line, n, DEPTH_MAX, &row));
+    const enum status status = act(request, row);
+    json_destroy(row);
+    return status;
+}
+
+static enum status take_file(const struct request *request, row_action *act)
+{
+    char *text = NULL;
+    size_t n = 0, n_lines = 0;
+    enum status status = STATUS_OK;
+
+    TRY(file_read(request->file, FILE_BYTES_MAX, &text, &n));
+    for (const char *at = text; status == STATUS_OK && at < text + n; n_lines++) {
+        const char *end = memchr(at, '\n', (size_t)(text + n - at));
+        end = end == NULL ? text + n : end;
+        status = take_line(request, act, at, (size_t)(end - at));
+        at = end + 1;
+    }
+    memory_free(text);
+    return status == STATUS_OK ? status : status_wrap(status, "%s:%zu", request->file, n_lines);
+}
+
+/* --- The command --- */
+
+static void take_option(int code, const char *value, struct request *request)
+{
+    if (code == OPTION_FILE) {
+        request->file = value;
+        request->wants_json = true;
+    } else if (code == OPTION_JSON) {
+        request->wants_json = true;
+    } else if (code == OPTION_PLAIN) {
+        request->encoding.parse_special = false;
+    } else if (code == OPTION_SPECIAL) {
+        request->encoding.add_special = true;
+    } else {
+        request->skip_special = true;
+    }
+}
+
+static enum status work(struct request *request, bool is_encode)
+{
+    struct tokenizer *tokenizer = NULL;
+    enum status status = STATUS_OK;
+
+    TRY(tokenizer_load(request->model, &tokenizer));
+    request->tokenizer = tokenizer;
+    if (request->file != NULL) {
+        status = take_file(request, is_encode ? encode_row : decode_row);
+    } else if (is_encode) {
+        status = encode_text(request, request->text, strlen(request->text));
+    } else {
+        status = decode_text(request, request->text);
+    }
+    tokenizer_destroy(tokenizer);
+    return status;
+}
+
+static int run_word(int argc, char **argv, bool is_encode)
+{
+    const struct cli_command *command = is_encode ? &encode_command : &decode_command;
+    struct request request = {.encoding = {.parse_special = true}};
+    struct cli_parse parse;
+    int code = 0;
+
+    cli_parse_begin(&parse, command, argc, argv);
+    while ((code = cli_parse_next(&parse)) > 0) {
+        take_option(code, parse.value, &request);
+    }
+    if (code < 0) {
+        return parse.exit_code;
+    }
+    if ((parse.n_arguments == 2) == (request.file != NULL)) {
+        return cli_usage_error(command, "want either %s or --file", is_encode ? "TEXT" : "IDS");
+    }
+    request.model = parse.arguments[0];
+    request.text = parse.n_arguments == 2 ? parse.arguments[1] : NULL;
+    const enum status status = work(&request, is_encode);
+    return status == STATUS_OK ? 0 : cli_fail(command->name, status);
+}
+
+int cmd_tok(int argc, char **argv)
+{
+    const char *word = argc > 1 ? argv[1] : "";
+
+    if (strcmp(word, "encode") == 0 || strcmp(word, "decode") == 0) {
+        return run_word(argc - 1, argv + 1, word[0] == 'e');
+    }
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
+        (void)printf("usage: hone tok WORD ...\n\n"
+                     "  hone tok encode  the token ids of texts\n"
+                     "  hone tok decode  the text of token ids\n\n"
+                     "hone tok WORD --help shows its options.\n");
+        return 0;
+    }
+    (void)fprintf(stderr, "hone tok: want encode or decode (see hone tok --help)\n");
+    return 2;
+}
