@@ -47,15 +47,15 @@ struct pool {
     struct gate n_left;     /* workers still inside the run */
     struct gate sense;      /* one more each time the barrier opens */
     _Alignas(CACHE_LINE) atomic_uint n_arrived;
+    int home; /* the caller's processor; worker i has the i-th after it */
     size_t n_threads;
     size_t n_started; /* workers that exist */
-    atomic_bool is_ending;
     pool_task *task;
     void *context;
     struct worker *workers; /* n_threads - 1 */
+    cpu_set_t allowed;      /* of the caller when the pool was made */
+    atomic_bool is_ending;
     bool is_bound;
-    cpu_set_t allowed; /* of the caller when the pool was made */
-    int home;          /* the caller's processor; worker i has the i-th after it */
 };
 
 static void pause_core(void)
