@@ -170,12 +170,16 @@ static void print_arithmetic(const struct run_config *config, const char *run_di
 }
 
 /* All that can be known to be wrong before a process is started. */
-static enum status check_all(const struct run_config *config, const char *run_dir)
+static enum status check_all(const struct run_config *config, const char *run_dir,
+                             enum log_level level)
 {
     TRY(check_resume(config, run_dir));
     TRY(cli_check_model(config->model.path, true));
     TRY(trainer_check(config));
-    return reward_check(config);
+    log_setup("", LOG_ERROR); /* what a scorer's start warns of is in the message too */
+    const enum status status = reward_check(config);
+    log_setup("", level);
+    return status;
 }
 
 /* How it ended and where the result is; step_before: of the last checkpoint at the start. */
@@ -232,9 +236,10 @@ static enum status run_config(const struct run_config *config, const struct run_
     char *run_dir = NULL;
     enum log_level level = LOG_INFO;
     TRY(log_level_parse(config->log.level, &level));
-    log_setup("", run->is_dry || level == LOG_DEBUG ? level : LOG_WARN);
+    level = run->is_dry || level == LOG_DEBUG ? level : LOG_WARN;
+    log_setup("", level);
     TRY(cli_run_dir(config, &run_dir));
-    enum status status = check_all(config, run_dir);
+    enum status status = check_all(config, run_dir, level);
     if (status == STATUS_OK && !run->is_json) {
         print_arithmetic(config, run_dir);
     }

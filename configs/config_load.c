@@ -16,6 +16,7 @@ struct loading {
     struct run_config *config;
     struct config_report *report;
     struct arena *scratch; /* the trees */
+    bool is_unread;        /* the file has no sense as YAML: nothing is known to be missing */
 };
 
 const char *config_path_prefix(const struct run_config *config)
@@ -34,6 +35,7 @@ static enum status load_file(struct loading *loading, const char *path)
     }
     if (status == STATUS_OK) {
         status = config_yaml_parse(text, n, path, loading->report, loading->scratch, &root);
+        loading->is_unread = loading->report->count > 0;
     }
     if (status == STATUS_OK && root != NULL) {
         struct binder binder = {.config = loading->config,
@@ -177,7 +179,9 @@ static enum status load_all(struct loading *loading, const struct config_source 
     TRY(set_place(config, source->path));
     TRY(load_layers(loading, source));
     const char *const where = source->path != NULL ? source->path : "configuration";
-    TRY(config_check(config, source->use, where, loading->report));
+    if (!loading->is_unread) {
+        TRY(config_check(config, source->use, where, loading->report));
+    }
     if (loading->report->count > 0) {
         return status_set(STATUS_BAD_CONFIG, "%s", loading->report->lines[0]);
     }
