@@ -305,17 +305,16 @@ static enum status compare_all(const struct safetensors *io, const struct model_
     return STATUS_OK;
 }
 
-/* fixture.json beside the known numbers, if there is one, says with which mtp_input they were made;
- * checkpoints of the family do not say it. */
-static enum status apply_switches(const char *io_path, struct policy *policy)
+/* mtp_input of dir's fixture.json, if there is one: checkpoints of the family do not say with which
+ * their numbers were made. */
+static enum status apply_switches(const char *dir, struct policy *policy)
 {
-    char *dir, *path = NULL;
+    char *path;
     struct json *root = NULL;
-    enum status status;
+    enum status status = STATUS_OK;
 
-    TRY(path_parent(io_path, &dir));
-    status = path_join(dir, "fixture.json", &path);
-    if (status == STATUS_OK && file_exists(path)) {
+    TRY(path_join(dir, "fixture.json", &path));
+    if (file_exists(path)) {
         status = json_load(path, SWITCHES_BYTES_MAX, 8, &root);
     }
 
@@ -328,7 +327,6 @@ static enum status apply_switches(const char *io_path, struct policy *policy)
     }
     json_destroy(root);
     memory_free(path);
-    memory_free(dir);
     return status;
 }
 
@@ -385,7 +383,7 @@ enum status model_check_against(struct backend *backend, const char *dir, const 
         status = policy_load(backend, dir, &options, &run.policy);
     }
     if (status == STATUS_OK) {
-        status = apply_switches(io_path, run.policy);
+        status = apply_switches(dir, run.policy);
     }
     if (status == STATUS_OK) {
         status = run_and_compare(io, out_path, &run, out);

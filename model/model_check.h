@@ -32,8 +32,8 @@ struct model_check {
 /* Loads dir, runs it on io_path's input_ids (B, T) and compares everything the file holds. Results
  * of W8A8 arithmetic (logits_w8a8*, codes_w8a8*, scales_w8a8*) are counted as not computed; a
  * tensor of no known kind, or a file with nothing to compare, is BAD_FORMAT.
- * mtp_input of a fixture.json beside the file replaces the model's. out_path (or NULL):
- * what was computed, under the same names. */
+ * mtp_input of a fixture.json in dir replaces the configuration's. out_path (or NULL): what was
+ * computed, under the same names. */
 MUST_CHECK enum status model_check_against(struct backend *backend, const char *dir,
                                            const char *io_path, const char *out_path,
                                            struct model_check *out);

@@ -17,6 +17,7 @@ struct table_builder {
     struct weight_row *rows;
     size_t n_rows, n_floats;
     bool is_mtp;
+    size_t mtp_module;
     bool has_overflow;
     struct weight_row counted_only; /* takes what nobody keeps while counting */
 };
@@ -51,6 +52,7 @@ static struct weight_row *add_row(struct table_builder *builder, size_t n_rows, 
         row->decays = n_columns > 0;
         row->is_trainable = true;
         row->is_mtp = builder->is_mtp;
+        row->mtp_module = builder->mtp_module;
     }
     builder->n_rows++;
     builder->has_overflow |= !size_add(builder->n_floats, padded, &builder->n_floats);
@@ -141,6 +143,7 @@ static void add_all(struct table_builder *b, const struct model_config *c)
     }
     b->is_mtp = true;
     for (size_t i = c->n_layers; i < c->n_layers + c->n_mtp_modules; i++) {
+        b->mtp_module = i - c->n_layers;
         add_row(b, d, 0, "model.layers.%zu.enorm.weight", i);
         add_row(b, d, 0, "model.layers.%zu.hnorm.weight", i);
         add_row(b, d, 2 * d, "model.layers.%zu.eh_proj.weight", i);

@@ -22,6 +22,7 @@ struct weight_row {
     bool decays;          /* weight decay applies: matrices, but not embeddings */
     bool is_trainable;    /* false for e_score_correction_bias */
     bool is_mtp;          /* belongs to an MTP module */
+    size_t mtp_module;    /* which: the trainer moves module 0 only */
     bool is_bias;         /* of a projection: starts as zero */
 };
 

@@ -46,9 +46,11 @@ void optimizer_destroy(struct optimizer *optimizer)
     memory_free(optimizer);
 }
 
+/* Modules behind the first have no gradient here: without it decay alone would move them. */
 static bool is_updated(const struct optimizer *optimizer, const struct weight_row *row)
 {
-    return row->is_trainable && !(row->is_mtp && optimizer->options.freezes_mtp);
+    return row->is_trainable &&
+           !(row->is_mtp && (optimizer->options.freezes_mtp || row->mtp_module > 0));
 }
 
 /* One past the last row of the run of rows that are updated like row `first`. */

@@ -7,7 +7,8 @@ import struct
 
 import support
 
-FOLDERS = ["v3-core", "v3-yarn", "moonlight", "negative-bias", "mtp1"]
+FOLDERS = ["v3-core", "v3-yarn", "v3-fused", "v2-lite", "v2", "moonlight", "kimi-yarn-step", "kimi-yarn-degenerate",
+           "attention-bias", "rope-half", "tied-head", "no-norm-topk", "options", "negative-bias", "mtp1", "mtp1-prenorm"]
 
 
 def golden():
@@ -33,7 +34,7 @@ def tensors_agree():
             out = f"{name}/{folder}.safetensors"
             done = check(model, model / "io.safetensors", "--out", out)
             lines = done.stdout.splitlines()
-            assert len(lines) >= 6 and all(line.startswith("ok ") for line in lines), done.stdout
+            assert len(lines) >= 5 and all(line.startswith("ok ") for line in lines), done.stdout
             seen = json.loads(check(model, model / "io.safetensors", "--json").stdout)
             assert seen["ok"] and all(kind["ok"] and 0 <= kind["share"] <= 1 for kind in seen["kinds"]), seen
             wanted = header_of((model / "io.safetensors").read_bytes())[0]

@@ -22,12 +22,21 @@ struct model {
     float *data;
 };
 
-static void model_create(uint64_t seed, struct model *out)
+static void model_create_as(uint64_t seed, bool is_v2, struct model *out)
 {
     assert_ok(model_config_preset("tiny", &out->config));
+    out->config.has_softmax_router = is_v2;
+    out->config.has_attention_bias = is_v2;
+    out->config.has_tied_head = is_v2;
+    out->config.n_mtp_modules = is_v2 ? 2 : 1;
     assert_ok(weight_table_create(&out->config, &out->table));
     assert_ok(memory_alloc(out->table->n_floats, sizeof(float), &out->data));
     weights_init(&out->config, out->table, seed, out->data);
+}
+
+static void model_create(uint64_t seed, struct model *out)
+{
+    model_create_as(seed, false, out);
 }
 
 static void model_dispose(struct model *model)
@@ -126,6 +135,41 @@ static void fresh_weights_depend_on_the_seed_alone(void **state)
     model_dispose(&a);
     model_dispose(&b);
     model_dispose(&c);
+}
+
+/* A tied head is in the file only as the modules' copies; biases start as zero. */
+static void a_tied_head_has_no_row_and_is_not_written(void **state)
+{
+    struct model model, loaded;
+    struct safetensors *file;
+    char dir[256];
+
+    (void)state;
+    support_temp_dir(dir, sizeof(dir));
+    model_create_as(1, true, &model);
+    model_create_as(2, true, &loaded);
+    assert_null(weight_table_find(model.table, "lm_head.weight"));
+    assert_null(weight_table_find(model.table, "model.layers.1.mlp.gate.e_score_correction_bias"));
+    assert_int_equal(find(&model, "model.layers.3.eh_proj.weight")->mtp_module, 1);
+
+    const struct weight_row *bias = find(&model, "model.layers.0.self_attn.o_proj.bias");
+
+    assert_true(bias->is_bias && bias->is_trainable && !bias->decays);
+    assert_true(model.data[bias->offset] == 0);
+    model.data[bias->offset] = 2;
+    assert_ok(weights_save(dir, &model.config, model.table, model.data));
+    loaded.config.n_mtp_modules = 0;
+    assert_ok(weights_probe_mtp(dir, &loaded.config));
+    assert_int_equal(loaded.config.n_mtp_modules, 2);
+    assert_ok(weights_load(dir, loaded.table, loaded.data));
+    assert_memory_equal(model.data, loaded.data, model.table->n_floats * sizeof(float));
+    assert_ok(safetensors_open_folder(dir, &file));
+    assert_null(safetensors_find(file, "lm_head.weight"));
+    assert_non_null(safetensors_find(file, "model.layers.3.shared_head.head.weight"));
+    safetensors_close(file);
+    model_dispose(&model);
+    model_dispose(&loaded);
+    support_temp_dir_remove(dir);
 }
 
 static void saving_and_loading_gives_the_same_bits(void **state)
@@ -338,6 +382,7 @@ int main(void)
         cmocka_unit_test(the_experts_of_a_layer_have_one_stride),
         cmocka_unit_test(rows_know_what_they_are),
         cmocka_unit_test(fresh_weights_depend_on_the_seed_alone),
+        cmocka_unit_test(a_tied_head_has_no_row_and_is_not_written),
         cmocka_unit_test(saving_and_loading_gives_the_same_bits),
         cmocka_unit_test(wrong_tensors_are_refused_by_name),
         cmocka_unit_test(fused_experts_load_like_single_ones),
