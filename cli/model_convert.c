@@ -247,10 +247,11 @@ static enum status clean_up(const char *temporary, enum status status)
 
 static enum status convert(const struct request *request)
 {
-    struct weights_export_stats stats;
+    struct weights_export_stats stats = {.n_files = 0};
     char *temporary;
     enum status status;
 
+    TRY(cli_check_model(request->from, false));
     if (file_exists(request->to) || folder_exists(request->to)) {
         return status_set(STATUS_BAD_ARGUMENT, "%s: is there already and is not written over",
                           request->to);

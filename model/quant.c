@@ -172,6 +172,34 @@ void quant_bf16_row(const float *values, size_t n, uint16_t *out)
     }
 }
 
+void quant_bf16_values(const unsigned char *bits, size_t n, float *out)
+{
+    uint16_t halves[LANES];
+
+    for (; n >= LANES; n -= LANES) {
+        memcpy(halves, bits, sizeof(halves));
+        for (size_t i = 0; i < LANES; i++) {
+            out[i] = quant_bf16_value(halves[i]);
+        }
+        bits += sizeof(halves);
+        out += LANES;
+    }
+    memcpy(halves, bits, n * sizeof(halves[0]));
+    for (size_t i = 0; i < n; i++) {
+        out[i] = quant_bf16_value(halves[i]);
+    }
+}
+
+void quant_f16_values(const unsigned char *bits, size_t n, float *out)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint16_t half;
+
+        memcpy(&half, bits + 2 * i, sizeof(half));
+        out[i] = quant_f16_value(half);
+    }
+}
+
 bool quant_all_finite(const float *values, size_t n)
 {
     uint32_t flags = 0; /* bit 31: an exponent of all ones was seen */

@@ -36,8 +36,10 @@ size_t quant_blocks(size_t n);
  * quant_blocks(n_columns)). block_rows is QUANT_BLOCK for weights, 1 for activations. */
 void quant_matrix(const float *values, size_t n_rows, size_t n_columns, size_t block_rows,
                   uint8_t *codes, float *scales);
-/* out = bits of values. */
 void quant_bf16_row(const float *values, size_t n, uint16_t *out);
+/* The values of n halves at any alignment. */
+void quant_bf16_values(const unsigned char *bits, size_t n, float *out);
+void quant_f16_values(const unsigned char *bits, size_t n, float *out);
 /* True when no value is infinite or NaN. */
 bool quant_all_finite(const float *values, size_t n);
 

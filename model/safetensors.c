@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TENSORS_MAX ((size_t)100000) /* of one file, and of a whole checkpoint's index */
+#define TENSORS_MAX ((size_t)500000) /* of one file, and of a whole checkpoint's index */
 #define INDEX_BYTES_MAX ((size_t)64 << 20)
 #define SHARDS_MAX ((size_t)4096)
 
@@ -76,6 +76,20 @@ static enum status sort_tensors(struct safetensors *file)
         }
     }
     return STATUS_OK;
+}
+
+/* A file that an index names must be there. */
+static enum status require_shard(const struct safetensors *file, const char *dir, const char *name)
+{
+    char *path;
+    bool is_there;
+
+    TRY(path_join(dir, name, &path));
+    is_there = file_exists(path);
+    memory_free(path);
+    return is_there ? STATUS_OK
+                    : status_set(STATUS_BAD_FORMAT, "%s: the index names %s, which is not there",
+                                 file->path, name);
 }
 
 /* Opens dir/name as the next shard. */
@@ -168,6 +182,7 @@ static enum status read_index(struct safetensors *file, const char *dir, const s
             return status_set(STATUS_BAD_FORMAT, "%s: more than %zu shards", file->path,
                               SHARDS_MAX);
         }
+        TRY(require_shard(file, dir, name));
         TRY(add_shard(file, dir, name));
     }
     TRY(sort_tensors(file));

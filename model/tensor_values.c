@@ -4,47 +4,12 @@
 
 #include <string.h>
 
-#define LANES ((size_t)32) /* a fixed inner length vectorises */
-
-static void widen_bf16(const unsigned char *data, size_t n, float *out)
-{
-    uint16_t halves[LANES];
-
-    while (n > 0) {
-        const size_t run = n < LANES ? n : LANES;
-
-        memcpy(halves, data, run * sizeof(halves[0]));
-        if (run < LANES) {
-            for (size_t i = 0; i < run; i++) {
-                out[i] = quant_bf16_value(halves[i]);
-            }
-            return;
-        }
-        for (size_t i = 0; i < LANES; i++) {
-            out[i] = quant_bf16_value(halves[i]);
-        }
-        data += sizeof(halves);
-        out += LANES;
-        n -= LANES;
-    }
-}
-
-static void widen_f16(const unsigned char *data, size_t n, float *out)
-{
-    for (size_t i = 0; i < n; i++) {
-        uint16_t half;
-
-        memcpy(&half, data + 2 * i, sizeof(half));
-        out[i] = quant_f16_value(half);
-    }
-}
-
 void tensor_widen(enum tensor_dtype dtype, const void *data, size_t n, float *out)
 {
     if (dtype == TENSOR_BF16) {
-        widen_bf16(data, n, out);
+        quant_bf16_values(data, n, out);
     } else if (dtype == TENSOR_F16) {
-        widen_f16(data, n, out);
+        quant_f16_values(data, n, out);
     } else {
         memcpy(out, data, n * sizeof(float));
     }

@@ -203,7 +203,7 @@ static enum status fill_shard(const struct export *export, const struct tensor *
     return STATUS_OK;
 }
 
-/* Writes the shard as file number `index` and notes its tensors. */
+/* Notes the shard's tensors for the index and writes it as file number `index`. */
 static enum status write_shard(const struct export *export, size_t index, const struct shard *shard)
 {
     char file[64] = "model.safetensors";
@@ -214,16 +214,16 @@ static enum status write_shard(const struct export *export, size_t index, const 
         (void)snprintf(file, sizeof(file), "model-%05zu-of-%05zu.safetensors", index + 1,
                        export->n_files);
     }
-    TRY(path_join(export->dir, file, &path));
-    status = safetensors_write(path, shard->tensors, shard->count, true);
-    memory_free(path);
-    for (size_t i = 0; status == STATUS_OK && i < shard->count; i++) {
+    for (size_t i = 0; i < shard->count; i++) {
         export->stats->bytes +=
             shard->tensors[i].n_elements * tensor_dtype_bytes(shard->tensors[i].dtype);
-        status = json_put(export->map, shard->tensors[i].name, json_from_text(file, strlen(file)));
+        TRY(json_put(export->map, shard->tensors[i].name, json_from_text(file, strlen(file))));
     }
     export->stats->n_tensors += shard->count;
     export->stats->n_coded += shard->n_names;
+    TRY(path_join(export->dir, file, &path));
+    status = safetensors_write(path, shard->tensors, shard->count, true);
+    memory_free(path);
     return status;
 }
 
