@@ -24,8 +24,7 @@ static void print_line(const char *device, const char *fixture, const struct mod
                   line->want);
 }
 
-/* mtp_logits_share: how much of their tolerance MTP logits may take; all else has one. */
-static void check_fixture_with(const char *device, const char *fixture, double mtp_logits_share)
+static void check_fixture(const char *device, const char *fixture)
 {
     char name[64], dir[512], io[544];
     struct backend *backend;
@@ -47,16 +46,9 @@ static void check_fixture_with(const char *device, const char *fixture, double m
         print_line(device, fixture, &check.lines[i]);
     }
     for (size_t i = 0; i < check.n_lines; i++) {
-        const bool is_mtp = strcmp(check.lines[i].kind, "mtp_logits") == 0;
-
-        assert_true(check.lines[i].share <= (is_mtp ? mtp_logits_share : 1));
+        assert_true(check.lines[i].share <= 1);
     }
     assert_int_equal(check.n_not_computed > 0, strncmp(fixture, "fp8", 3) == 0);
-}
-
-static void check_fixture(const char *device, const char *fixture)
-{
-    check_fixture_with(device, fixture, 1);
 }
 
 /* state is the fixture's name. */
@@ -73,15 +65,6 @@ static void everything_in_the_file_is_within_tolerance_on_avx2(void **state)
 static void everything_in_the_file_is_within_tolerance_on_portable(void **state)
 {
     check_fixture("cpu-portable", *state);
-}
-
-/* The second module's logits stand at the end of five layers and two input projections: FP32 sums
- * in one chain leave three of 17,280 above the tolerance, the worst at 1.09. A mistake is at
- * thousands. */
-static void two_modules_are_within_tolerance_but_for_rounding(void **state)
-{
-    (void)state;
-    check_fixture_with("cpu", "mtp2", 1.25);
 }
 
 /* A case of the fixture with this name, which prestate carries. */
@@ -115,7 +98,7 @@ int main(void)
         FIXTURE(everything_in_the_file_is_within_tolerance, "fp8"),
         FIXTURE(everything_in_the_file_is_within_tolerance, "fp8-ue8m0"),
         FIXTURE(everything_in_the_file_is_within_tolerance, "fp8-e8m0"),
-        cmocka_unit_test(two_modules_are_within_tolerance_but_for_rounding),
+        FIXTURE(everything_in_the_file_is_within_tolerance, "mtp2"),
         FIXTURE(everything_in_the_file_is_within_tolerance_on_avx2, "mtp1"),
         FIXTURE(everything_in_the_file_is_within_tolerance_on_avx2, "v2"),
         FIXTURE(everything_in_the_file_is_within_tolerance_on_portable, "mtp1"),

@@ -2,7 +2,7 @@
  * sums stay in registers while k runs; each of them is its own chain, so no choice of tile, thread
  * or row count changes a bit (cpu.md 5.1 to 5.5).
  *
- * The order for one output: K blocks of 256, each a chain of fma over ascending k from zero, block
+ * The order for one output: K blocks of 64, each a chain of fma over ascending k from zero, block
  * sums added ascending, then the bias, then (accumulate) y + that. */
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/simd/cpu_ops.h"
