@@ -8,7 +8,8 @@ import struct
 import support
 
 FOLDERS = ["v3-core", "v3-yarn", "v3-fused", "v2-lite", "v2", "moonlight", "kimi-yarn-step", "kimi-yarn-degenerate",
-           "attention-bias", "rope-half", "tied-head", "no-norm-topk", "options", "negative-bias", "mtp1", "mtp1-prenorm", "mtp2"]
+           "attention-bias", "rope-half", "tied-head", "no-norm-topk", "options", "negative-bias", "mtp1", "mtp1-prenorm",
+           "mtp2"]
 
 
 def golden():
