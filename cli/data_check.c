@@ -339,7 +339,10 @@ int data_check(int argc, char **argv)
         return parse.exit_code;
     }
     request.paths = (struct text_list){parse.arguments, parse.n_arguments};
-    const enum status status = check(&request, &report);
+    enum status status = check(&request, &report);
     dispose_report(&report);
-    return status == STATUS_OK ? 0 : cli_fail("data", status);
+    if (status == STATUS_IO) { /* all it reads was named by the user */
+        status = status_set(STATUS_BAD_ARGUMENT, "%s", status_message());
+    }
+    return status == STATUS_OK ? 0 : cli_fail("data check", status);
 }

@@ -128,6 +128,10 @@ static enum status copy_file(const char *from_dir, const char *to_dir, const cha
 static enum status place_tokenizer(const struct request *request, bool *has_tokenizer)
 {
     *has_tokenizer = true;
+    if (request->tokenizer != NULL && !folder_exists(request->tokenizer)) {
+        return status_set(STATUS_BAD_ARGUMENT, "%s: there is no such folder of a tokenizer",
+                          request->tokenizer);
+    }
     if (request->tokenizer != NULL) {
         TRY(copy_file(request->tokenizer, request->dir, "tokenizer.json", true));
         return copy_file(request->tokenizer, request->dir, "tokenizer_config.json", false);
@@ -219,6 +223,9 @@ static enum status load_base(const struct request *request, struct json **out)
 {
     struct model_config config;
 
+    if (request->config != NULL && !file_exists(request->config)) {
+        return status_set(STATUS_BAD_ARGUMENT, "%s: there is no such file", request->config);
+    }
     if (request->config != NULL) {
         return json_load(request->config, FILE_BYTES_MAX, JSON_DEPTH_MAX, out);
     }
