@@ -146,6 +146,13 @@ enum status chat_encode(const struct tokenizer *tokenizer, enum chat_template ch
     struct chat messages = {0};
 
     *out = (struct chat_prompt){0};
+    if (chat == CHAT_TEMPLATE_JINJA) {
+        const struct jinja_chat own = {.prompt = prompt,
+                                       .system_prompt = system_prompt,
+                                       .parse_special = parse_special,
+                                       .can_be_open = true};
+        return chat_encode_jinja(tokenizer, &own, out);
+    }
     enum status status = read_chat(prompt, system_prompt, &messages);
     if (status == STATUS_OK && json_count(prompt) == 0 && json_text_bytes(prompt) == 0) {
         status = status_set(STATUS_BAD_FORMAT, "the prompt is empty");
@@ -171,6 +178,10 @@ enum status chat_encode_closed(const struct tokenizer *tokenizer, enum chat_temp
     struct chat messages = {0};
 
     *out = (struct chat_prompt){0};
+    if (chat == CHAT_TEMPLATE_JINJA) {
+        const struct jinja_chat own = {.prompt = prompt, .asks_for_answer = add_generation_prompt};
+        return chat_encode_jinja(tokenizer, &own, out);
+    }
     enum status status = read_chat(prompt, "", &messages);
     if (status == STATUS_OK) {
         status = render(&b, chat, &messages, end, out);

@@ -23,6 +23,7 @@ enum chat_template {
     CHAT_TEMPLATE_CHATML,
     CHAT_TEMPLATE_LLAMA_3,
     CHAT_TEMPLATE_QWEN3,
+    CHAT_TEMPLATE_JINJA,            /* the folder's own, interpreted: jinja.h */
     CHAT_TEMPLATE_QWEN3_NO_THINKING /* the generation prompt has an empty thought */
 };
 
@@ -31,6 +32,11 @@ enum chat_template {
  * UNSUPPORTED for a template that is not known here (says which names can be set). */
 MUST_CHECK enum status chat_template_choose(const char *name, const char *dir,
                                             enum chat_template *out);
+
+/* DIR's template if it is not one known by name, else NULL. Caller destroys *out. Errors: IO,
+ * BAD_FORMAT with line:column. */
+struct jinja;
+MUST_CHECK enum status chat_template_compile(const char *dir, struct jinja **out);
 
 struct chat_prompt {
     char *text; /* rendered, special tokens spelled out; NUL-terminated */

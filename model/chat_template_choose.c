@@ -3,8 +3,10 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "model/chat_template.h"
+#include "model/jinja.h"
 #include "model/tokenizer_config.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define TEMPLATE_BYTES_MAX ((size_t)1 << 20)
@@ -41,8 +43,9 @@ static const struct {
     "raw, deepseek-v3, deepseek-v3-0324, deepseek-v3.1[-thinking], "                               \
     "deepseek-r1[-first|-0528|-distill], chatml, llama-3, qwen3[-no-thinking]"
 
-static enum status choose_by_text(const char *dir, const char *text, size_t n,
-                                  enum chat_template *out)
+/* *program is NULL for a template known by name. */
+static enum status choose_by_text(const char *text, size_t n, enum chat_template *out,
+                                  struct jinja **program)
 {
     char hex[DIGEST256_TEXT];
     const struct digest256 digest = hash_sha256(text, n);
@@ -54,10 +57,8 @@ static enum status choose_by_text(const char *dir, const char *text, size_t n,
             return STATUS_OK;
         }
     }
-    return status_set(STATUS_UNSUPPORTED,
-                      "%s: its chat template (SHA-256 %.12s...) is not known here; set "
-                      "model.chat_template to one of " KNOWN_NAMES,
-                      dir, hex);
+    *out = CHAT_TEMPLATE_JINJA;
+    return jinja_compile(text, n, program);
 }
 
 /* The template in tokenizer_config.json: a text, or a list of named ones with a "default". */
@@ -74,7 +75,8 @@ static const struct json *template_of(const struct json *config)
     return value;
 }
 
-static enum status choose_by_config(const char *dir, enum chat_template *out)
+static enum status choose_by_config(const char *dir, enum chat_template *out,
+                                    struct jinja **program)
 {
     struct json *config = NULL;
 
@@ -82,7 +84,7 @@ static enum status choose_by_config(const char *dir, enum chat_template *out)
     const struct json *text = template_of(config);
     enum status status = STATUS_OK;
     if (json_is(text, JSON_STRING)) {
-        status = choose_by_text(dir, json_text(text, ""), json_text_bytes(text), out);
+        status = choose_by_text(json_text(text, ""), json_text_bytes(text), out, program);
     } else if (!json_is(text, JSON_NULL)) {
         status = status_set(STATUS_UNSUPPORTED,
                             "%s: its chat templates have no default; set model.chat_template", dir);
@@ -91,21 +93,23 @@ static enum status choose_by_config(const char *dir, enum chat_template *out)
     return status;
 }
 
-static enum status choose_by_folder(const char *dir, enum chat_template *out)
+static enum status choose_by_folder(const char *dir, enum chat_template *out,
+                                    struct jinja **program)
 {
     char *path = NULL;
     char *text = NULL;
     size_t n = 0;
 
+    *program = NULL;
     *out = CHAT_TEMPLATE_RAW;
     TRY(path_join(dir, "chat_template.jinja", &path));
     enum status status = STATUS_OK;
     if (!file_exists(path)) {
-        status = choose_by_config(dir, out);
+        status = choose_by_config(dir, out, program);
     } else {
         status = file_read(path, TEMPLATE_BYTES_MAX, &text, &n);
         if (status == STATUS_OK) {
-            status = choose_by_text(dir, text, n, out);
+            status = choose_by_text(text, n, out, program);
         }
     }
     memory_free(text);
@@ -125,5 +129,22 @@ enum status chat_template_choose(const char *name, const char *dir, enum chat_te
         return status_set(STATUS_BAD_CONFIG,
                           "chat template \"%.64s\": known are auto, " KNOWN_NAMES, name);
     }
-    return choose_by_folder(dir, out);
+    struct jinja *program = NULL;
+    enum status status = choose_by_folder(dir, out, &program);
+    jinja_destroy(program);
+    if (status == STATUS_BAD_FORMAT) {
+        char reason[512];
+        (void)snprintf(reason, sizeof(reason), "%s", status_message());
+        status = status_set(STATUS_UNSUPPORTED, "%s: %s; model.chat_template can be " KNOWN_NAMES,
+                            dir, reason);
+    }
+    return status;
+}
+
+enum status chat_template_compile(const char *dir, struct jinja **out)
+{
+    enum chat_template chat;
+
+    *out = NULL;
+    return choose_by_folder(dir, &chat, out);
 }

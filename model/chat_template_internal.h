@@ -59,4 +59,16 @@ MUST_CHECK enum status builder_line(struct builder *b, const char *text); /* up 
 MUST_CHECK enum status chat_render(struct builder *b, enum chat_template template,
                                    const struct chat *chat, struct chat_end end);
 
+/* --- The folder's own template (chat_template_jinja.c) --- */
+
+struct jinja_chat {
+    const struct json *prompt;
+    const char *system_prompt;
+    bool parse_special;
+    bool can_be_open;     /* a last answer stays open, else the generation prompt follows */
+    bool asks_for_answer; /* without can_be_open */
+};
+MUST_CHECK enum status chat_encode_jinja(const struct tokenizer *tokenizer,
+                                         const struct jinja_chat *chat, struct chat_prompt *out);
+
 #endif

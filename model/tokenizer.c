@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "model/chat_template.h"
 #include "model/tokenizer_config.h"
 #include "model/tokenizer_internal.h"
 
@@ -81,6 +82,10 @@ enum status tokenizer_load(const char *dir, struct tokenizer **out)
     if (status == STATUS_OK) {
         status = read_config(dir, tokenizer);
     }
+    if (status == STATUS_OK &&
+        chat_template_compile(dir, &tokenizer->chat_template) == STATUS_NO_MEMORY) {
+        status = STATUS_NO_MEMORY;
+    }
     memory_free(path);
     if (status != STATUS_OK) {
         tokenizer_destroy(tokenizer);
@@ -95,6 +100,7 @@ void tokenizer_destroy(struct tokenizer *tokenizer)
     if (tokenizer == NULL) {
         return;
     }
+    jinja_destroy(tokenizer->chat_template);
     bpe_destroy(tokenizer->bpe);
     normalizer_dispose(&tokenizer->normalizer);
     splitter_dispose(&tokenizer->splitter);
@@ -148,11 +154,25 @@ struct digest256 tokenizer_digest(const struct tokenizer *tokenizer)
     return tokenizer->digest;
 }
 
+const struct jinja *tokenizer_chat_template(const struct tokenizer *tokenizer)
+{
+    return tokenizer->chat_template;
+}
+
+const char *tokenizer_token(const struct tokenizer *tokenizer, int32_t id, size_t *n)
+{
+    const bool is_known = id >= 0 && (size_t)id < tokenizer->vocab_size;
+
+    *n = is_known ? tokenizer->names.refs[id].n : 0;
+    return *n > 0 ? tokenizer->names.refs[id].text : "";
+}
+
 /* --- Encoding --- */
 
 struct encoder {
     const struct tokenizer *tokenizer;
     struct encode_options options;
+    const char *whole; /* the text that options.marks belongs to */
     struct split_scratch scratch;
     struct normalize_scratch normal;
     struct id_buffer ids;
@@ -199,8 +219,11 @@ static enum status encode_gap(struct encoder *e, const char *text, size_t n)
         .trie = &e->tokenizer->normal, .tokens = e->tokenizer->added, .text = text, .n = n};
 
     TRY(normalizer_run(&e->tokenizer->normalizer, &e->normal, &walk.text, &walk.n));
-    if (!e->options.parse_special) {
+    if (!e->options.parse_special || (e->options.marks != NULL && walk.text != text)) {
         return encode_plain(e, walk.text, walk.n);
+    }
+    if (e->options.marks != NULL) {
+        walk.marks = e->options.marks + (text - e->whole);
     }
     return encode_walk(e, &walk, encode_plain);
 }
@@ -210,6 +233,8 @@ static enum status encode_valid(struct encoder *e, const char *text, size_t n)
     struct added_walk walk = {
         .trie = &e->tokenizer->raw, .tokens = e->tokenizer->added, .text = text, .n = n};
 
+    walk.marks = e->options.marks;
+    e->whole = text;
     e->scratch.is_first = !e->options.is_continued;
     if (!e->options.parse_special) {
         return encode_gap(e, text, n);
@@ -226,6 +251,9 @@ static enum status encode_any(struct encoder *e, const char *text, size_t n)
 
     if (text_is_utf8(text, n)) {
         return encode_valid(e, text, n);
+    }
+    if (e->options.marks != NULL) {
+        return status_set(STATUS_BAD_ARGUMENT, "marked text that is not UTF-8");
     }
     TRY(utf8_repair(text, n, &repaired, &n_repaired, &is_lossy));
     const enum status status = encode_valid(e, repaired, n_repaired);

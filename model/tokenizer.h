@@ -29,6 +29,13 @@ bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id); /* spe
 struct digest256
 tokenizer_digest(const struct tokenizer *tokenizer); /* of tokenizer.json's bytes */
 
+/* The chat template of DIR, compiled, or NULL when it has none, has one known by name, or has one
+ * that does not compile (chat_template_choose says why). Borrowed. */
+struct jinja;
+const struct jinja *tokenizer_chat_template(const struct tokenizer *tokenizer);
+/* Content of a token, "" with n 0 for an unknown id. Borrowed. */
+const char *tokenizer_token(const struct tokenizer *tokenizer, int32_t id, size_t *n);
+
 struct token_list {
     int32_t *ids;
     size_t count;
@@ -43,6 +50,9 @@ MUST_CHECK enum status tokenizer_encode(const struct tokenizer *tokenizer, const
  * first word only. */
 struct encode_options {
     bool parse_special, add_special, is_continued;
+    /* NULL, or (n) for valid UTF-8: with parse_special, added tokens are seen only where every byte
+     * is marked (after a normalizer only those that are searched before it) */
+    const unsigned char *marks;
 };
 MUST_CHECK enum status tokenizer_encode_with(const struct tokenizer *tokenizer, const char *text,
                                              size_t n, struct encode_options options,

@@ -64,7 +64,7 @@ static size_t longest_match(const struct added_walk *walk, size_t start, int32_t
     size_t end = 0;
     uint32_t node = 0;
 
-    for (size_t i = start; i < walk->n; i++) {
+    for (size_t i = start; i < walk->n && (walk->marks == NULL || walk->marks[i] != 0); i++) {
         node = trie_child(walk->trie, node, (unsigned char)walk->text[i]);
         if (node == 0) {
             break;

@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "base/status.h"
 #include "model/bpe.h"
+#include "model/jinja.h"
 #include "model/tokenizer.h"
 #include "model/tokenizer_regex.h"
 #include "model/tokenizer_text.h"
@@ -45,6 +46,7 @@ struct added_walk {
     const struct added_trie *trie;
     const struct added_token *tokens;
     const char *text;
+    const unsigned char *marks; /* NULL, or: a token's bytes must all be marked */
     size_t n;
     size_t scan;    /* where the next search begins */
     size_t emitted; /* what was given out so far */
@@ -227,7 +229,8 @@ struct tokenizer {
     size_t n_added;
     struct added_trie raw, normal; /* searched before and after the normalizer */
     bool adds_bos;
-    int32_t bos, eos; /* -1: none */
+    int32_t bos, eos;            /* -1: none */
+    struct jinja *chat_template; /* of the folder, if it is not one known by name; else NULL */
     struct digest256 digest;
 };
 

@@ -355,7 +355,40 @@ static void auto_goes_by_the_digest_of_the_template(void **state)
     }
     (void)snprintf(path, sizeof(path), "%s/chat_template.jinja", demo_dir);
     assert_ok(file_write_atomic(path, "{{ x }}", 7));
+    assert_ok(chat_template_choose("auto", demo_dir, &chat));
+    assert_int_equal(chat, CHAT_TEMPLATE_JINJA);
+    assert_ok(file_write_atomic(path, "{{ x|y }}", 9));
     assert_status(chat_template_choose("auto", demo_dir, &chat), STATUS_UNSUPPORTED, "deepseek-v3");
+}
+
+static void an_unknown_template_is_interpreted_and_data_stays_data(void **state)
+{
+    static const char template[] =
+        "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}={{ eos_token }}{% endif %}";
+    char dir[PATH_ROOM], path[PATH_ROOM + 32];
+    struct tokenizer *own;
+    struct chat_prompt out;
+
+    (void)state;
+    support_temp_dir(dir, sizeof(dir));
+    assert_ok(demo_tokenizer_write(dir));
+    (void)snprintf(path, sizeof(path), "%s/chat_template.jinja", dir);
+    assert_ok(file_write_atomic(path, template, sizeof(template) - 1));
+    assert_ok(tokenizer_load(dir, &own));
+    assert_ok(encode(own, CHAT_TEMPLATE_JINJA, "\"12<bos>\"", "", &out));
+    assert_int_equal(out.ids.ids[0], tokenizer_bos(own));
+    assert_int_equal(out.ids.ids[out.ids.count - 1], tokenizer_eos(own));
+    for (size_t i = 1; i < out.ids.count; i++) {
+        assert_int_not_equal(out.ids.ids[i], tokenizer_bos(own));
+    }
+    chat_prompt_dispose(&out);
+    expect_text(own, CHAT_TEMPLATE_JINJA,
+                "[{\"role\":\"user\",\"content\":\"1\"},"
+                "{\"role\":\"assistant\",\"content\":\"2\"}]",
+                "3", "<bos>312");
+    tokenizer_destroy(own);
+    support_temp_dir_remove(dir);
 }
 
 static enum status attempt_encode(void *context)
@@ -386,6 +419,7 @@ int main(void)
         cmocka_unit_test(chats_render_like_the_published_templates),
         cmocka_unit_test(chatml_has_a_turn_for_every_message),
         cmocka_unit_test(no_added_token_in_a_row_becomes_its_id),
+        cmocka_unit_test(an_unknown_template_is_interpreted_and_data_stays_data),
         cmocka_unit_test(encoding_survives_every_failed_allocation),
         cmocka_unit_test(auto_goes_by_the_digest_of_the_template),
     };
