@@ -58,9 +58,10 @@ static enum status change_case(struct run *run, const struct value *text, bool t
     for (size_t i = 0; i < text->n; i++) {
         const char c = text->text[i];
         const bool is_lower = c >= 'a' && c <= 'z', is_upper = c >= 'A' && c <= 'Z';
-        copy[i] = to_upper && is_lower    ? (char)(c - 'a' + 'A')
-                  : !to_upper && is_upper ? (char)(c - 'A' + 'a')
-                                          : c;
+        copy[i] = c;
+        if (to_upper ? is_lower : is_upper) {
+            copy[i] = (char)((unsigned char)c ^ 0x20U); /* the bit between the two cases */
+        }
     }
     *out = *text;
     out->text = copy;

@@ -228,27 +228,37 @@ static enum status arithmetic(struct run *run, const struct node *node, const st
     return is_wrong ? run_fail(run, node, "this does not give a whole number") : STATUS_OK;
 }
 
+/* Below 0, 0 or above 0. */
+static enum status order_of(struct run *run, const struct node *node, const struct value *a,
+                            const struct value *b, int *out)
+{
+    if (a->kind == VALUE_INTEGER && b->kind == VALUE_INTEGER) {
+        *out = (a->number > b->number) - (a->number < b->number);
+        return STATUS_OK;
+    }
+    if (a->kind != VALUE_STRING || b->kind != VALUE_STRING) {
+        return run_fail(run, node, "these cannot be ordered");
+    }
+    *out = memcmp(a->text, b->text, a->n < b->n ? a->n : b->n);
+    if (*out == 0) {
+        *out = (a->n > b->n) - (a->n < b->n);
+    }
+    return STATUS_OK;
+}
+
 static enum status compare(struct run *run, const struct node *node, const struct value *a,
                            const struct value *b, struct value *out)
 {
     const char sign = node->name.text[0];
-    int64_t order = 0;
+    int order = 0;
 
     if (sign == '=' || sign == '!') {
         *out = value_bool(value_equals(a, b) == (sign == '='));
         return STATUS_OK;
     }
-    if (a->kind == VALUE_INTEGER && b->kind == VALUE_INTEGER) {
-        order = a->number < b->number ? -1 : a->number > b->number;
-    } else if (a->kind == VALUE_STRING && b->kind == VALUE_STRING) {
-        const size_t n = a->n < b->n ? a->n : b->n;
-        order = memcmp(a->text, b->text, n);
-        order = order != 0 ? order : a->n < b->n ? -1 : a->n > b->n;
-    } else {
-        return run_fail(run, node, "these cannot be ordered");
-    }
-    const bool holds = (sign == '<' ? order < 0 : order > 0) || (node->name.n == 2 && order == 0);
-    *out = value_bool(holds);
+    TRY(order_of(run, node, a, b, &order));
+    const bool or_equal = node->name.n == 2 && order == 0;
+    *out = value_bool(or_equal || (sign == '<' ? order < 0 : order > 0));
     return STATUS_OK;
 }
 
@@ -304,7 +314,7 @@ static enum status make_namespace(struct run *run, const struct node *node, stru
 {
     struct variable **space = NULL;
 
-    TRY(run_alloc(run, 1, sizeof(*space), &space));
+    TRY(run_alloc(run, 1, sizeof(void *), &space));
     for (const struct node *item = node->body; item != NULL; item = item->next) {
         struct variable *variable = NULL;
         TRY(run_alloc(run, 1, sizeof(*variable), &variable));

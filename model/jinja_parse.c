@@ -52,7 +52,10 @@ static char unescape(char c)
     static const char from[] = "ntrbf0", to[] = "\n\t\r\b\f";
     const char *found = strchr(from, c);
 
-    return c == '\0' || found == NULL || *found == '0' ? c : to[found - from];
+    if (c == '\0' || found == NULL || *found == '0') {
+        return c;
+    }
+    return to[found - from];
 }
 
 static enum status read_string(struct parser *p)
@@ -74,7 +77,11 @@ static enum status read_string(struct parser *p)
             return jinja_fail(p->program, i, "this escape is not known", (struct word){0});
         }
         i += is_escape ? 1 : 0;
-        value[count++] = is_escape ? unescape(p->text[i]) : p->text[i];
+        value[count] = p->text[i];
+        if (is_escape) {
+            value[count] = unescape(p->text[i]);
+        }
+        count++;
     }
     p->token.kind = TOKEN_STRING;
     p->token.text = (struct word){value, count};
@@ -221,6 +228,15 @@ static enum status tag_then_body(struct parser *p, struct node **out)
     return parse_body(p, out);
 }
 
+static enum status parse_else(struct parser *p, struct node *node, const char *end)
+{
+    if (parser_sees(p, "else")) {
+        TRY(parser_next(p));
+        TRY(tag_then_body(p, &node->other));
+    }
+    return parser_expect(p, end);
+}
+
 /* Behind "if" or "elif". */
 static enum status parse_if(struct parser *p, struct node **out)
 {
@@ -238,11 +254,7 @@ static enum status parse_if(struct parser *p, struct node **out)
         TRY(parse_expression(p, &node->a));
         TRY(tag_then_body(p, &node->body));
     }
-    if (parser_sees(p, "else")) {
-        TRY(parser_next(p));
-        TRY(tag_then_body(p, &node->other));
-    }
-    return parser_expect(p, "endif");
+    return parse_else(p, node, "endif");
 }
 
 static enum status parse_name(struct parser *p, struct word *out)
@@ -252,6 +264,17 @@ static enum status parse_name(struct parser *p, struct word *out)
     }
     *out = p->token.text;
     return parser_next(p);
+}
+
+/* Behind what the loop walks over: a filter perhaps, then the bodies. */
+static enum status parse_loop_body(struct parser *p, struct node *node)
+{
+    if (parser_sees(p, "if")) {
+        TRY(parser_next(p));
+        TRY(parse_expression(p, &node->b));
+    }
+    TRY(tag_then_body(p, &node->body));
+    return parse_else(p, node, "endfor");
 }
 
 static enum status parse_for(struct parser *p, struct node **out)
@@ -268,16 +291,7 @@ static enum status parse_for(struct parser *p, struct node **out)
     }
     TRY(parser_expect(p, "in"));
     TRY(parse_logic(p, &node->a));
-    if (parser_sees(p, "if")) {
-        TRY(parser_next(p));
-        TRY(parse_expression(p, &node->b));
-    }
-    TRY(tag_then_body(p, &node->body));
-    if (parser_sees(p, "else")) {
-        TRY(parser_next(p));
-        TRY(tag_then_body(p, &node->other));
-    }
-    return parser_expect(p, "endfor");
+    return parse_loop_body(p, node);
 }
 
 static enum status parse_set(struct parser *p, struct node **out)
@@ -322,38 +336,44 @@ static enum status parse_statement(struct parser *p, struct node **out, bool *is
 
 /* --- Text between tags --- */
 
+/* Where the text before a tag ends, once the blanks that the tag takes along are gone. */
+static size_t trimmed_end(const struct parser *p, size_t start)
+{
+    const char *tag = p->text + p->at;
+    size_t end = p->at;
+
+    if (p->at + 2 >= p->n || tag[2] == '+' || (tag[1] == '{' && tag[2] != '-')) {
+        return end;
+    }
+    if (tag[2] == '-') {
+        while (end > start && is_blank(p->text[end - 1])) {
+            end--;
+        }
+        return end;
+    }
+    while (end > start && is_blank(p->text[end - 1]) && p->text[end - 1] != '\n') {
+        end--; /* blanks before a statement that begins its line */
+    }
+    const bool begins_line = end > start ? p->text[end - 1] == '\n' : p->begins_line;
+    return begins_line ? end : p->at;
+}
+
 /* Text up to the next tag; p->at is the tag's "{" (or the end) afterwards. */
 static enum status parse_text(struct parser *p, struct node **out)
 {
     const size_t start = p->at;
-    struct node *node = NULL;
 
+    *out = NULL;
     while (p->at < p->n && !follows(p, "{{") && !follows(p, "{%") && !follows(p, "{#")) {
         p->at++;
     }
-    size_t end = p->at;
-    const bool has_tag = p->at + 2 < p->n;
-    const char sign = has_tag ? p->text[p->at + 2] : '\0';
-    if (sign == '-') {
-        while (end > start && is_blank(p->text[end - 1])) {
-            end--;
-        }
-    } else if (has_tag && p->text[p->at + 1] != '{' && sign != '+') {
-        size_t line = end; /* blanks before a statement that begins its line go */
-        while (line > start && is_blank(p->text[line - 1]) && p->text[line - 1] != '\n') {
-            line--;
-        }
-        const bool begins = line > start ? p->text[line - 1] == '\n' : p->begins_line;
-        end = begins ? line : end;
-    }
-    *out = NULL;
+    const size_t end = trimmed_end(p, start);
     if (end == start) {
         return STATUS_OK;
     }
     p->token.at = start;
-    TRY(parser_node(p, NODE_TEXT, &node));
-    node->name = (struct word){p->text + start, end - start};
-    *out = node;
+    TRY(parser_node(p, NODE_TEXT, out));
+    (*out)->name = (struct word){p->text + start, end - start};
     return STATUS_OK;
 }
 
