@@ -28,26 +28,44 @@ static enum status has_file(const char *dir, const char *name, bool *out)
     return STATUS_OK;
 }
 
+/* other: a name that will do instead, or NULL. */
+static enum status need_file(const char *dir, const char *name, const char *other)
+{
+    bool is_there = false;
+    TRY(has_file(dir, name, &is_there));
+    if (!is_there && other != NULL) {
+        TRY(has_file(dir, other, &is_there));
+    }
+    return is_there ? STATUS_OK
+                    : status_set(STATUS_BAD_FORMAT,
+                                 "%s: no %s; a model folder has config.json, model.safetensors (or "
+                                 "shards with an index) and tokenizer.json",
+                                 dir, name);
+}
+
+/* other: a file that does as well, or NULL. */
+static enum status require_file(const char *dir, const char *name, const char *other)
+{
+    bool is_there = false;
+    TRY(has_file(dir, name, &is_there));
+    if (!is_there && other != NULL) {
+        TRY(has_file(dir, other, &is_there));
+    }
+    return is_there ? STATUS_OK
+                    : status_set(STATUS_BAD_FORMAT,
+                                 "%s: no %s; a model folder has config.json, model.safetensors (or "
+                                 "shards with an index) and tokenizer.json",
+                                 dir, name);
+}
+
 enum status cli_check_model(const char *dir, bool needs_tokenizer)
 {
-    static const char *const files[] = {"config.json", "model.safetensors", "tokenizer.json"};
     if (!folder_exists(dir)) {
         return status_set(STATUS_BAD_ARGUMENT, "%s: there is no such model folder", dir);
     }
-    for (size_t i = 0; i < (needs_tokenizer ? 3u : 2u); i++) {
-        bool is_there = false;
-        TRY(has_file(dir, files[i], &is_there));
-        if (!is_there && i == 1) {
-            TRY(has_file(dir, "model.safetensors.index.json", &is_there));
-        }
-        if (!is_there) {
-            return status_set(STATUS_BAD_FORMAT,
-                              "%s: no %s; a model folder has config.json, model.safetensors (or "
-                              "shards with an index) and tokenizer.json",
-                              dir, files[i]);
-        }
-    }
-    return STATUS_OK;
+    TRY(require_file(dir, "config.json", NULL));
+    TRY(require_file(dir, "model.safetensors", "model.safetensors.index.json"));
+    return needs_tokenizer ? require_file(dir, "tokenizer.json", NULL) : STATUS_OK;
 }
 
 enum status cli_sets_add(struct cli_sets *sets, const char *set)

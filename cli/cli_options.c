@@ -28,10 +28,15 @@ int cli_usage_error(const struct cli_command *command, const char *format, ...)
     return 2;
 }
 
+static bool is_letter(int code)
+{
+    return code >= 'a' && code <= 'z';
+}
+
 static void print_option(const struct cli_option *option)
 {
     char left[64];
-    const bool is_short = option->code < 256;
+    const bool is_short = is_letter(option->code);
     (void)snprintf(left, sizeof left, "%s--%s%s%s", is_short ? "-?, " : "    ", option->name,
                    option->argument != NULL ? " " : "",
                    option->argument != NULL ? option->argument : "");
@@ -65,8 +70,8 @@ static void fill_getopt(const struct cli_command *command, struct option *longs,
         const bool has_argument = option->argument != NULL;
         longs[i] = (struct option){option->name, has_argument ? required_argument : no_argument,
                                    NULL, option->code};
-        if (option->code < 256) {
-            letters[n_letters++] = "abcdefghijklmnopqrstuvwxyz"[option->code - 'a'];
+        if (is_letter(option->code)) {
+            letters[n_letters++] = (char)option->code;
             letters[n_letters] = ':';
             n_letters += has_argument;
         }

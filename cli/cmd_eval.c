@@ -12,6 +12,7 @@
 #include "reward/scoring.h"
 #include "trainer/setup.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -258,6 +259,7 @@ static enum status score(struct evaluation *e)
     const struct score_result *results = NULL;
     size_t n = 0;
 
+    assert(e->rows != NULL);
     if (engine_is_idle(e->local.engine) && scoring_in_flight(e->scoring) > 0) {
         struct wait_item items[WAIT_ITEMS_MAX];
         const size_t n_items = scoring_wait_items(e->scoring, items, WAIT_ITEMS_MAX);

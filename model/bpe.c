@@ -317,8 +317,8 @@ static size_t start_symbols(const struct bpe *bpe, const char *piece, size_t n, 
 /* Merges ids[0..n), n <= SHORT_PIECE, in place; returns how many are left. */
 static size_t merge_short(const struct bpe *bpe, int32_t *ids, size_t n)
 {
-    uint32_t ranks[SHORT_PIECE]; /* of the pair that begins at i */
-    int32_t results[SHORT_PIECE];
+    uint32_t ranks[SHORT_PIECE] = {0}; /* of the pair that begins at i */
+    int32_t results[SHORT_PIECE] = {0};
 
     for (size_t i = 0; i + 1 < n; i++) {
         ranks[i] = merge_rank(bpe, ids[i], ids[i + 1], &results[i]);

@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "model/jinja_internal.h"
 
+#include <assert.h>
 #include <string.h>
 
 #define OUTPUT_BYTES_MAX ((size_t)1 << 20)
@@ -96,6 +97,7 @@ static enum status run_text(struct run *run, const struct node *node)
     struct value text = value_data(node->name.text, node->name.n);
 
     TRY(run_alloc(run, text.n + 1, 1, &marks));
+    assert(marks != NULL);
     memset(marks, 1, text.n);
     text.marks = marks;
     return put_output(run, &text);
@@ -279,6 +281,7 @@ static enum status set_inputs(struct run *run)
             continue;
         }
         TRY(run_alloc(run, constant->n + 1, 1, &marks));
+        assert(marks != NULL);
         memset(marks, 1, constant->n);
         struct value value = value_data(constant->text, constant->n);
         value.marks = marks;

@@ -2,6 +2,7 @@
 #include "base/memory.h"
 #include "model/jinja_internal.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -145,6 +146,7 @@ static enum status print_copy(struct run *run, const char *text, size_t n, struc
 {
     char *copy = NULL;
 
+    assert(text != NULL);
     TRY(run_alloc(run, n + 1, 1, &copy));
     memcpy(copy, text, n);
     *out = value_data(copy, n);

@@ -19,10 +19,10 @@ struct weight_row {
     size_t shape[2];
     size_t n_dims;
     size_t offset, count; /* in floats, inside the flat buffer */
+    size_t mtp_module;    /* which, if is_mtp: the trainer moves module 0 only */
     bool decays;          /* weight decay applies: matrices, but not embeddings */
     bool is_trainable;    /* false for e_score_correction_bias */
     bool is_mtp;          /* belongs to an MTP module */
-    size_t mtp_module;    /* which: the trainer moves module 0 only */
     bool is_bias;         /* of a projection: starts as zero */
 };
 

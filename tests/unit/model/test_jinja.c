@@ -186,6 +186,23 @@ static const struct json *content_of(const struct json *token)
     return json_is(token, JSON_OBJECT) ? json_get(token, "content") : token;
 }
 
+/* Renders the row and compares, if it is one of the template `name`. */
+static bool check_row(const char *name, struct jinja *program,
+                      const struct jinja_constant *constant, const struct json *row, size_t line)
+{
+    const struct jinja_input input = {.variables = row, .constants = constant, .n_constants = 1};
+    struct jinja_output out;
+    if (strcmp(json_text(json_get(row, "template"), ""), name) != 0) {
+        return false;
+    }
+    assert_ok(jinja_render(program, &input, &out));
+    if (strcmp(out.text.bytes, json_text(json_get(row, "text"), "")) != 0) {
+        fail_msg("templates.jsonl:%zu: got %s", line, out.text.bytes);
+    }
+    jinja_output_dispose(&out);
+    return true;
+}
+
 static size_t check_rows(const char *name, const char *rows, size_t n_rows)
 {
     struct json *config;
@@ -198,18 +215,8 @@ static size_t check_rows(const char *name, const char *rows, size_t n_rows)
     for (const char *at = rows; at < rows + n_rows; line++) {
         const char *end = strchr(at, '\n');
         struct json *row = parse(at, (size_t)(end - at));
-        const struct jinja_input input = {
-            .variables = row, .constants = &constant, .n_constants = 1};
-        struct jinja_output out;
         at = end + 1;
-        if (strcmp(json_text(json_get(row, "template"), ""), name) == 0) {
-            assert_ok(jinja_render(program, &input, &out));
-            if (strcmp(out.text.bytes, json_text(json_get(row, "text"), "")) != 0) {
-                fail_msg("templates.jsonl:%zu: got %s", line, out.text.bytes);
-            }
-            jinja_output_dispose(&out);
-            n_checked++;
-        }
+        n_checked += check_row(name, program, &constant, row, line) ? 1 : 0;
         json_destroy(row);
     }
     jinja_destroy(program);
