@@ -43,29 +43,14 @@ static enum status need_file(const char *dir, const char *name, const char *othe
                                  dir, name);
 }
 
-/* other: a file that does as well, or NULL. */
-static enum status require_file(const char *dir, const char *name, const char *other)
-{
-    bool is_there = false;
-    TRY(has_file(dir, name, &is_there));
-    if (!is_there && other != NULL) {
-        TRY(has_file(dir, other, &is_there));
-    }
-    return is_there ? STATUS_OK
-                    : status_set(STATUS_BAD_FORMAT,
-                                 "%s: no %s; a model folder has config.json, model.safetensors (or "
-                                 "shards with an index) and tokenizer.json",
-                                 dir, name);
-}
-
 enum status cli_check_model(const char *dir, bool needs_tokenizer)
 {
     if (!folder_exists(dir)) {
         return status_set(STATUS_BAD_ARGUMENT, "%s: there is no such model folder", dir);
     }
-    TRY(require_file(dir, "config.json", NULL));
-    TRY(require_file(dir, "model.safetensors", "model.safetensors.index.json"));
-    return needs_tokenizer ? require_file(dir, "tokenizer.json", NULL) : STATUS_OK;
+    TRY(need_file(dir, "config.json", NULL));
+    TRY(need_file(dir, "model.safetensors", "model.safetensors.index.json"));
+    return needs_tokenizer ? need_file(dir, "tokenizer.json", NULL) : STATUS_OK;
 }
 
 enum status cli_sets_add(struct cli_sets *sets, const char *set)
