@@ -11,6 +11,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define FLUSH_ROWS 320u /* 64 samples: sample, blobs, score, total ... */
 #define FLUSH_US INT64_C(200000)
@@ -294,6 +295,7 @@ enum status reward_main(const struct run_config *config, const char *run_dir)
     struct service *service;
 
     process_catch_signals();
+    (void)umask(0077); /* the database is its owner's, wherever the run folder lies */
     TRY(memory_alloc(1, sizeof(*service), &service));
     enum status status = service_open(service, config, run_dir);
     if (status == STATUS_OK) {
