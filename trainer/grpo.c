@@ -101,11 +101,22 @@ static uint32_t bits_of(float value)
     return bits;
 }
 
+/* The number that every step prints; NaN until something was compared. */
+static void measure_mismatch(const struct sample *sample, const float *logp, size_t n,
+                             struct grpo_stats *stats)
+{
+    for (size_t t = 0; t < n; t++) {
+        const double difference = fabs((double)sample->logprobs[t] - (double)logp[t]);
+        stats->mismatch_max = fmax(stats->mismatch_max, difference);
+    }
+}
+
 /* Bits, not values: the contract is equality, and a NaN must not pass. */
 static enum status check_exactness(const struct pass *pass, size_t index, const float *logp,
                                    size_t n)
 {
     const struct sample *sample = pass->step->samples[index];
+    measure_mismatch(sample, logp, n, pass->stats);
     for (size_t t = 0; t < n; t++) {
         if (bits_of(logp[t]) != bits_of(sample->logprobs[t])) {
             return status_set(STATUS_INEXACT,

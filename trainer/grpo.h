@@ -14,7 +14,8 @@
 
 struct grpo_stats {
     double loss, kl, entropy, grad_norm, learning_rate;
-    double mismatch_max; /* max |sampler log p - trainer log p|: 0 or the step failed */
+    double mismatch_max; /* max |sampler log p - trainer log p| as measured: 0 or the step failed;
+                            NaN: no samples */
     double ratio_max, clip_low, clip_high; /* fractions of active tokens */
     double mtp_loss, mtp_acceptance;       /* NaN without a trained module */
     double max_violation; /* largest max/mean - 1 of expert load over layers, NaN without experts */

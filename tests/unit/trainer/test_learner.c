@@ -229,6 +229,8 @@ static void one_flipped_bit_stops_the_step(void **state)
         flip_last_bit(&step.logprobs[7][step.samples[7].n_tokens - 1]);
         assert_status(grpo(&tiny, NULL, &step, arena, &stats), STATUS_INEXACT,
                       "group 41 sample 3 token 11");
+        assert_true(stats.mismatch_max > 0.0 &&
+                    stats.mismatch_max < 1e-5); /* measured, not assumed */
         assert_true(tiny_is_equal(&tiny, &fresh));
         tiny_close(&fresh);
         tiny_close(&tiny);
