@@ -19,7 +19,7 @@
 #undef JSON_NULL
 
 #include "base/file.h"
-#include "base/json.h"
+#include "base/json_internal.h"
 #include "base/memory.h"
 
 #include <math.h>
@@ -396,7 +396,7 @@ enum status json_print(const struct json *value, char **out, size_t *n_out)
     ran_short = false;
     const int failed = json_dump_callback(inner_const(value), print_more, &buffer,
                                           JSON_COMPACT | JSON_SORT_KEYS | JSON_ENCODE_ANY |
-                                              JSON_REAL_PRECISION(17));
+                                              JSON_REAL_PRECISION((size_t)json_digits(value)));
     if (failed != 0 || ran_short || buffer.failure != STATUS_OK) {
         memory_free(buffer.text);
         return status_set(STATUS_NO_MEMORY, "no memory for JSON text of %zu bytes or more",

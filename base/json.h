@@ -67,8 +67,9 @@ struct json *json_null_create(void);
 MUST_CHECK enum status json_put(struct json *object, const char *key, struct json *value);
 MUST_CHECK enum status json_append(struct json *array, struct json *value);
 
-/* Compact text with sorted keys and 17 digits, no locale; the canonical form for hashing. Caller
- * frees *out with memory_free; *n_out (may be NULL) is its length. */
+/* Compact text with sorted keys and as few digits (15 to 17) as give every number back, no locale;
+ * the canonical form for hashing. Caller frees *out with memory_free; *n_out (may be NULL) is its
+ * length. */
 MUST_CHECK enum status json_print(const struct json *value, char **out, size_t *n_out);
 
 /* text[0..n) with each broken UTF-8 sequence replaced by U+FFFD; *is_lossy tells whether any was.

@@ -132,9 +132,20 @@ static void printing_is_canonical_and_reads_back(void **state)
     struct json *value = parse(" { \"b\" : 0.1, \"a\" : [ 1, -0.0, 1.5e10, \"\\u00e9\\n\" ] } ");
 
     (void)state;
-    assert_prints(value,
-                  "{\"a\":[1,-0.0,15000000000.0,\"\xc3\xa9\\n\"],\"b\":0.10000000000000001}");
-    assert_prints(json_get(value, "b"), "0.10000000000000001");
+    assert_prints(value, "{\"a\":[1,-0.0,15000000000.0,\"\xc3\xa9\\n\"],\"b\":0.1}");
+    assert_prints(json_get(value, "b"), "0.1");
+    json_destroy(value);
+}
+
+static void numbers_are_printed_with_the_digits_they_need(void **state)
+{
+    struct json *value = parse("[ 1e-5, 0.3, 0.30000000000000004, 1.7976931348623157e308 ]");
+
+    (void)state;
+    assert_prints(json_at(value, 0), "1e-5");
+    assert_prints(json_at(value, 1), "0.3");
+    assert_prints(json_at(value, 2), "0.30000000000000004");
+    assert_prints(json_at(value, 3), "1.7976931348623157e308");
     json_destroy(value);
 }
 
@@ -278,6 +289,7 @@ int main(void)
         cmocka_unit_test(brackets_inside_strings_are_no_nesting),
         cmocka_unit_test(nul_escapes_are_read_only_where_allowed),
         cmocka_unit_test(printing_is_canonical_and_reads_back),
+        cmocka_unit_test(numbers_are_printed_with_the_digits_they_need),
         cmocka_unit_test(builders_make_what_they_say),
         cmocka_unit_test(large_texts_are_printed_whole),
         cmocka_unit_test(numbers_outside_int64_are_clamped),
