@@ -149,6 +149,15 @@ enum status engine_tick(struct engine *engine, const struct completion **complet
     return STATUS_OK;
 }
 
+size_t engine_drawn(const struct engine *engine, uint64_t group, uint32_t sample,
+                    const int32_t **tokens)
+{
+    const struct sequence *sequence = scheduler_find(engine->scheduler, group, sample);
+
+    *tokens = sequence == NULL ? NULL : sequence->tokens;
+    return sequence == NULL ? 0 : sequence->n_tokens;
+}
+
 bool engine_is_idle(const struct engine *engine)
 {
     return scheduler_queued(engine->scheduler) == 0;

@@ -57,6 +57,10 @@ MUST_CHECK enum status engine_submit(struct engine *engine, const struct engine_
  * = 0 and nothing happens. */
 MUST_CHECK enum status engine_tick(struct engine *engine, const struct completion **completions,
                                    size_t *n);
+/* Tokens that a running sample has so far, into *tokens (borrowed until the next tick); 0 when it
+ * has none yet, or is not running. */
+size_t engine_drawn(const struct engine *engine, uint64_t group, uint32_t sample,
+                    const int32_t **tokens);
 bool engine_is_idle(const struct engine *engine);
 /* Drops every group with this id, running or waiting. */
 void engine_cancel(struct engine *engine, uint64_t group);

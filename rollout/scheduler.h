@@ -60,6 +60,9 @@ void scheduler_accept(struct scheduler *scheduler, const int32_t *drawn, const f
 /* Drops every group with this id; not between scheduler_next and scheduler_accept. */
 void scheduler_cancel(struct scheduler *scheduler, uint64_t group_id);
 
+/* The sequence of a running sample, or NULL. */
+const struct sequence *scheduler_find(const struct scheduler *scheduler, uint64_t group_id,
+                                      uint32_t sample);
 /* Samples not finished: running and waiting. */
 size_t scheduler_queued(const struct scheduler *scheduler);
 

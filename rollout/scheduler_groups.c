@@ -195,6 +195,19 @@ void scheduler_cancel(struct scheduler *s, uint64_t group_id)
     }
 }
 
+const struct sequence *scheduler_find(const struct scheduler *s, uint64_t group_id, uint32_t sample)
+{
+    for (size_t i = 0; i < s->limits.max_num_seqs; i++) {
+        const struct sequence *sequence = &s->slots[i];
+
+        if (sequence->state == SEQUENCE_RUNNING && sequence->sample == sample &&
+            sequence->group->id == group_id) {
+            return sequence;
+        }
+    }
+    return NULL;
+}
+
 size_t scheduler_queued(const struct scheduler *s)
 {
     size_t n_queued = 0;
