@@ -144,8 +144,8 @@ struct rope_args {
     bool inverse;
 };
 
-/* A paged cache of one layer: page p holds KV_BLOCK_TOKENS entries of entry_stride floats, each
- * [latent rk][rotary key dr]. */
+/* A paged cache of one layer: page p holds KV_BLOCK_TOKENS entries of entry_stride floats, one a
+ * token: [latent rk][rotary key dr] (MLA) or [keys][values] of all KV heads (GQA). */
 struct kv_pages {
     float *data;
     size_t entry_stride;
@@ -158,7 +158,8 @@ struct kv_span {
     size_t first_row, n_rows, n_cached;
     const int32_t *blocks;
 };
-/* Stores the entries of all rows (to_pages), or reads them back (gradients of pages). */
+/* Stores two parts of the entries of all rows, one behind the other (to_pages), or reads them back
+ * (gradients of pages). GQA: latent is the keys, rope_key the values. */
 struct kv_copy_args {
     float *latent; /* (T, rk) */
     size_t latent_stride;
@@ -168,31 +169,40 @@ struct kv_copy_args {
     size_t n_spans;
     struct kv_pages pages;
     size_t rk, dr;
+    size_t entry_at; /* floats into the entry where the first part begins */
     bool to_pages;
 };
-/* Absorbed MLA (model.md 6.2): S = scale (q_latent . latent + q_rope . rope_key), out = softmax(S)
- * . latent. Training, prefill and decode are this one op. */
-struct mla_attention_args {
-    const float *q_latent;  /* (T, H, rk) */
-    size_t q_latent_stride; /* from row to row; heads adjacent */
-    const float *q_rope;    /* (T, H, dr) */
+/* Softmax attention over the paged cache: S = scale (q . key + q_rope . key's second part), out =
+ * softmax(S) . values. Training, prefill and decode are this one op. Query head h reads KV head h /
+ * (n_heads / n_kv_heads), whose key is entry[kv * kv_head_stride .. + key_dim + rope_dim) and whose
+ * value is entry[value_at + kv * kv_head_stride .. + value_dim).
+ *   absorbed MLA (model.md 6.2): one KV head, key [latent rk | rotary key dr], the value is the
+ *     latent again (value_at 0);
+ *   GQA: entry [keys of all KV heads | values of all KV heads], rope_dim 0. */
+struct attention_args {
+    const float *q; /* (T, H, key_dim) */
+    size_t q_stride, q_head_stride;
+    const float *q_rope; /* (T, H, rope_dim), or NULL with rope_dim 0 */
     size_t q_rope_stride, q_rope_head_stride;
     struct kv_pages pages;
     const struct kv_span *spans;
     size_t n_spans;
-    float *out; /* (T, H, rk) */
+    float *out; /* (T, H, value_dim), heads adjacent */
     size_t out_stride;
-    float *lse; /* (T, H), or NULL */
-    size_t n_heads, rk, dr;
+    float *lse;                 /* (T, H), or NULL */
+    size_t n_heads, n_kv_heads; /* n_heads is a multiple of n_kv_heads */
+    size_t key_dim, rope_dim;
+    size_t kv_head_stride; /* floats from one KV head to the next inside an entry */
+    size_t value_at, value_dim;
     float scale;
 };
-/* Needs n_cached == 0 in every span. d_pages (same layout as pages) is added to. dq_latent and
- * dq_rope are assigned. */
-struct mla_attention_backward_args {
-    struct mla_attention_args forward; /* as it was called, out and lse filled */
-    const float *d_out;                /* (T, H, rk), out_stride */
-    float *dq_latent;                  /* q_latent_stride */
-    float *dq_rope;                    /* strides of q_rope */
+/* Needs n_cached == 0 in every span. d_pages (same layout as pages) is added to, by keys and by
+ * values. dq and dq_rope are assigned. */
+struct attention_backward_args {
+    struct attention_args forward; /* as it was called, out and lse filled */
+    const float *d_out;            /* (T, H, value_dim), out_stride */
+    float *dq;                     /* strides of q */
+    float *dq_rope;                /* strides of q_rope, or NULL with rope_dim 0 */
     struct kv_pages d_pages;
 };
 
@@ -362,9 +372,8 @@ struct backend_ops {
     enum status (*rms_norm_backward)(struct backend *, const struct rms_norm_backward_args *);
     enum status (*rope)(struct backend *, const struct rope_args *);
     enum status (*kv_copy)(struct backend *, const struct kv_copy_args *);
-    enum status (*mla_attention)(struct backend *, const struct mla_attention_args *);
-    enum status (*mla_attention_backward)(struct backend *,
-                                          const struct mla_attention_backward_args *);
+    enum status (*attention)(struct backend *, const struct attention_args *);
+    enum status (*attention_backward)(struct backend *, const struct attention_backward_args *);
     enum status (*router)(struct backend *, const struct router_args *);
     enum status (*router_backward)(struct backend *, const struct router_backward_args *);
     enum status (*moe_ffn)(struct backend *, const struct moe_ffn_args *);

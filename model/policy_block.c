@@ -117,9 +117,9 @@ static enum status attend_rows(struct policy *policy, const struct policy_layer 
                                             .rk = s->kv_rank,
                                             .dr = s->rope,
                                             .to_pages = true}));
-    const struct mla_attention_args attention = policy_attention_args(policy, a, rows);
+    const struct attention_args attention = policy_attention_args(policy, a, rows);
 
-    TRY(ops->mla_attention(policy->backend, &attention));
+    TRY(ops->attention(policy->backend, &attention));
     return ops->gemm(policy->backend,
                      &(struct gemm_args){.x = a->attended,
                                          .x_stride = s->latent_stride,
@@ -135,27 +135,30 @@ static enum status attend_rows(struct policy *policy, const struct policy_layer 
                                          .y_batch = s->v});
 }
 
-struct mla_attention_args policy_attention_args(const struct policy *policy,
-                                                const struct policy_activations *a,
-                                                const struct policy_block_rows *rows)
+struct attention_args policy_attention_args(const struct policy *policy,
+                                            const struct policy_activations *a,
+                                            const struct policy_block_rows *rows)
 {
     const struct policy_sizes *s = &policy->sizes;
 
-    return (struct mla_attention_args){.q_latent = a->q_absorbed,
-                                       .q_latent_stride = s->latent_stride,
-                                       .q_rope = a->q + s->nope,
-                                       .q_rope_stride = s->q_stride,
-                                       .q_rope_head_stride = s->q_head,
-                                       .pages = rows->pages,
-                                       .spans = rows->spans,
-                                       .n_spans = rows->n_spans,
-                                       .out = a->attended,
-                                       .out_stride = s->latent_stride,
-                                       .lse = policy->options.is_trainable ? a->lse : NULL,
-                                       .n_heads = s->heads,
-                                       .rk = s->kv_rank,
-                                       .dr = s->rope,
-                                       .scale = model_config_attention_scale(&policy->config)};
+    return (struct attention_args){.q = a->q_absorbed,
+                                   .q_stride = s->latent_stride,
+                                   .q_head_stride = s->kv_rank,
+                                   .q_rope = a->q + s->nope,
+                                   .q_rope_stride = s->q_stride,
+                                   .q_rope_head_stride = s->q_head,
+                                   .pages = rows->pages,
+                                   .spans = rows->spans,
+                                   .n_spans = rows->n_spans,
+                                   .out = a->attended,
+                                   .out_stride = s->latent_stride,
+                                   .lse = policy->options.is_trainable ? a->lse : NULL,
+                                   .n_heads = s->heads,
+                                   .n_kv_heads = 1,
+                                   .key_dim = s->kv_rank,
+                                   .rope_dim = s->rope,
+                                   .value_dim = s->kv_rank,
+                                   .scale = model_config_attention_scale(&policy->config)};
 }
 
 static enum status attention_forward(struct policy *policy, const struct policy_layer *layer,

@@ -117,13 +117,13 @@ static enum status scores_backward(struct policy *policy, const struct policy_ac
     TRY(copy_entries(policy, rows, a->latent, a->project + s->kv_at + s->kv_rank, rows->pages.data,
                      true));
     TRY(ops->fill(policy->backend, policy->grad.d_pages, policy->n_pages_used * s->page_stride, 0));
-    TRY(ops->mla_attention_backward(
+    TRY(ops->attention_backward(
         policy->backend,
-        &(struct mla_attention_backward_args){.forward = policy_attention_args(policy, a, rows),
-                                              .d_out = policy->grad.d_attended,
-                                              .dq_latent = policy->grad.d_absorbed,
-                                              .dq_rope = policy->grad.d_q + s->nope,
-                                              .d_pages = d_pages}));
+        &(struct attention_backward_args){.forward = policy_attention_args(policy, a, rows),
+                                          .d_out = policy->grad.d_attended,
+                                          .dq = policy->grad.d_absorbed,
+                                          .dq_rope = policy->grad.d_q + s->nope,
+                                          .d_pages = d_pages}));
     return copy_entries(policy, rows, policy->grad.d_latent,
                         policy->grad.d_project + s->kv_at + s->kv_rank, policy->grad.d_pages,
                         false);

@@ -187,9 +187,9 @@ MUST_CHECK enum status policy_block_backward(struct policy *policy,
                                              const struct policy_activations *a,
                                              const struct policy_block_rows *rows, float *d_h);
 /* The attention op's arguments, the same in both directions. */
-struct mla_attention_args policy_attention_args(const struct policy *policy,
-                                                const struct policy_activations *a,
-                                                const struct policy_block_rows *rows);
+struct attention_args policy_attention_args(const struct policy *policy,
+                                            const struct policy_activations *a,
+                                            const struct policy_block_rows *rows);
 /* The feed-forward half of the above. */
 MUST_CHECK enum status policy_ffn_backward(struct policy *policy, const struct policy_layer *layer,
                                            const struct policy_activations *a, size_t n_rows,

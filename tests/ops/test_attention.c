@@ -1,5 +1,5 @@
-/* Absorbed latent attention and the paged cache: double oracle, numeric gradients, and the same
- * bits for any way of cutting a sequence. */
+/* Attention and the paged cache, absorbed MLA and grouped heads: double oracle, numeric gradients,
+ * and the same bits for any way of cutting a sequence. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,16 +14,34 @@
 #define MAX_SPANS 8
 #define SCALE 0.31F
 
+/* n_kv 0: absorbed MLA, whose value is its key's first part. Else grouped heads, dr 0. */
 struct shape {
     size_t n_heads, rk, dr;
+    size_t n_kv;
 };
+
+static size_t entry_width(struct shape s)
+{
+    return s.n_kv == 0 ? s.rk + s.dr : 2 * s.n_kv * s.rk;
+}
+
+/* Where the key or the value of a query head begins in an entry. */
+static size_t key_at(struct shape s, size_t head)
+{
+    return s.n_kv == 0 ? 0 : head / (s.n_heads / s.n_kv) * s.rk;
+}
+
+static size_t value_at(struct shape s, size_t head)
+{
+    return s.n_kv * s.rk + key_at(s, head);
+}
 
 /* Whole sequences packed one after another; rows of all operands are adjacent. */
 struct attention_case {
     struct shape shape;
     size_t n_sequences, lengths[MAX_SPANS];
     size_t n_rows;
-    float *q_latent, *q_rope, *entries, *d_out; /* entries: (T, rk + dr) */
+    float *q_latent, *q_rope, *entries, *d_out; /* entries: (T, entry_width) */
 };
 
 /* Pages in an order that is not the tokens'. */
@@ -48,7 +66,7 @@ static void make_case(struct attention_case *c, struct shape shape, size_t n_seq
     }
     c->q_latent = random_floats(c->n_rows * shape.n_heads * shape.rk, 1, 1.0F);
     c->q_rope = random_floats(c->n_rows * shape.n_heads * shape.dr, 2, 1.0F);
-    c->entries = random_floats(c->n_rows * (shape.rk + shape.dr), 3, 1.0F);
+    c->entries = random_floats(c->n_rows * entry_width(shape), 3, 1.0F);
     c->d_out = random_floats(c->n_rows * shape.n_heads * shape.rk, 4, 1.0F);
 }
 
@@ -63,7 +81,7 @@ static void drop_case(struct attention_case *c)
 /* Fresh slots hold NaN: what no token wrote must not be used. */
 static void make_cache(const struct attention_case *c, float fresh, struct cache *cache)
 {
-    *cache = (struct cache){.pages = {.entry_stride = c->shape.rk + c->shape.dr + 3}};
+    *cache = (struct cache){.pages = {.entry_stride = entry_width(c->shape) + 3}};
     for (size_t s = 0; s < c->n_sequences; s++) {
         cache->n_pages += pages_of(c->lengths[s]);
     }
@@ -93,40 +111,44 @@ static void copy_entries(struct backend *b, const struct attention_case *c,
                          const struct kv_span *spans, size_t n_spans, const struct cache *cache,
                          float *entries, bool to_pages)
 {
-    const size_t width = c->shape.rk + c->shape.dr;
+    const size_t width = entry_width(c->shape);
+    const size_t first = c->shape.n_kv == 0 ? c->shape.rk : c->shape.n_kv * c->shape.rk;
     assert_ok(b->ops->kv_copy(b, &(struct kv_copy_args){.latent = entries,
                                                         .latent_stride = width,
-                                                        .rope_key = entries + c->shape.rk,
+                                                        .rope_key = entries + first,
                                                         .rope_key_stride = width,
                                                         .spans = spans,
                                                         .n_spans = n_spans,
                                                         .pages = cache->pages,
-                                                        .rk = c->shape.rk,
-                                                        .dr = c->shape.dr,
+                                                        .rk = first,
+                                                        .dr = width - first,
                                                         .to_pages = to_pages}));
 }
 
-static struct mla_attention_args forward_args(const struct attention_case *c,
-                                              const struct cache *cache,
-                                              const struct kv_span *spans, size_t n_spans,
-                                              float *out)
+static struct attention_args forward_args(const struct attention_case *c, const struct cache *cache,
+                                          const struct kv_span *spans, size_t n_spans, float *out)
 {
     const struct shape s = c->shape;
-    return (struct mla_attention_args){.q_latent = c->q_latent,
-                                       .q_latent_stride = s.n_heads * s.rk,
-                                       .q_rope = c->q_rope,
-                                       .q_rope_stride = s.n_heads * s.dr,
-                                       .q_rope_head_stride = s.dr,
-                                       .pages = cache->pages,
-                                       .spans = spans,
-                                       .n_spans = n_spans,
-                                       .out = out,
-                                       .out_stride = s.n_heads * s.rk,
-                                       .lse = out + c->n_rows * s.n_heads * s.rk,
-                                       .n_heads = s.n_heads,
-                                       .rk = s.rk,
-                                       .dr = s.dr,
-                                       .scale = SCALE};
+    return (struct attention_args){.q = c->q_latent,
+                                   .q_stride = s.n_heads * s.rk,
+                                   .q_head_stride = s.rk,
+                                   .q_rope = s.dr == 0 ? NULL : c->q_rope,
+                                   .q_rope_stride = s.n_heads * s.dr,
+                                   .q_rope_head_stride = s.dr,
+                                   .pages = cache->pages,
+                                   .spans = spans,
+                                   .n_spans = n_spans,
+                                   .out = out,
+                                   .out_stride = s.n_heads * s.rk,
+                                   .lse = out + c->n_rows * s.n_heads * s.rk,
+                                   .n_heads = s.n_heads,
+                                   .n_kv_heads = s.n_kv == 0 ? 1 : s.n_kv,
+                                   .key_dim = s.rk,
+                                   .rope_dim = s.dr,
+                                   .kv_head_stride = s.n_kv == 0 ? 0 : s.rk,
+                                   .value_at = s.n_kv * s.rk,
+                                   .value_dim = s.rk,
+                                   .scale = SCALE};
 }
 
 static size_t out_floats(const struct attention_case *c)
@@ -153,8 +175,8 @@ static void run_whole(struct backend *b, const void *context, float *out)
     make_cache(c, NAN, &cache);
     whole_spans(c, &cache, spans);
     copy_entries(b, c, spans, c->n_sequences, &cache, c->entries, true);
-    const struct mla_attention_args args = forward_args(c, &cache, spans, c->n_sequences, out);
-    assert_ok(b->ops->mla_attention(b, &args));
+    const struct attention_args args = forward_args(c, &cache, spans, c->n_sequences, out);
+    assert_ok(b->ops->attention(b, &args));
     drop_cache(c, &cache);
 }
 
@@ -172,14 +194,14 @@ static void run_backward(struct backend *b, const void *context, float *out)
     make_cache(c, 0.0F, &d_cache);
     whole_spans(c, &cache, spans);
     copy_entries(b, c, spans, c->n_sequences, &cache, c->entries, true);
-    const struct mla_attention_backward_args args = {
+    const struct attention_backward_args args = {
         .forward = forward_args(c, &cache, spans, c->n_sequences, out),
         .d_out = c->d_out,
-        .dq_latent = dq_latent,
-        .dq_rope = dq_rope,
+        .dq = dq_latent,
+        .dq_rope = c->shape.dr == 0 ? NULL : dq_rope,
         .d_pages = d_cache.pages};
-    assert_ok(b->ops->mla_attention(b, &args.forward));
-    assert_ok(b->ops->mla_attention_backward(b, &args));
+    assert_ok(b->ops->attention(b, &args.forward));
+    assert_ok(b->ops->attention_backward(b, &args));
     copy_entries(b, c, spans, c->n_sequences, &d_cache, dq_rope + n_pairs * c->shape.dr, false);
     drop_cache(c, &d_cache);
     drop_cache(c, &cache);
@@ -201,7 +223,7 @@ static double oracle_score(const struct attention_case *c, const struct oracle_v
                            size_t key_row)
 {
     const struct shape s = c->shape;
-    const double *entry = v->entries + key_row * (s.rk + s.dr);
+    const double *entry = v->entries + key_row * entry_width(s) + key_at(s, pair % s.n_heads);
     double dot = 0.0;
 
     for (size_t j = 0; j < s.rk; j++) {
@@ -217,7 +239,8 @@ static double oracle_score(const struct attention_case *c, const struct oracle_v
 static double oracle_pair(const struct attention_case *c, const struct oracle_view *v, size_t pair,
                           size_t first, size_t last, double *out)
 {
-    const size_t width = c->shape.rk + c->shape.dr;
+    const size_t width = entry_width(c->shape);
+    const double *values = v->entries + value_at(c->shape, pair % c->shape.n_heads);
     double max = -HUGE_VAL, sum = 0.0;
 
     for (size_t key = first; key <= last; key++) {
@@ -228,7 +251,7 @@ static double oracle_pair(const struct attention_case *c, const struct oracle_vi
         const double e = exp(oracle_score(c, v, pair, key) - max);
         sum += e;
         for (size_t j = 0; j < c->shape.rk; j++) {
-            out[j] += e * v->entries[key * width + j];
+            out[j] += e * values[key * width + j];
         }
     }
     for (size_t j = 0; j < c->shape.rk; j++) {
@@ -269,8 +292,8 @@ static double oracle_loss_of(const double *x, const void *context)
 
 static double *operands(const struct attention_case *c, size_t *n)
 {
-    const size_t n_pairs = c->n_rows * c->shape.n_heads, width = c->shape.rk + c->shape.dr;
-    double *x = new_doubles(n_pairs * width + c->n_rows * width), *at = x;
+    const size_t n_pairs = c->n_rows * c->shape.n_heads, width = entry_width(c->shape);
+    double *x = new_doubles(n_pairs * (c->shape.rk + c->shape.dr) + c->n_rows * width), *at = x;
 
     for (size_t i = 0; i < n_pairs * c->shape.rk; i++) {
         *at++ = (double)c->q_latent[i];
@@ -285,8 +308,13 @@ static double *operands(const struct attention_case *c, size_t *n)
     return x;
 }
 
-static const struct shape shapes[] = {{1, 1, 2},   {3, 7, 2},   {4, 64, 16}, {8, 17, 6},
-                                      {2, 127, 8}, {5, 129, 4}, {70, 8, 2},  {8, 64, 32}};
+static const struct shape shapes[] = {{1, 1, 2, 0},  {3, 7, 2, 0},   {4, 64, 16, 0},
+                                      {8, 17, 6, 0}, {2, 127, 8, 0}, {5, 129, 4, 0},
+                                      {70, 8, 2, 0}, {8, 64, 32, 0}};
+/* MHA, GQA, MQA. */
+static const struct shape grouped[] = {{1, 1, 0, 1},   {4, 7, 0, 4},   {6, 8, 0, 3},
+                                       {4, 17, 0, 1},  {8, 64, 0, 2},  {2, 127, 0, 2},
+                                       {6, 129, 0, 2}, {70, 8, 0, 70}, {130, 8, 0, 2}};
 
 static void check_forward(struct shape shape, size_t n_sequences, const size_t *lengths)
 {
@@ -313,8 +341,13 @@ static void forward_agrees_with_the_oracle(void **state)
     for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
         check_forward(shapes[i], 4, lengths);
     }
+    for (size_t i = 0; i < sizeof(grouped) / sizeof(grouped[0]); i++) {
+        check_forward(grouped[i], 4, lengths);
+    }
     check_forward(shapes[2], 2, long_lengths);
     check_forward(shapes[3], 2, long_lengths);
+    check_forward(grouped[1], 2, long_lengths);
+    check_forward(grouped[4], 2, long_lengths);
 }
 
 static void check_gradient(struct shape shape, size_t n_sequences, const size_t *lengths)
@@ -339,50 +372,71 @@ static void gradient_agrees_with_differences(void **state)
     static const size_t lengths[] = {1, 17, 8};
     static const size_t long_lengths[] = {133};
     (void)state;
-    check_gradient((struct shape){1, 1, 2}, 3, lengths);
-    check_gradient((struct shape){3, 7, 2}, 3, lengths);
-    check_gradient((struct shape){4, 17, 6}, 3, lengths);
-    check_gradient((struct shape){1, 1, 2}, 1, long_lengths); /* two key blocks */
-    check_gradient((struct shape){70, 2, 2}, 1, &lengths[2]);
+    check_gradient((struct shape){1, 1, 2, 0}, 3, lengths);
+    check_gradient((struct shape){3, 7, 2, 0}, 3, lengths);
+    check_gradient((struct shape){4, 17, 6, 0}, 3, lengths);
+    check_gradient((struct shape){1, 1, 2, 0}, 1, long_lengths); /* two key blocks */
+    check_gradient((struct shape){70, 2, 2, 0}, 1, &lengths[2]);
+    check_gradient((struct shape){1, 1, 0, 1}, 1, long_lengths);
+    check_gradient((struct shape){4, 7, 0, 4}, 3, lengths);
+    check_gradient((struct shape){6, 8, 0, 3}, 3, lengths);
+    check_gradient((struct shape){4, 17, 0, 1}, 3, lengths);
+    check_gradient((struct shape){140, 2, 0, 2}, 1, &lengths[2]);
 }
 
-static void gradient_of_a_sequence_does_not_depend_on_its_batch(void **state)
+/* The gradients of sequence s of a case, whose rows begin at `first`, alone and in its batch. */
+static void check_alone(struct backend *b, const struct attention_case *c, size_t s, size_t first,
+                        const float *all, float *alone)
+{
+    const struct shape shape = c->shape;
+    const size_t q_width = shape.n_heads * shape.rk, r_width = shape.n_heads * shape.dr;
+    const size_t width = entry_width(shape);
+    struct attention_case one = {.shape = shape, .n_sequences = 1, .n_rows = c->lengths[s]};
+
+    one.lengths[0] = c->lengths[s];
+    one.q_latent = c->q_latent + first * q_width;
+    one.q_rope = c->q_rope + first * r_width;
+    one.entries = c->entries + first * width;
+    one.d_out = c->d_out + first * q_width;
+    run_backward(b, &one, alone);
+    const float *got = alone + out_floats(&one), *want = all + out_floats(c);
+    assert_same_bits("dq_latent", got, want + first * q_width, one.n_rows * q_width);
+    got += one.n_rows * q_width;
+    want += c->n_rows * q_width;
+    assert_same_bits("dq_rope", got, want + first * r_width, one.n_rows * r_width);
+    got += one.n_rows * r_width;
+    want += c->n_rows * r_width + first * width;
+    assert_same_bits("d_pages", got, want, one.n_rows * width);
+}
+
+static void check_batch(struct shape shape)
 {
     static const size_t lengths[] = {40, 1, 23, 150, 17, 40, 39, 16};
-    const struct shape shape = {4, 64, 16};
-    struct attention_case c, one;
+    struct attention_case c;
     struct backend *b;
     size_t n, first = 0;
-    (void)state;
 
     make_case(&c, shape, MAX_SPANS, lengths);
     memory_free(operands(&c, &n));
     float *all = new_floats(out_floats(&c) + n), *alone = new_floats(out_floats(&c) + n);
-    const size_t q_width = shape.n_heads * shape.rk, r_width = shape.n_heads * shape.dr;
     run_everywhere(run_backward, &c, out_floats(&c) + n, all);
     assert_ok(backend_open("cpu", 1, &b));
     for (size_t s = 0; s < MAX_SPANS; s++) {
-        one = (struct attention_case){.shape = shape, .n_sequences = 1, .n_rows = lengths[s]};
-        one.lengths[0] = lengths[s];
-        one.q_latent = c.q_latent + first * q_width;
-        one.q_rope = c.q_rope + first * r_width;
-        one.entries = c.entries + first * (shape.rk + shape.dr);
-        one.d_out = c.d_out + first * q_width;
-        run_backward(b, &one, alone);
-        const float *got = alone + out_floats(&one), *want = all + out_floats(&c);
-        assert_same_bits("dq_latent", got, want + first * q_width, one.n_rows * q_width);
-        got += one.n_rows * q_width;
-        want += c.n_rows * q_width;
-        assert_same_bits("dq_rope", got, want + first * r_width, one.n_rows * r_width);
-        got += one.n_rows * r_width;
-        want += c.n_rows * r_width + first * (shape.rk + shape.dr);
-        assert_same_bits("d_pages", got, want, one.n_rows * (shape.rk + shape.dr));
+        check_alone(b, &c, s, first, all, alone);
         first += lengths[s];
     }
     backend_close(b);
     memory_free(alone);
     memory_free(all);
     drop_case(&c);
+}
+
+static void gradient_of_a_sequence_does_not_depend_on_its_batch(void **state)
+{
+    (void)state;
+    check_batch(shapes[2]);
+    check_batch(grouped[4]);
+    check_batch(grouped[5]);
 }
 
 /* Feeds every sequence in pieces of `step` rows, all sequences side by side. */
@@ -405,35 +459,73 @@ static void run_in_steps(struct backend *b, const struct attention_case *c, size
             }
         }
         copy_entries(b, c, spans, n_spans, &cache, c->entries, true);
-        const struct mla_attention_args args = forward_args(c, &cache, spans, n_spans, out);
-        assert_ok(b->ops->mla_attention(b, &args));
+        const struct attention_args args = forward_args(c, &cache, spans, n_spans, out);
+        assert_ok(b->ops->attention(b, &args));
         is_done = n_spans == 0;
     }
     drop_cache(c, &cache);
 }
 
-static void prefill_chunks_and_decode_give_the_same_bits(void **state)
+static void check_steps(struct shape shape)
 {
     static const size_t lengths[] = {40, 1, 23, 145, 17, 129, 128, 16};
     static const size_t steps[] = {1, 2, 7, 16, 17, 100, 128};
-    static const size_t which[] = {2, 3, 4};
-    (void)state;
-    for (size_t i = 0; i < sizeof(which) / sizeof(which[0]); i++) {
-        struct attention_case c;
-        make_case(&c, shapes[which[i]], MAX_SPANS, lengths);
-        float *whole = new_floats(out_floats(&c)), *pieces = new_floats(out_floats(&c));
-        run_everywhere(run_whole, &c, out_floats(&c), whole);
-        for (size_t k = 0; k < sizeof(steps) / sizeof(steps[0]); k++) {
-            struct backend *b;
-            assert_ok(backend_open("cpu", 1 + k % 2, &b));
-            run_in_steps(b, &c, steps[k], pieces);
-            assert_same_bits("steps", pieces, whole, out_floats(&c));
-            backend_close(b);
-        }
-        memory_free(pieces);
-        memory_free(whole);
-        drop_case(&c);
+    struct attention_case c;
+
+    make_case(&c, shape, MAX_SPANS, lengths);
+    float *whole = new_floats(out_floats(&c)), *pieces = new_floats(out_floats(&c));
+    run_everywhere(run_whole, &c, out_floats(&c), whole);
+    for (size_t k = 0; k < sizeof(steps) / sizeof(steps[0]); k++) {
+        struct backend *b;
+        assert_ok(backend_open("cpu", 1 + k % 2, &b));
+        run_in_steps(b, &c, steps[k], pieces);
+        assert_same_bits("steps", pieces, whole, out_floats(&c));
+        backend_close(b);
     }
+    memory_free(pieces);
+    memory_free(whole);
+    drop_case(&c);
+}
+
+static void prefill_chunks_and_decode_give_the_same_bits(void **state)
+{
+    (void)state;
+    for (size_t i = 2; i < 5; i++) {
+        check_steps(shapes[i]);
+        check_steps(grouped[i]);
+    }
+    check_steps(grouped[5]); /* one query head a KV head */
+}
+
+static void a_part_can_be_stored_behind_the_others(void **state)
+{
+    float rows[3] = {1.0F, 2.0F, 3.0F}, back[3] = {0.0F};
+    float page[KV_BLOCK_TOKENS * 4];
+    const int32_t block = 0;
+    const struct kv_span span = {0, 3, 0, &block};
+    struct backend *b;
+    (void)state;
+
+    memset(page, 0, sizeof(page));
+    assert_ok(backend_open("cpu", 1, &b));
+    struct kv_copy_args args = {.latent = rows,
+                                .latent_stride = 1,
+                                .spans = &span,
+                                .n_spans = 1,
+                                .pages = {.data = page, .entry_stride = 4, .page_stride = 64},
+                                .rk = 1,
+                                .entry_at = 2,
+                                .to_pages = true};
+    assert_ok(b->ops->kv_copy(b, &args));
+    for (size_t i = 0; i < sizeof(page) / sizeof(page[0]); i++) {
+        const float want = i % 4 == 2 && i < 12 ? rows[i / 4] : 0.0F;
+        assert_same_bits("page", &page[i], &want, 1);
+    }
+    args.latent = back;
+    args.to_pages = false;
+    assert_ok(b->ops->kv_copy(b, &args));
+    assert_same_bits("read back", back, rows, 3);
+    backend_close(b);
 }
 
 static void backward_refuses_cached_tokens(void **state)
@@ -449,9 +541,9 @@ static void backward_refuses_cached_tokens(void **state)
     make_cache(&c, 0.0F, &cache);
     assert_ok(backend_open("cpu", 1, &b));
     span = (struct kv_span){0, 4, 16, cache.blocks[0]};
-    const struct mla_attention_backward_args args = {
+    const struct attention_backward_args args = {
         .forward = forward_args(&c, &cache, &span, 1, c.q_latent)};
-    assert_status(b->ops->mla_attention_backward(b, &args), STATUS_UNSUPPORTED, "16 cached");
+    assert_status(b->ops->attention_backward(b, &args), STATUS_UNSUPPORTED, "16 cached");
     backend_close(b);
     drop_cache(&c, &cache);
     drop_case(&c);
@@ -464,6 +556,7 @@ int main(void)
         cmocka_unit_test(gradient_agrees_with_differences),
         cmocka_unit_test(gradient_of_a_sequence_does_not_depend_on_its_batch),
         cmocka_unit_test(prefill_chunks_and_decode_give_the_same_bits),
+        cmocka_unit_test(a_part_can_be_stored_behind_the_others),
         cmocka_unit_test(backward_refuses_cached_tokens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,21 +5,21 @@
 
 #include <string.h>
 
+static void copy_part(float *entry, float *row, size_t n, bool to_pages)
+{
+    memcpy(to_pages ? entry : row, to_pages ? row : entry, n * sizeof(*entry));
+}
+
 static void copy_row(const struct kv_copy_args *a, const struct kv_span *span, size_t i)
 {
     const size_t row = span->first_row + i, token = span->n_cached + i;
     const size_t page = (size_t)span->blocks[token / KV_BLOCK_TOKENS];
     float *entry = a->pages.data + page * a->pages.page_stride +
-                   token % KV_BLOCK_TOKENS * a->pages.entry_stride;
-    float *latent = a->latent + row * a->latent_stride;
-    float *key = a->rope_key + row * a->rope_key_stride;
+                   token % KV_BLOCK_TOKENS * a->pages.entry_stride + a->entry_at;
 
-    if (a->to_pages) {
-        memcpy(entry, latent, a->rk * sizeof(*entry));
-        memcpy(entry + a->rk, key, a->dr * sizeof(*entry));
-    } else {
-        memcpy(latent, entry, a->rk * sizeof(*entry));
-        memcpy(key, entry + a->rk, a->dr * sizeof(*entry));
+    copy_part(entry, a->latent + row * a->latent_stride, a->rk, a->to_pages);
+    if (a->dr > 0) {
+        copy_part(entry + a->rk, a->rope_key + row * a->rope_key_stride, a->dr, a->to_pages);
     }
 }
 

@@ -1,0 +1,285 @@
+/* Owns softmax attention over the paged cache, absorbed MLA (model.md 6.2) and grouped heads alike:
+ * decode, prefill and training in one op.
+ *
+ * Order for one (row, head), which depends on key positions alone:
+ *   scores: one fma chain over the key's dimensions ascending, then times scale;
+ *   softmax by key blocks of 128, ascending, online: maximum of the block, earlier sums rescaled by
+ *   exp(old - new), block sum with key k in lane k % 16 and the fixed tree;
+ *   values: one fma chain over keys ascending, at the end times 1 / sum.
+ * Keys behind a row's own are never multiplied, so what a page holds there does not matter. */
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/simd/attention_tile.h"
+#include "kernels/cpu/simd/cpu_ops.h"
+
+#include <math.h>
+#include <string.h>
+
+/* One thread's memory. P = pairs of a chunk, D = key_dim + rope_dim. */
+struct workspace {
+    float *q;      /* (P, D) */
+    float *scores; /* (P, KEY_BLOCK) */
+    float *keys;   /* (D, KEY_BLOCK) transposed */
+    float *max;    /* (P) */
+    float *sum;    /* (P) */
+};
+
+struct attention_call {
+    const struct attention_args *args;
+    float *scratch;
+    size_t scratch_floats; /* a thread */
+    size_t total_work;
+};
+
+static size_t workspace_floats(const struct attention_args *a)
+{
+    const size_t pairs = max_pairs(a), width = key_width(a);
+    const size_t n = pairs * (width + KEY_BLOCK + 2) + width * KEY_BLOCK;
+
+    return (n + SIMD_LANES - 1) / SIMD_LANES * SIMD_LANES;
+}
+
+static struct workspace workspace_at(const struct attention_args *a, float *scratch)
+{
+    const size_t pairs = max_pairs(a), width = key_width(a);
+    struct workspace w;
+
+    w.keys = scratch;
+    w.scores = w.keys + width * KEY_BLOCK;
+    w.q = w.scores + pairs * KEY_BLOCK;
+    w.max = w.q + pairs * width;
+    w.sum = w.max + pairs;
+    return w;
+}
+
+/* Queries of a chunk as adjacent rows; sums start empty. */
+static void gather_queries(const struct attention_args *a, const struct chunk *c,
+                           struct workspace *w)
+{
+    const size_t group = group_heads(a);
+
+    for (size_t pair = 0; pair < c->n_rows * group; pair++) {
+        gather_query(a, pair_row(c, pair, group), pair_head(c, pair, group),
+                     w->q + pair * key_width(a));
+        w->max[pair] = -INFINITY;
+        w->sum[pair] = 0.0F;
+    }
+}
+
+/* scores -> exp(scale s - max) of the n keys, in place; returns the factor for what was summed
+ * before. Lanes behind n become 0. */
+static float softmax_step(float *scores, size_t n, float scale, float *max, float *sum)
+{
+    const f32x16 lowest = vec_set1(-INFINITY), factor = vec_set1(scale);
+    f32x16 best = lowest, total = vec_zero();
+
+    for (size_t k = 0; k < n; k += SIMD_LANES) {
+        const mask16 seen = mask_first(lanes_left(k, n));
+        const f32x16 s = vec_select(seen, vec_mul(vec_load(scores + k), factor), lowest);
+        vec_store(scores + k, s);
+        best = vec_max(s, best);
+    }
+    const float block_max = vec_hmax(best), old_max = *max;
+    const float new_max = block_max > old_max ? block_max : old_max;
+    for (size_t k = 0; k < n; k += SIMD_LANES) {
+        const mask16 seen = mask_first(lanes_left(k, n));
+        const f32x16 e = vec_exp(vec_sub(vec_load(scores + k), vec_set1(new_max)));
+        const f32x16 p = vec_select(seen, e, vec_zero());
+        vec_store(scores + k, p);
+        total = vec_add(total, p);
+    }
+    const bool keeps = new_max == old_max; /* exp(0) is 1 */
+    const float rescale = keeps ? 1.0F : vec_hmax(vec_exp(vec_set1(old_max - new_max)));
+    *sum = fmaf(*sum, rescale, vec_sum(total));
+    *max = new_max;
+    return rescale;
+}
+
+static void scale_row(float *x, size_t n, float factor)
+{
+    for (size_t j = 0; j < n; j += SIMD_LANES) {
+        const size_t left = lanes_left(j, n);
+        lanes_store(x + j, vec_mul(lanes_load(x + j, left), vec_set1(factor)), left);
+    }
+}
+
+/* The first head of row r of the chunk in out. */
+static float *out_of(const struct attention_args *a, const struct chunk *c, size_t r)
+{
+    return a->out + (c->span->first_row + c->i + r) * a->out_stride +
+           c->kv_head * group_heads(a) * a->value_dim;
+}
+
+/* Scores of one row of the chunk -> probabilities of n_keys keys; what was summed before shrinks.
+ */
+static void soften_row(const struct attention_args *a, struct workspace *w, size_t r, float *out,
+                       size_t n_keys, bool is_first)
+{
+    const size_t group = group_heads(a), pair = r * group;
+
+    for (size_t head = 0; head < group; head++) {
+        const float rescale = softmax_step(w->scores + (pair + head) * KEY_BLOCK, n_keys, a->scale,
+                                           &w->max[pair + head], &w->sum[pair + head]);
+        if (!is_first && rescale != 1.0F) {
+            scale_row(out + head * a->value_dim, a->value_dim, rescale);
+        }
+    }
+}
+
+/* out of n_rows pairs from `pair` on, y_stride apart, += probabilities . values. */
+static void add_values(const struct attention_args *a, const struct workspace *w, size_t pair,
+                       size_t n_rows, float *out, size_t y_stride, size_t n_keys, bool is_first,
+                       const float *const values[PAGES_PER_BLOCK])
+{
+    const struct tile_product product = {.x = w->scores + pair * KEY_BLOCK,
+                                         .x_row_stride = KEY_BLOCK,
+                                         .x_k_stride = 1,
+                                         .blocks = values,
+                                         .block_rows = KV_BLOCK_TOKENS,
+                                         .w_stride = a->pages.entry_stride,
+                                         .y = out,
+                                         .y_stride = y_stride,
+                                         .n_rows = n_rows,
+                                         .n_k = n_keys,
+                                         .n_columns = a->value_dim,
+                                         .accumulate = !is_first};
+    ISA(tile_multiply)(&product);
+}
+
+/* All rows of the chunk with the n_keys keys from first_key on, scores given. */
+static void attend_rows(const struct attention_args *a, const struct chunk *c, struct workspace *w,
+                        size_t first_key, size_t n_keys, const float *const values[PAGES_PER_BLOCK])
+{
+    const size_t group = group_heads(a), seen_first = c->span->n_cached + c->i + 1;
+    const bool is_first = first_key == 0;
+    /* Rows that see the same keys are one product where their results are evenly spaced. */
+    const bool is_joint = group == 1 && seen_first >= first_key + n_keys;
+
+    for (size_t r = 0; r < c->n_rows; r++) {
+        if (seen_first + r <= first_key) {
+            continue;
+        }
+        const size_t n = smaller(seen_first + r - first_key, n_keys);
+        float *out = out_of(a, c, r);
+        soften_row(a, w, r, out, n, is_first);
+        if (!is_joint) {
+            add_values(a, w, r * group, group, out, a->value_dim, n, is_first, values);
+        }
+    }
+    if (is_joint) {
+        add_values(a, w, 0, c->n_rows, out_of(a, c, 0), a->out_stride, n_keys, is_first, values);
+    }
+}
+
+/* n_keys keys from first_key on, all rows of the chunk. */
+static void attend_block(const struct attention_args *a, const struct chunk *c, struct workspace *w,
+                         size_t first_key, size_t n_keys)
+{
+    const size_t width = key_width(a), key_at = c->kv_head * a->kv_head_stride;
+    const float *pages[PAGES_PER_BLOCK], *values[PAGES_PER_BLOCK];
+    const float *keys[1] = {w->keys};
+
+    list_pages(&a->pages, c->span, first_key, n_keys, key_at, pages);
+    list_pages(&a->pages, c->span, first_key, n_keys, a->value_at + key_at, values);
+    transpose_block(pages, n_keys, a->pages.entry_stride, width, w->keys);
+    const struct tile_product scores = {
+        .x = w->q,
+        .x_row_stride = width,
+        .x_k_stride = 1,
+        .blocks = keys,
+        .block_rows = width,
+        .w_stride = KEY_BLOCK,
+        .y = w->scores,
+        .y_stride = KEY_BLOCK,
+        .n_rows = c->n_rows * group_heads(a),
+        .n_k = width,
+        .n_columns = (n_keys + SIMD_LANES - 1) / SIMD_LANES * SIMD_LANES,
+    };
+    ISA(tile_multiply)(&scores);
+    attend_rows(a, c, w, first_key, n_keys, values);
+}
+
+static void finish_chunk(const struct attention_args *a, const struct chunk *c, struct workspace *w)
+{
+    const size_t group = group_heads(a), n_pairs = c->n_rows * group;
+
+    for (size_t pair = 0; pair < n_pairs; pair++) {
+        scale_row(out_of(a, c, pair / group) + pair % group * a->value_dim, a->value_dim,
+                  1.0F / w->sum[pair]);
+    }
+    if (a->lse == NULL) {
+        return;
+    }
+    for (size_t pair = 0; pair < n_pairs; pair += SIMD_LANES) {
+        const size_t n = lanes_left(pair, n_pairs);
+        const f32x16 log_sum = vec_log(lanes_load(w->sum + pair, n));
+        lanes_store(w->max + pair, vec_add(lanes_load(w->max + pair, n), log_sum), n);
+    }
+    for (size_t r = 0; r < c->n_rows; r++) {
+        memcpy(a->lse + pair_row(c, r * group, group) * a->n_heads + c->kv_head * group,
+               w->max + r * group, group * sizeof(float));
+    }
+}
+
+static void attend_chunk(const struct attention_args *a, const struct chunk *c, struct workspace *w)
+{
+    const size_t n_keys = c->span->n_cached + c->i + c->n_rows;
+
+    gather_queries(a, c, w);
+    for (size_t first = 0; first < n_keys; first += KEY_BLOCK) {
+        attend_block(a, c, w, first, smaller(n_keys - first, KEY_BLOCK));
+    }
+    finish_chunk(a, c, w);
+}
+
+/* The chunks of one place of a span, one a KV head, of which thread_index does its own. `before`:
+ * work in front of them. */
+static void attend_place(const struct attention_call *call, struct workspace *w,
+                         const struct chunk *place, size_t before, size_t thread_index,
+                         size_t n_threads)
+{
+    const struct attention_args *a = call->args;
+    const size_t work =
+        span_work(place->span, place->i + place->n_rows) - span_work(place->span, place->i);
+    struct chunk c = *place;
+
+    for (; c.kv_head < a->n_kv_heads; c.kv_head++) {
+        const size_t done = before * a->n_kv_heads + c.kv_head * work;
+        if (work_owner(done, call->total_work * a->n_kv_heads, n_threads) == thread_index) {
+            attend_chunk(a, &c, w);
+        }
+    }
+}
+
+/* Chunks in order; a thread takes those that begin in its share of the work. */
+static void attention_task(void *context, size_t thread_index, size_t n_threads)
+{
+    const struct attention_call *call = context;
+    const struct attention_args *a = call->args;
+    const size_t step = chunk_rows(group_heads(a));
+    struct workspace w = workspace_at(a, call->scratch + thread_index * call->scratch_floats);
+    size_t before = 0;
+
+    for (size_t s = 0; s < a->n_spans; s++) {
+        const struct kv_span *span = &a->spans[s];
+        for (size_t i = 0; i < span->n_rows; i += step) {
+            const struct chunk c = {span, i, smaller(span->n_rows - i, step), 0};
+            attend_place(call, &w, &c, before + span_work(span, i), thread_index, n_threads);
+        }
+        before += span_work(span, span->n_rows);
+    }
+}
+
+enum status ISA(op_attention)(struct backend *backend, const struct attention_args *args)
+{
+    struct attention_call call = {.args = args, .scratch_floats = workspace_floats(args)};
+
+    for (size_t s = 0; s < args->n_spans; s++) {
+        call.total_work += span_work(&args->spans[s], args->spans[s].n_rows);
+    }
+    TRY(cpu_scratch_acquire(backend, backend->n_threads * call.scratch_floats, sizeof(float),
+                            &call.scratch));
+    cpu_run(backend, call.total_work * args->n_heads * 2 * (key_width(args) + args->value_dim),
+            attention_task, &call);
+    cpu_scratch_release(backend, call.scratch);
+    return STATUS_OK;
+}

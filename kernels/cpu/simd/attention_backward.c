@@ -1,0 +1,308 @@
+/* Owns the gradient of attention (model.md 6.5) for whole sequences (nothing cached before them).
+ * Probabilities are made again from the saved log-sum-exp.
+ *
+ *   D = <d_out, out>, dA = d_out . value, dS = scale P (dA - D)
+ *   dq = dS . key, d value += P^T d_out, d key += dS^T q
+ *
+ * One thread does a whole sequence with one KV head, chunks of its rows ascending. A gradient in
+ * the pages is one chain per element that starts from the value already there: for each chunk first
+ * the value path, then the key path, (row, head) pairs ascending (with MLA both meet in the
+ * latent). The size of a chunk depends on the number of heads alone, so the bits of a sequence do
+ * not depend on its batch. */
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/simd/attention_tile.h"
+#include "kernels/cpu/simd/cpu_ops.h"
+
+#include <string.h>
+
+/* One thread's memory. P = pairs of a chunk, D = key_dim + rope_dim, V = value_dim. */
+struct workspace {
+    float *q, *dq;    /* (P, D) */
+    float *d_out;     /* (P, V) */
+    float *p, *ds;    /* (P, KEY_BLOCK) probabilities; dA, then dS */
+    float *keys;      /* (D, KEY_BLOCK) transposed */
+    float *values;    /* (V, KEY_BLOCK) likewise, or a part of keys */
+    float *lse, *dot; /* (P); dot is <d_out, out> */
+};
+
+struct backward_call {
+    const struct attention_backward_args *args;
+    float *scratch;
+    size_t scratch_floats; /* a thread */
+    size_t total_work;
+};
+
+/* Whether a value is a part of its key. */
+static bool values_are_in_keys(const struct attention_args *f)
+{
+    return f->value_at + f->value_dim <= key_width(f);
+}
+
+static size_t workspace_floats(const struct attention_args *f)
+{
+    const size_t pairs = max_pairs(f), width = key_width(f);
+    const size_t n_transposed = width + (values_are_in_keys(f) ? 0 : f->value_dim);
+    const size_t n = pairs * (2 * width + f->value_dim + 2 * KEY_BLOCK + 2);
+
+    return (n + n_transposed * KEY_BLOCK + SIMD_LANES - 1) / SIMD_LANES * SIMD_LANES;
+}
+
+static struct workspace workspace_at(const struct attention_args *f, float *scratch)
+{
+    const size_t pairs = max_pairs(f), width = key_width(f);
+    struct workspace w;
+
+    w.keys = scratch;
+    w.values = w.keys + (values_are_in_keys(f) ? f->value_at : width) * KEY_BLOCK;
+    w.p = w.keys + (width + (values_are_in_keys(f) ? 0 : f->value_dim)) * KEY_BLOCK;
+    w.ds = w.p + pairs * KEY_BLOCK;
+    w.q = w.ds + pairs * KEY_BLOCK;
+    w.dq = w.q + pairs * width;
+    w.d_out = w.dq + pairs * width;
+    w.lse = w.d_out + pairs * f->value_dim;
+    w.dot = w.lse + pairs;
+    return w;
+}
+
+static float dot_product(const float *a, const float *b, size_t n)
+{
+    f32x16 sum = vec_zero();
+
+    for (size_t j = 0; j < n; j += SIMD_LANES) {
+        const size_t left = lanes_left(j, n);
+        sum = vec_fma(lanes_load(a + j, left), lanes_load(b + j, left), sum);
+    }
+    return vec_sum(sum);
+}
+
+static void gather_pair(const struct attention_backward_args *a, struct workspace *w, size_t pair,
+                        size_t row, size_t head)
+{
+    const struct attention_args *f = &a->forward;
+    const size_t width = key_width(f);
+    const size_t at = row * f->out_stride + head * f->value_dim;
+
+    gather_query(f, row, head, w->q + pair * width);
+    memcpy(w->d_out + pair * f->value_dim, a->d_out + at, f->value_dim * sizeof(float));
+    memset(w->dq + pair * width, 0, width * sizeof(float));
+    w->lse[pair] = f->lse[row * f->n_heads + head];
+    w->dot[pair] = dot_product(a->d_out + at, f->out + at, f->value_dim);
+}
+
+static void store_pair(const struct attention_backward_args *a, const struct workspace *w,
+                       size_t pair, size_t row, size_t head)
+{
+    const struct attention_args *f = &a->forward;
+    const float *dq = w->dq + pair * key_width(f);
+
+    memcpy(a->dq + row * f->q_stride + head * f->q_head_stride, dq, f->key_dim * sizeof(float));
+    if (f->rope_dim > 0) {
+        memcpy(a->dq_rope + row * f->q_rope_stride + head * f->q_rope_head_stride, dq + f->key_dim,
+               f->rope_dim * sizeof(float));
+    }
+}
+
+/* Scores -> P and dA -> dS of one pair; n keys are seen, lanes behind them become 0. */
+static void pair_gradient(float *p, float *ds, size_t n, size_t n_stored, float scale, float lse,
+                          float dot)
+{
+    const f32x16 factor = vec_set1(scale);
+
+    for (size_t k = 0; k < n_stored; k += SIMD_LANES) {
+        const mask16 seen = mask_first(k < n ? lanes_left(k, n) : 0);
+        const f32x16 s = vec_sub(vec_mul(vec_load(p + k), factor), vec_set1(lse));
+        const f32x16 probability = vec_select(seen, vec_exp(s), vec_zero());
+        const f32x16 error = vec_sub(vec_load(ds + k), vec_set1(dot));
+        const f32x16 d = vec_mul(vec_mul(probability, error), factor);
+        vec_store(p + k, probability);
+        vec_store(ds + k, vec_select(seen, d, vec_zero()));
+    }
+}
+
+/* P and dS of all pairs of the chunk with the keys of a block. */
+static void block_gradient(const struct attention_args *f, const struct chunk *c,
+                           struct workspace *w, size_t first_key, size_t n_keys)
+{
+    const size_t width = key_width(f), group = group_heads(f);
+    const size_t n_stored = (n_keys + SIMD_LANES - 1) / SIMD_LANES * SIMD_LANES;
+    const float *keys[1] = {w->keys}, *values[1] = {w->values};
+    struct tile_product product = {.x = w->q,
+                                   .x_row_stride = width,
+                                   .x_k_stride = 1,
+                                   .blocks = keys,
+                                   .block_rows = width,
+                                   .w_stride = KEY_BLOCK,
+                                   .y = w->p,
+                                   .y_stride = KEY_BLOCK,
+                                   .n_rows = c->n_rows * group,
+                                   .n_k = width,
+                                   .n_columns = n_stored};
+
+    ISA(tile_multiply)(&product);
+    product.x = w->d_out;
+    product.x_row_stride = f->value_dim;
+    product.blocks = values;
+    product.block_rows = f->value_dim;
+    product.y = w->ds;
+    product.n_k = f->value_dim;
+    ISA(tile_multiply)(&product);
+    for (size_t pair = 0; pair < c->n_rows * group; pair++) {
+        const size_t seen = c->i + pair / group + 1;
+        pair_gradient(w->p + pair * KEY_BLOCK, w->ds + pair * KEY_BLOCK,
+                      seen > first_key ? smaller(seen - first_key, n_keys) : 0, n_stored, f->scale,
+                      w->lse[pair], w->dot[pair]);
+    }
+}
+
+/* dq += dS . keys, each row over the keys it sees. */
+static void add_query_gradients(const struct attention_args *f, const struct chunk *c,
+                                struct workspace *w, size_t first_key, size_t n_keys,
+                                const float *const pages[PAGES_PER_BLOCK])
+{
+    const size_t width = key_width(f), group = group_heads(f);
+    /* Rows that see all of the block's keys are one product. */
+    const bool is_joint = c->i + 1 >= first_key + n_keys;
+    const size_t step = is_joint ? c->n_rows : 1;
+
+    for (size_t r = 0; r < c->n_rows; r += step) {
+        const size_t seen = c->i + r + 1, pair = r * group;
+        if (seen <= first_key) {
+            continue;
+        }
+        const struct tile_product product = {.x = w->ds + pair * KEY_BLOCK,
+                                             .x_row_stride = KEY_BLOCK,
+                                             .x_k_stride = 1,
+                                             .blocks = pages,
+                                             .block_rows = KV_BLOCK_TOKENS,
+                                             .w_stride = f->pages.entry_stride,
+                                             .y = w->dq + pair * width,
+                                             .y_stride = width,
+                                             .n_rows = step * group,
+                                             .n_k = smaller(seen - first_key, n_keys),
+                                             .n_columns = width,
+                                             .accumulate = true};
+        ISA(tile_multiply)(&product);
+    }
+}
+
+/* One page: value += P^T d_out, then key += dS^T q. key: the page's first key, counted in the
+ * block; earlier rows than that key see nothing of the page. */
+static void add_page_gradient(const struct attention_backward_args *a, const struct chunk *c,
+                              const struct workspace *w, size_t first_key, size_t key,
+                              size_t n_keys)
+{
+    const struct attention_args *f = &a->forward;
+    const size_t width = key_width(f), group = group_heads(f), page_key = first_key + key;
+    const size_t skipped = page_key > c->i ? (page_key - c->i) * group : 0;
+    const float *d_out[1] = {w->d_out + skipped * f->value_dim};
+    const float *q[1] = {w->q + skipped * width};
+    float *page = page_of(&a->d_pages, c->span, page_key) + c->kv_head * f->kv_head_stride;
+    struct tile_product product = {.x = w->p + skipped * KEY_BLOCK + key,
+                                   .x_row_stride = 1,
+                                   .x_k_stride = KEY_BLOCK,
+                                   .blocks = d_out,
+                                   .block_rows = c->n_rows * group,
+                                   .w_stride = f->value_dim,
+                                   .y = page + f->value_at,
+                                   .y_stride = a->d_pages.entry_stride,
+                                   .n_rows = n_keys,
+                                   .n_k = c->n_rows * group - skipped,
+                                   .n_columns = f->value_dim,
+                                   .accumulate = true};
+
+    ISA(tile_multiply)(&product);
+    product.x = w->ds + skipped * KEY_BLOCK + key;
+    product.blocks = q;
+    product.w_stride = width;
+    product.y = page;
+    product.n_columns = width;
+    ISA(tile_multiply)(&product);
+}
+
+static void backward_block(const struct attention_backward_args *a, const struct chunk *c,
+                           struct workspace *w, size_t first_key, size_t n_keys)
+{
+    const struct attention_args *f = &a->forward;
+    const size_t key_at = c->kv_head * f->kv_head_stride;
+    const float *pages[PAGES_PER_BLOCK], *values[PAGES_PER_BLOCK];
+
+    list_pages(&f->pages, c->span, first_key, n_keys, key_at, pages);
+    transpose_block(pages, n_keys, f->pages.entry_stride, key_width(f), w->keys);
+    if (!values_are_in_keys(f)) {
+        list_pages(&f->pages, c->span, first_key, n_keys, f->value_at + key_at, values);
+        transpose_block(values, n_keys, f->pages.entry_stride, f->value_dim, w->values);
+    }
+    block_gradient(f, c, w, first_key, n_keys);
+    add_query_gradients(f, c, w, first_key, n_keys, pages);
+    for (size_t key = 0; key < n_keys; key += KV_BLOCK_TOKENS) {
+        add_page_gradient(a, c, w, first_key, key, smaller(n_keys - key, KV_BLOCK_TOKENS));
+    }
+}
+
+static void backward_chunk(const struct attention_backward_args *a, const struct chunk *c,
+                           struct workspace *w)
+{
+    const size_t group = group_heads(&a->forward);
+    const size_t n_pairs = c->n_rows * group, n_keys = c->i + c->n_rows;
+
+    for (size_t pair = 0; pair < n_pairs; pair++) {
+        gather_pair(a, w, pair, pair_row(c, pair, group), pair_head(c, pair, group));
+    }
+    for (size_t first = 0; first < n_keys; first += KEY_BLOCK) {
+        backward_block(a, c, w, first, smaller(n_keys - first, KEY_BLOCK));
+    }
+    for (size_t pair = 0; pair < n_pairs; pair++) {
+        store_pair(a, w, pair, pair_row(c, pair, group), pair_head(c, pair, group));
+    }
+}
+
+static void backward_sequence(const struct attention_backward_args *a, struct workspace *w,
+                              const struct kv_span *span, size_t kv_head)
+{
+    const size_t step = chunk_rows(group_heads(&a->forward));
+
+    for (size_t i = 0; i < span->n_rows; i += step) {
+        const struct chunk c = {span, i, smaller(span->n_rows - i, step), kv_head};
+        backward_chunk(a, &c, w);
+    }
+}
+
+/* Sequences in order, KV heads inside; a thread takes those that begin in its share of the work. */
+static void backward_task(void *context, size_t thread_index, size_t n_threads)
+{
+    const struct backward_call *call = context;
+    const struct attention_args *f = &call->args->forward;
+    struct workspace w = workspace_at(f, call->scratch + thread_index * call->scratch_floats);
+    size_t done = 0;
+
+    for (size_t s = 0; s < f->n_spans; s++) {
+        for (size_t kv = 0; kv < f->n_kv_heads; kv++) {
+            if (work_owner(done, call->total_work * f->n_kv_heads, n_threads) == thread_index) {
+                backward_sequence(call->args, &w, &f->spans[s], kv);
+            }
+            done += span_work(&f->spans[s], f->spans[s].n_rows);
+        }
+    }
+}
+
+enum status ISA(op_attention_backward)(struct backend *backend,
+                                       const struct attention_backward_args *args)
+{
+    const struct attention_args *f = &args->forward;
+    struct backward_call call = {.args = args, .scratch_floats = workspace_floats(f)};
+
+    for (size_t s = 0; s < f->n_spans; s++) {
+        if (f->spans[s].n_cached != 0) {
+            return status_set(STATUS_UNSUPPORTED,
+                              "span %zu has %zu cached tokens: no gradient reaches them", s,
+                              f->spans[s].n_cached);
+        }
+        call.total_work += span_work(&f->spans[s], f->spans[s].n_rows);
+    }
+    TRY(cpu_scratch_acquire(backend, backend->n_threads * call.scratch_floats, sizeof(float),
+                            &call.scratch));
+    cpu_run(backend, call.total_work * f->n_heads * (6 * key_width(f) + 4 * f->value_dim),
+            backward_task, &call);
+    cpu_scratch_release(backend, call.scratch);
+    return STATUS_OK;
+}
