@@ -228,12 +228,33 @@ struct router_backward_args {
     const float *scores;
     const int32_t *indices;
     const float *d_weights; /* (T, K) */
+    const float *d_scores;  /* (T, E) what the scores get from elsewhere (balance_loss), or NULL */
     float *d_logits;        /* (T, E) out */
     size_t d_logits_stride;
     size_t n_rows, n_experts, top_k;
     enum router_scoring scoring;
     bool normalise;
     float scaling;
+};
+
+/* Load balance (model.md 8) over the scores of a router: *loss += sum over rows t ascending of
+ * weight_t v_t, v_t = sum over experts ascending of f_i s_ti / S_t, S_t the sum of row t's scores;
+ * d_scores is the gradient with f held: weight_t / S_t (f_i - v_t). Sums are in double.
+ *  - load given: f = load and weight_t = weight for every row; spans is not read.
+ *  - load NULL: each span is a sequence of n rows with f_i = E / (K n) times how often its rows
+ * took expert i, weight_t = weight / n. Spans cover the rows in order. What a row took: its
+ * indices, or, where indices is NULL, the K largest of its scores, which is what V3's report counts
+ * (no bias, no groups; ties: lower index). */
+struct balance_loss_args {
+    const float *scores;         /* (T, E), not negative */
+    const int32_t *indices;      /* (T, K) or NULL */
+    const struct kv_span *spans; /* host; first_row and n_rows count */
+    size_t n_spans;
+    const double *load; /* (E), or NULL */
+    double weight;
+    size_t n_rows, n_experts, top_k;
+    float *d_scores; /* (T, E) out */
+    double *loss;    /* host */
 };
 
 /* Routed experts: y[t] += sum over slots k ascending of weights[t][k] *
@@ -376,6 +397,7 @@ struct backend_ops {
     enum status (*attention_backward)(struct backend *, const struct attention_backward_args *);
     enum status (*router)(struct backend *, const struct router_args *);
     enum status (*router_backward)(struct backend *, const struct router_backward_args *);
+    enum status (*balance_loss)(struct backend *, const struct balance_loss_args *);
     enum status (*moe_ffn)(struct backend *, const struct moe_ffn_args *);
     enum status (*moe_ffn_backward)(struct backend *, const struct moe_ffn_backward_args *);
     enum status (*swiglu)(struct backend *, const struct swiglu_args *);

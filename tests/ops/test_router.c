@@ -11,8 +11,8 @@
 #include <math.h>
 
 struct router_case {
-    struct router_args args; /* without outputs */
-    const float *d_weights;
+    struct router_args args;           /* without outputs */
+    const float *d_weights, *d_scores; /* or NULL */
 };
 
 /* scores (T, E), weights (T, K), indices (T, K) as floats, d_logits (T, E). */
@@ -37,6 +37,7 @@ static void run_router(struct backend *b, const void *context, float *out)
             b, &(struct router_backward_args){.scores = args.scores,
                                               .indices = indices,
                                               .d_weights = c->d_weights,
+                                              .d_scores = c->d_scores,
                                               .d_logits = out + n_scores + 2 * n_slots,
                                               .d_logits_stride = args.n_experts,
                                               .n_rows = args.n_rows,
@@ -297,7 +298,7 @@ static void replayed_experts_equal_selected_ones(void **state)
 
 struct gradient_context {
     const struct router_args *args;
-    const float *indices, *d_weights;
+    const float *indices, *d_weights, *d_scores;
 };
 
 /* The score of expert e in double. */
@@ -314,7 +315,7 @@ static double oracle_score(const struct router_args *a, const double *logits, si
     return exp(logits[e]) / sum;
 }
 
-/* Loss <d_weights, weights> with the selection held. */
+/* Loss <d_weights, weights> + <d_scores, scores> with the selection held. */
 static double oracle_loss_of(const double *logits, const void *context)
 {
     const struct gradient_context *g = context;
@@ -330,6 +331,10 @@ static double oracle_loss_of(const double *logits, const void *context)
             weighted += s * (double)g->d_weights[row * a->top_k + k];
         }
         loss += (double)a->scaling * (a->normalise ? weighted / sum : weighted);
+        for (size_t e = 0; e < a->n_experts && g->d_scores != NULL; e++) {
+            loss += (double)g->d_scores[row * a->n_experts + e] *
+                    oracle_score(a, logits + row * a->n_experts, e);
+        }
     }
     return loss;
 }
@@ -337,29 +342,31 @@ static double oracle_loss_of(const double *logits, const void *context)
 static void gradient_agrees_with_differences(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < 12; i++) {
+    for (size_t i = 0; i < 24; i++) {
         struct router_case c = {.args = {.n_rows = 7,
                                          .n_experts = 17,
                                          .logits_stride = 17,
                                          .top_k = 1 + i % 6,
                                          .n_groups = 1,
                                          .top_groups = 1,
-                                         .scoring = i < 6 ? ROUTER_SIGMOID : ROUTER_SOFTMAX,
+                                         .scoring = i % 12 < 6 ? ROUTER_SIGMOID : ROUTER_SOFTMAX,
                                          .normalise = i % 2 == 0,
                                          .scaling = 2.5F}};
         struct router_args *a = &c.args;
         const size_t n = a->n_rows * a->n_experts, n_slots = a->n_rows * a->top_k;
         float *logits = random_floats(n, i, 1.0F), *d_weights = random_floats(n_slots, 3, 1.0F);
-        float *out = new_floats(out_floats(a));
+        float *out = new_floats(out_floats(a)), *d_scores = random_floats(n, 4, 1.0F);
         double *x = widen(logits, n), *want = new_doubles(n);
         a->logits = logits;
         c.d_weights = d_weights;
+        c.d_scores = i < 12 ? NULL : d_scores;
         run_everywhere(run_router, &c, out_floats(a), out);
-        const struct gradient_context context = {a, out + n + n_slots, d_weights};
+        const struct gradient_context context = {a, out + n + n_slots, d_weights, c.d_scores};
         numeric_gradient(oracle_loss_of, &context, x, n, want);
         compare_to_double("d_logits", out + n + 2 * n_slots, want, n, 2e-6);
         memory_free(want);
         memory_free(x);
+        memory_free(d_scores);
         memory_free(out);
         memory_free(d_weights);
         memory_free(logits);

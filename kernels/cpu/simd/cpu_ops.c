@@ -17,6 +17,7 @@ const struct backend_ops ISA(cpu_ops) = {
     .attention_backward = ISA(op_attention_backward),
     .router = ISA(op_router),
     .router_backward = ISA(op_router_backward),
+    .balance_loss = ISA(op_balance_loss),
     .moe_ffn = ISA(op_moe_ffn),
     .moe_ffn_backward = ISA(op_moe_ffn_backward),
     .swiglu = ISA(op_swiglu),

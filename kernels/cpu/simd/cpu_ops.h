@@ -26,6 +26,7 @@ enum status ISA(op_attention_backward)(struct backend *backend,
 enum status ISA(op_router)(struct backend *backend, const struct router_args *args);
 enum status ISA(op_router_backward)(struct backend *backend,
                                     const struct router_backward_args *args);
+enum status ISA(op_balance_loss)(struct backend *backend, const struct balance_loss_args *args);
 enum status ISA(op_moe_ffn)(struct backend *backend, const struct moe_ffn_args *args);
 enum status ISA(op_moe_ffn_backward)(struct backend *backend,
                                      const struct moe_ffn_backward_args *args);
@@ -70,6 +71,10 @@ struct dw_block {
     size_t n_rows, n_in, n_out;
 };
 void ISA(dw_block)(const struct dw_block *block);
+
+/* The k largest of n values to indices, largest first, ties to the lower index; what is taken
+ * becomes NaN. NaN is never taken, so the values must hold k numbers. */
+void ISA(take_largest)(float *values, size_t n, size_t k, int32_t *indices);
 
 /* About n_rounds * 8 dependent steps of independent register-only FMA chains; returns the flop
  * done. *sink is read and written, so that nothing is optimised away. */

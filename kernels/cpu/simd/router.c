@@ -36,6 +36,16 @@ static size_t arg_max(const float *values, size_t n)
     return best;
 }
 
+void ISA(take_largest)(float *values, size_t n, size_t k, int32_t *indices)
+{
+    for (size_t i = 0; i < k; i++) {
+        const size_t best = arg_max(values, n);
+
+        indices[i] = (int32_t)best;
+        values[best] = NAN; /* taken */
+    }
+}
+
 static float two_largest(const float *values, size_t n)
 {
     float first = -INFINITY, second = -INFINITY;
@@ -90,11 +100,7 @@ static void select_experts(const struct router_args *a, const float *scores, flo
     if (a->n_groups > 1 && a->top_groups < a->n_groups) {
         drop_groups(a, biased, group_scores);
     }
-    for (size_t k = 0; k < a->top_k; k++) {
-        const size_t best = arg_max(biased, a->n_experts);
-        indices[k] = (int32_t)best;
-        biased[best] = NAN; /* taken */
-    }
+    ISA(take_largest)(biased, a->n_experts, a->top_k, indices);
 }
 
 static void weigh(const struct router_args *a, const float *scores, const int32_t *indices,
@@ -210,33 +216,30 @@ enum status ISA(op_router)(struct backend *backend, const struct router_args *ar
     return STATUS_OK;
 }
 
-/* d_logits of one row, through softmax: all experts get a share. d_scores of the chosen ones stand
- * in d_logits, zero elsewhere. */
-static void backward_softmax(const float *scores, size_t n_experts, const int32_t *indices,
-                             size_t top_k, float *d_logits)
+/* Through the softmax of a row: d_logits holds the gradient of the scores and becomes the logits'.
+ * With d_scores every score has one; else the chosen ones alone, zero elsewhere. */
+static void backward_softmax(const struct router_backward_args *a, const float *scores,
+                             const int32_t *indices, float *d_logits)
 {
     float dot = 0.0F;
 
-    for (size_t k = 0; k < top_k; k++) {
+    for (size_t k = 0; k < a->top_k && a->d_scores == NULL; k++) {
         dot += d_logits[indices[k]] * scores[indices[k]];
     }
-    for (size_t e = 0; e < n_experts; e++) {
+    for (size_t e = 0; e < a->n_experts && a->d_scores != NULL; e++) {
+        dot += d_logits[e] * scores[e];
+    }
+    for (size_t e = 0; e < a->n_experts; e++) {
         d_logits[e] = scores[e] * (d_logits[e] - dot);
     }
 }
 
-/* d_logits of one row; with sigmoid zero but at the K experts (model.md 7.3). */
-static void backward_row(const struct router_backward_args *a, size_t row)
+/* Adds the gradient of a row's scores through its weights (model.md 7.3). */
+static void add_score_gradients(const struct router_backward_args *a, const float *scores,
+                                const int32_t *indices, const float *d_weights, float *d_scores)
 {
-    const float *scores = a->scores + row * a->n_experts;
-    const int32_t *indices = a->indices + row * a->top_k;
-    const float *d_weights = a->d_weights + row * a->top_k;
-    float *d_logits = a->d_logits + row * a->d_logits_stride;
     float sum = 0.0F, dot = 0.0F;
 
-    for (size_t e = 0; e < a->n_experts; e++) {
-        d_logits[e] = 0.0F;
-    }
     for (size_t k = 0; k < a->top_k; k++) {
         sum += scores[indices[k]];
     }
@@ -245,13 +248,28 @@ static void backward_row(const struct router_backward_args *a, size_t row)
         dot += d_weights[k] * (scores[indices[k]] / total);
     }
     for (size_t k = 0; k < a->top_k; k++) {
-        const float s = scores[indices[k]];
-        const float d_score =
+        d_scores[indices[k]] +=
             a->normalise ? a->scaling / total * (d_weights[k] - dot) : a->scaling * d_weights[k];
-        d_logits[indices[k]] += a->scoring == ROUTER_SIGMOID ? d_score * s * (1.0F - s) : d_score;
     }
+}
+
+/* d_logits of one row: first the gradient of its scores, then through sigmoid or softmax. */
+static void backward_row(const struct router_backward_args *a, size_t row)
+{
+    const float *scores = a->scores + row * a->n_experts;
+    const int32_t *indices = a->indices + row * a->top_k;
+    float *d_logits = a->d_logits + row * a->d_logits_stride;
+
+    for (size_t e = 0; e < a->n_experts; e++) {
+        d_logits[e] = a->d_scores != NULL ? a->d_scores[row * a->n_experts + e] : 0.0F;
+    }
+    add_score_gradients(a, scores, indices, a->d_weights + row * a->top_k, d_logits);
     if (a->scoring == ROUTER_SOFTMAX) {
-        backward_softmax(scores, a->n_experts, indices, a->top_k, d_logits);
+        backward_softmax(a, scores, indices, d_logits);
+        return;
+    }
+    for (size_t e = 0; e < a->n_experts; e++) {
+        d_logits[e] = d_logits[e] * scores[e] * (1.0F - scores[e]);
     }
 }
 
