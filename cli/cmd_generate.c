@@ -1,25 +1,25 @@
-/* `hone generate MODEL --prompt TEXT`: completions of one prompt, to look at a model. */
-#include "base/json.h"
+/* `hone generate MODEL`: completions of a prompt or of a file of prompts, or a conversation. */
 #include "base/log.h"
-#include "base/memory.h"
+#include "base/process.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
-#include "cli/local_engine.h"
-#include "model/chat_template.h"
-#include "model/tokenizer.h"
+#include "cli/generate.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#define SEQUENCES_MAX ((size_t)64) /* that run at once */
-#define BATCH_TOKENS ((size_t)512)
 #define SAMPLES_MAX 4096u
 #define TOKENS_MAX 1048576u
+#define SEQUENCES_MAX 65536u
+#define THREADS_MAX 1024u
 
 enum {
     OPTION_PROMPT = 'p',
+    OPTION_FILE = 'f',
     OPTION_COUNT = 'n',
+    OPTION_JSON = 'j',
     OPTION_MAX_TOKENS = 256,
     OPTION_TEMPERATURE,
     OPTION_TOP_K,
@@ -27,40 +27,53 @@ enum {
     OPTION_MIN_P,
     OPTION_SEED,
     OPTION_CHAT,
+    OPTION_RAW,
+    OPTION_SYSTEM,
+    OPTION_SPECIAL,
+    OPTION_LOGPROBS,
+    OPTION_BATCH,
     OPTION_DEVICE,
-    OPTION_JSON
+    OPTION_THREADS
 };
 
 static const struct cli_option options[] = {
-    {OPTION_PROMPT, "prompt", "TEXT", "what to continue or answer"},
-    {OPTION_COUNT, "count", "N", "completions to draw (1)"},
+    {OPTION_PROMPT, "prompt", "TEXT", "what to answer or continue"},
+    {OPTION_FILE, "file", "F.jsonl",
+     "rows of {\"messages\": [...]} or {\"prompt\": ...}; -: stdin"},
+    {OPTION_COUNT, "n", "N", "completions of each prompt (1)"},
     {OPTION_MAX_TOKENS, "max-tokens", "N", "tokens of a completion at most (256)"},
     {OPTION_TEMPERATURE, "temperature", "T", "0 is greedy (1)"},
     {OPTION_TOP_K, "top-k", "K", "draw among the K most likely tokens; 0: off (0)"},
     {OPTION_TOP_P, "top-p", "P", "draw among the likeliest tokens of mass P; 1: off (1)"},
     {OPTION_MIN_P, "min-p", "P", "drop tokens below P times the likeliest; 0: off (0)"},
     {OPTION_SEED, "seed", "S", "the same seed draws the same completions (0)"},
-    {OPTION_CHAT, "chat", "NAME", "auto, raw, deepseek-v3, chatml, ... (auto)"},
+    {OPTION_CHAT, "chat", "NAME", "auto, raw, deepseek-v3, chatml, ... (auto: the model's own)"},
+    {OPTION_RAW, "raw", NULL, "no chat template: the text itself is continued"},
+    {OPTION_SYSTEM, "system", "TEXT", "system message where the prompt has none"},
+    {OPTION_SPECIAL, "parse-special", NULL, "special tokens in prompts are tokens, not text"},
+    {OPTION_LOGPROBS, "logprobs", NULL, "with each token's log-probability (as --json)"},
+    {OPTION_JSON, "json", NULL, "one object a completion (always so with --file)"},
+    {OPTION_BATCH, "batch", "N", "completions drawn at once; changes no result (64)"},
     {OPTION_DEVICE, "device", "NAME", "auto, cpu, cpu-avx512, cpu-avx2, cpu-portable (auto)"},
-    {OPTION_JSON, "json", NULL, "one object a completion: text, tokens, logprobs, finish"},
+    {OPTION_THREADS, "threads", "N", "0: every core (0)"},
 };
 static const struct cli_command command = {
     .name = "generate",
     .arguments = "MODEL",
-    .summary = "Draws completions of a prompt from a model folder.",
+    .summary =
+        "Draws completions from a model folder. Without --prompt and --file: a conversation on a\n"
+        "terminal, else standard input is the prompt. A single completion is shown as it grows; "
+        "of\n"
+        "several each is a line. An object has row, sample, text, prompt_ids, ids, finish (stop "
+        "or\n"
+        "length), and logprobs if asked for.",
     .options = options,
     .n_options = sizeof(options) / sizeof(options[0]),
     .n_arguments_min = 1,
     .n_arguments_max = 1,
-    .examples = "  hone generate demo/model --prompt 1234567890= -n 4\n",
-};
-
-struct request {
-    const char *model, *prompt, *chat, *device;
-    size_t n_samples, max_tokens;
-    struct sampling_params sampling;
-    uint64_t seed;
-    bool wants_json;
+    .examples = "  hone generate model\n"
+                "  hone generate demo/model --prompt 1234567890= -n 4\n"
+                "  hone generate model --file rows.jsonl --temperature 0 --logprobs > out.jsonl\n",
 };
 
 static bool parse_count(const char *text, uint64_t min, uint64_t max, uint64_t *out)
@@ -102,220 +115,141 @@ static bool take_sampling_option(int code, const char *value, struct sampling_pa
     return is_valid;
 }
 
-/* false when the value is not what the option wants. */
-static bool take_option(int code, const char *value, struct request *request)
+static bool take_count(const char *value, uint64_t min, uint64_t max, size_t *out)
 {
     uint64_t count = 0;
-    bool is_valid = true;
+    const bool is_valid = parse_count(value, min, max, &count);
 
-    if (code == OPTION_PROMPT) {
-        request->prompt = value;
-    } else if (code == OPTION_CHAT) {
-        request->chat = value;
-    } else if (code == OPTION_DEVICE) {
-        request->device = value;
-    } else if (code == OPTION_JSON) {
-        request->wants_json = true;
-    } else if (code == OPTION_SEED) {
-        is_valid = parse_count(value, 0, UINT64_MAX, &request->seed);
-    } else if (code == OPTION_COUNT) {
-        is_valid = parse_count(value, 1, SAMPLES_MAX, &count);
-        request->n_samples = (size_t)count;
-    } else if (code == OPTION_MAX_TOKENS) {
-        is_valid = parse_count(value, 1, TOKENS_MAX, &count);
-        request->max_tokens = (size_t)count;
-    } else {
-        is_valid = take_sampling_option(code, value, &request->sampling);
-    }
+    *out = (size_t)count;
     return is_valid;
 }
 
-static enum status encode_prompt(const struct request *request, const struct tokenizer *tokenizer,
-                                 struct chat_prompt *out)
+static bool take_number_option(int code, const char *value, struct generate_request *request)
 {
-    enum chat_template chat = CHAT_TEMPLATE_RAW;
-
-    TRY(chat_template_choose(request->chat, request->model, &chat));
-    struct json *prompt = json_from_text(request->prompt, strlen(request->prompt));
-    if (prompt == NULL) {
-        return status_set(STATUS_NO_MEMORY, "no memory for the prompt");
+    switch (code) {
+    case OPTION_SEED:
+        return parse_count(value, 0, UINT64_MAX, &request->seed);
+    case OPTION_COUNT:
+        return take_count(value, 1, SAMPLES_MAX, &request->n_samples);
+    case OPTION_BATCH:
+        return take_count(value, 1, SEQUENCES_MAX, &request->max_num_seqs);
+    case OPTION_THREADS:
+        return take_count(value, 0, THREADS_MAX, &request->n_threads);
+    case OPTION_MAX_TOKENS:
+        request->has_max_tokens = true;
+        return take_count(value, 1, TOKENS_MAX, &request->max_tokens);
+    default:
+        return take_sampling_option(code, value, &request->sampling);
     }
-    const enum status status = chat_encode(tokenizer, chat, prompt, "", false, out);
-    json_destroy(prompt);
-    if (status == STATUS_OK && out->ids.n_dropped > 0) {
-        const size_t n_dropped = out->ids.n_dropped;
+}
 
-        chat_prompt_dispose(out);
-        return status_set(STATUS_BAD_ARGUMENT,
-                          "%zu characters of the prompt have no token in this model's vocabulary",
-                          n_dropped);
+/* false when the value is not what the option wants. */
+static bool take_option(int code, const char *value, struct generate_request *request)
+{
+    switch (code) {
+    case OPTION_PROMPT:
+        request->prompt = value;
+        return true;
+    case OPTION_FILE:
+        request->file = value;
+        request->wants_json = true;
+        return true;
+    case OPTION_CHAT:
+        request->chat = value;
+        return true;
+    case OPTION_SYSTEM:
+        request->system_prompt = value;
+        return true;
+    case OPTION_DEVICE:
+        request->device = value;
+        return true;
+    default:
+        return take_number_option(code, value, request);
     }
-    return status;
 }
 
-static struct json *json_of_tokens(const struct completion *completion)
+/* Options without a value; false for others. */
+static bool take_flag(int code, struct generate_request *request)
 {
-    struct json *array = json_array_create();
-
-    for (size_t i = 0; array != NULL && i < completion->n_tokens; i++) {
-        if (json_append(array, json_from_int(completion->tokens[i])) != STATUS_OK) {
-            json_destroy(array);
-            return NULL;
-        }
+    switch (code) {
+    case OPTION_RAW:
+        request->chat = "raw";
+        return true;
+    case OPTION_SPECIAL:
+        request->parse_special = true;
+        return true;
+    case OPTION_LOGPROBS:
+        request->wants_logprobs = true;
+        request->wants_json = true;
+        return true;
+    case OPTION_JSON:
+        request->wants_json = true;
+        return true;
+    default:
+        return false;
     }
-    return array;
 }
 
-static struct json *json_of_logprobs(const struct completion *completion)
+static bool is_conversation(const struct generate_request *request)
 {
-    struct json *array = json_array_create();
-
-    for (size_t i = 0; array != NULL && i < completion->n_tokens; i++) {
-        const double logp = (double)completion->logprobs[i];
-
-        if (json_append(array, json_from_number(logp)) != STATUS_OK) {
-            json_destroy(array);
-            return NULL;
-        }
-    }
-    return array;
+    return request->prompt == NULL && request->file == NULL && isatty(STDIN_FILENO) == 1;
 }
 
-static enum status fill_result(struct json *result, const struct completion *completion,
-                               const char *text, size_t text_bytes)
+static enum status draw_rows(const struct generate_request *request,
+                             const struct generate_texts *texts)
 {
-    TRY(json_put(result, "sample", json_from_int(completion->sample)));
-    TRY(json_put(result, "text", json_from_text(text, text_bytes)));
-    TRY(json_put(result, "tokens", json_of_tokens(completion)));
-    TRY(json_put(result, "logprobs", json_of_logprobs(completion)));
-    const char *finish = finish_name(completion->finish);
-    return json_put(result, "finish", json_from_text(finish, strlen(finish)));
-}
+    struct generate_rows rows;
+    enum status status = generate_rows_read(request, texts, &rows);
 
-/* A completion as the JSON object that --json prints; text without the end token. */
-static enum status describe(const struct tokenizer *tokenizer, const struct completion *completion,
-                            struct json **out)
-{
-    const size_t n_end = completion->finish == FINISH_STOP ? 1 : 0;
-    char *text = NULL;
-    size_t text_bytes = 0;
-
-    TRY(tokenizer_decode(tokenizer, completion->tokens, completion->n_tokens - n_end, false, true,
-                         &text, &text_bytes));
-    *out = json_object_create();
-    const enum status status = fill_result(*out, completion, text, text_bytes);
-    memory_free(text);
-    return status;
-}
-
-static enum status print_text(const struct json *result)
-{
-    const struct json *text = json_get(result, "text");
-    const size_t room = 8 * json_text_bytes(text) + 8; /* every byte may become an escape */
-    char *line = NULL;
-
-    TRY(memory_alloc(room, 1, &line));
-    (void)puts(log_escape(json_text(text, ""), json_text_bytes(text), line, room));
-    memory_free(line);
-    return STATUS_OK;
-}
-
-/* Draws everything into results (n_samples), in the samples' order. */
-static enum status draw_all(const struct request *request, const struct tokenizer *tokenizer,
-                            const struct chat_prompt *prompt, struct engine *engine,
-                            struct json **results)
-{
-    int32_t *samples = NULL;
-
-    TRY(memory_alloc(request->n_samples, sizeof(*samples), &samples));
-    for (size_t i = 0; i < request->n_samples; i++) {
-        samples[i] = (int32_t)i;
-    }
-    const struct engine_request work = {.seed = request->seed,
-                                        .prompt = prompt->ids.ids,
-                                        .n_prompt = prompt->ids.count,
-                                        .samples = samples,
-                                        .n_samples = request->n_samples,
-                                        .max_tokens = request->max_tokens,
-                                        .sampling = request->sampling};
-    enum status status = engine_submit(engine, &work);
-    memory_free(samples);
-    while (status == STATUS_OK && !engine_is_idle(engine)) {
-        const struct completion *completions = NULL;
-        size_t n = 0;
-
-        status = engine_tick(engine, &completions, &n);
-        for (size_t i = 0; status == STATUS_OK && i < n; i++) {
-            status = describe(tokenizer, &completions[i], &results[completions[i].sample]);
-        }
-    }
-    return status;
-}
-
-static enum status print_all(const struct request *request, struct json **results)
-{
-    enum status status = STATUS_OK;
-
-    for (size_t i = 0; status == STATUS_OK && i < request->n_samples; i++) {
-        status =
-            request->wants_json ? cli_print_json(json_retain(results[i])) : print_text(results[i]);
-    }
-    return status;
-}
-
-static enum status generate(const struct request *request, const struct tokenizer *tokenizer,
-                            const struct chat_prompt *prompt, struct local_engine *local)
-{
-    const struct engine_options engine_options = {
-        .max_num_seqs = request->n_samples < SEQUENCES_MAX ? request->n_samples : SEQUENCES_MAX,
-        .max_batch_tokens = BATCH_TOKENS,
-        .max_sequence = prompt->ids.count + request->max_tokens};
-    struct json **results = NULL;
-
-    TRY(local_engine_open(request->model, request->device, 0, &engine_options, local));
-    TRY(memory_alloc(request->n_samples, sizeof(struct json *), &results));
-    enum status status = draw_all(request, tokenizer, prompt, local->engine, results);
     if (status == STATUS_OK) {
-        status = print_all(request, results);
+        status = generate_draw(request, texts, &rows);
     }
-    for (size_t i = 0; i < request->n_samples; i++) {
-        json_destroy(results[i]);
-    }
-    memory_free(results);
+    generate_rows_dispose(&rows);
     return status;
 }
 
-static enum status run(const struct request *request)
+static enum status run(const struct generate_request *request)
 {
-    struct local_engine local = {.backend = NULL};
-    struct tokenizer *tokenizer = NULL;
-    struct chat_prompt prompt = {.text = NULL};
+    struct generate_texts texts = {.tokenizer = NULL};
 
     TRY(cli_check_model(request->model, true));
-    TRY(tokenizer_load(request->model, &tokenizer));
-    enum status status = encode_prompt(request, tokenizer, &prompt);
+    enum status status = generate_texts_open(request, &texts);
     if (status == STATUS_OK) {
-        status = generate(request, tokenizer, &prompt, &local);
-        chat_prompt_dispose(&prompt);
+        process_catch_signals();
+        status =
+            is_conversation(request) ? generate_chat(request, &texts) : draw_rows(request, &texts);
     }
-    local_engine_close(&local);
-    tokenizer_destroy(tokenizer);
+    generate_texts_close(&texts);
     return status;
+}
+
+static int check_usage(const struct generate_request *request)
+{
+    if (request->prompt != NULL && request->file != NULL) {
+        return cli_usage_error(&command, "want --prompt or --file, not both");
+    }
+    if (is_conversation(request) && (request->wants_json || request->n_samples > 1)) {
+        return cli_usage_error(&command, "--prompt or --file is missing; a conversation has "
+                                         "neither --json nor --n");
+    }
+    return 0;
 }
 
 int cmd_generate(int argc, char **argv)
 {
-    struct request request = {.chat = "auto",
-                              .device = "auto",
-                              .n_samples = 1,
-                              .max_tokens = 256,
-                              .sampling = {.temperature = 1.0F, .top_p = 1.0F}};
+    struct generate_request request = {.chat = "auto",
+                                       .device = "auto",
+                                       .system_prompt = "",
+                                       .n_samples = 1,
+                                       .max_tokens = 256,
+                                       .max_num_seqs = 64,
+                                       .sampling = {.temperature = 1.0F, .top_p = 1.0F}};
     struct cli_parse parse;
     int code = 0;
 
     cli_parse_begin(&parse, &command, argc, argv);
     while ((code = cli_parse_next(&parse)) > 0) {
-        if (!take_option(code, parse.value, &request)) {
+        if (!take_flag(code, &request) && !take_option(code, parse.value, &request)) {
             return cli_usage_error(&command, "\"%.100s\" is not a value of that option",
                                    parse.value);
         }
@@ -323,11 +257,16 @@ int cmd_generate(int argc, char **argv)
     if (code < 0) {
         return parse.exit_code;
     }
-    if (request.prompt == NULL) {
-        return cli_usage_error(&command, "--prompt is missing");
+    code = check_usage(&request);
+    if (code != 0) {
+        return code;
     }
     request.model = parse.arguments[0];
     log_setup("generate", LOG_WARN);
     const enum status status = run(&request);
+    if (status == STATUS_CANCELLED) {
+        (void)fflush(stdout);
+        return 128 + process_signal_caught(); /* what is complete has been printed */
+    }
     return status == STATUS_OK ? 0 : cli_fail("generate", status);
 }
