@@ -128,7 +128,7 @@ static enum status parse_field(const struct json *root, const struct model_field
         if (field->is_required) {
             return status_set(STATUS_BAD_FORMAT, "%s: %s is missing", label, field->key);
         }
-        set_field(field, model_field_default(field, model_config_is_v2(root)), out);
+        set_field(field, model_field_default(field, out->family), out);
         return STATUS_OK;
     }
     if (json_is(value, JSON_NULL) && field->null_is >= 0) {
@@ -155,30 +155,6 @@ static enum status parse_field(const struct json *root, const struct model_field
 static int64_t whole_number(const struct json *value)
 {
     return json_is(value, JSON_INT) ? json_int(value, INT64_MIN) : INT64_MIN;
-}
-
-/* n_routed_experts under any of its names; null or 0 is a dense model. */
-static enum status parse_experts(const struct json *root, const char *label,
-                                 struct model_config *out)
-{
-    static const char *const names[] = {"n_routed_experts", "num_local_experts", "num_experts"};
-    const struct json *value = NULL;
-
-    for (size_t i = 0; i < 3 && value == NULL; i++) {
-        value = json_get(root, names[i]);
-    }
-    if (value == NULL) {
-        return status_set(STATUS_BAD_FORMAT, "%s: n_routed_experts is missing (null: dense)",
-                          label);
-    }
-
-    const int64_t n = json_is(value, JSON_NULL) ? 0 : whole_number(value);
-
-    if (n < 0 || n > 4096) {
-        return status_set(STATUS_BAD_FORMAT, "%s: n_routed_experts must be 0 to 4096", label);
-    }
-    out->n_experts = (size_t)n;
-    return STATUS_OK;
 }
 
 /* A token id inside the vocabulary, or null (-1). */
@@ -222,41 +198,6 @@ static enum status parse_ids(const struct json *root, const char *label, struct 
     return STATUS_OK;
 }
 
-/* mlp_layer_types, where present, replaces first_k_dense_replace: dense layers first. */
-static enum status parse_layer_types(const struct json *root, const char *label,
-                                     struct model_config *out)
-{
-    const struct json *types = json_get(root, "mlp_layer_types");
-    size_t n_dense = 0;
-
-    if (json_is(types, JSON_NULL)) {
-        return STATUS_OK;
-    }
-    if (!json_is(types, JSON_ARRAY) || json_count(types) != out->n_layers) {
-        return status_set(STATUS_BAD_FORMAT, "%s: mlp_layer_types must list %zu layers", label,
-                          out->n_layers);
-    }
-    for (size_t i = 0; i < out->n_layers; i++) {
-        const char *type = json_text(json_at(types, i), "");
-
-        if (strcmp(type, "dense") != 0 && strcmp(type, "sparse") != 0) {
-            return status_set(STATUS_BAD_FORMAT,
-                              "%s: mlp_layer_types holds neither dense nor "
-                              "sparse at layer %zu",
-                              label, i);
-        }
-        if (strcmp(type, "dense") == 0 && n_dense != i) {
-            return status_set(STATUS_UNSUPPORTED,
-                              "%s: mlp_layer_types: dense layer %zu after a sparse one is not "
-                              "computed by this build",
-                              label, i);
-        }
-        n_dense += strcmp(type, "dense") == 0;
-    }
-    out->first_dense_layers = n_dense;
-    return STATUS_OK;
-}
-
 /* Relations between fields. */
 static enum status check_experts(const struct model_config *config, const char *label)
 {
@@ -284,16 +225,14 @@ static enum status check_experts(const struct model_config *config, const char *
     return STATUS_OK;
 }
 
-/* The fields of the table. */
+/* The family's fields of the table. */
 static enum status parse_fields(const struct json *root, const char *label,
                                 struct model_config *out)
 {
     for (size_t i = 0; i < n_model_fields; i++) {
-        TRY(parse_field(root, &model_fields[i], label, out));
-    }
-    if (out->qk_rope_head_dim % 2 != 0) {
-        return status_set(STATUS_BAD_FORMAT, "%s: qk_rope_head_dim %zu is odd", label,
-                          out->qk_rope_head_dim);
+        if (model_field_is_of(&model_fields[i], out->family)) {
+            TRY(parse_field(root, &model_fields[i], label, out));
+        }
     }
     return STATUS_OK;
 }
@@ -302,11 +241,12 @@ static enum status parse_fields(const struct json *root, const char *label,
 static enum status parse_relations(const struct json *root, const char *label,
                                    struct model_config *out)
 {
-    TRY(parse_experts(root, label, out));
+    TRY(model_config_finish_family(label, out));
     TRY(parse_ids(root, label, out));
-    TRY(parse_layer_types(root, label, out));
+    TRY(model_config_parse_layers(root, label, out));
     TRY(model_config_parse_rope(root, label, out));
     TRY(model_config_parse_router(root, label, out));
+    TRY(model_config_check_windows(root, label, out));
     out->has_pre_norm_mtp = strcmp(json_text(json_get(root, "mtp_input"), ""), "pre_norm") == 0;
     return check_experts(out, label);
 }
@@ -318,7 +258,8 @@ enum status model_config_parse(const struct json *root, const char *label, struc
     if (!json_is(root, JSON_OBJECT)) {
         return status_set(STATUS_BAD_FORMAT, "%s: not a JSON object", label);
     }
-    TRY(model_config_check_supported(root, label));
+    TRY(model_config_parse_family(root, label, &config.family));
+    TRY(model_config_check_supported(root, label, config.family));
     TRY(check_keys(root, label));
     TRY(parse_fields(root, label, &config));
     TRY(parse_relations(root, label, &config));

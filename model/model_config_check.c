@@ -10,7 +10,6 @@ struct text_choice {
     const char *texts[4];
 };
 static const struct text_choice text_choices[] = {
-    {"model_type", {"deepseek_v3", "deepseek_v2", "kimi_k2"}},
     {"scoring_func", {"sigmoid", "softmax"}},
     {"topk_method", {"noaux_tc", "greedy", "group_limited_greedy"}},
     {"mtp_input", {"post_norm", "pre_norm"}},
@@ -19,8 +18,11 @@ static const struct text_choice text_choices[] = {
 
 /* Keys whose presence with anything but null, false or 0 asks for something else. */
 static const char *const must_be_off[] = {
-    "attention_dropout", "mlp_bias", "text_config", "index_n_heads", "index_head_dim", "index_topk",
+    "attention_dropout", "mlp_bias",         "text_config",
+    "use_mrope",         "rope_interleaved", "router_jitter_noise",
 };
+/* The same, but for the family that computes them. */
+static const char *const dsa_keys[] = {"index_n_heads", "index_head_dim", "index_topk"};
 
 static bool is_off(const struct json *value)
 {
@@ -85,33 +87,26 @@ static enum status check_text(const struct json *root, const struct text_choice 
         choice->texts[1] != NULL && choice->texts[2] != NULL ? choice->texts[2] : "");
 }
 
-static const char v2_class[] = "DeepseekV2ForCausalLM";
-
-bool model_config_is_v2(const struct json *root)
-{
-    const struct json *type = json_get(root, "model_type");
-    const struct json *architectures = json_get(root, "architectures");
-
-    if (json_is(type, JSON_STRING)) {
-        return strcmp(json_text(type, ""), "deepseek_v2") == 0;
-    }
-    return json_count(architectures) > 0 &&
-           strcmp(json_text(json_at(architectures, 0), ""), v2_class) == 0;
-}
-
 enum status model_config_parse_router(const struct json *root, const char *label,
                                       struct model_config *out)
 {
-    const bool is_v2 = model_config_is_v2(root);
+    const bool is_v2 = out->family == MODEL_DEEPSEEK_V2;
     const char *scoring = json_text(json_get(root, "scoring_func"), is_v2 ? "softmax" : "sigmoid");
     const char *method = json_text(json_get(root, "topk_method"), is_v2 ? "greedy" : "noaux_tc");
 
+    if (out->attention != MODEL_ATTENTION_MLA) { /* there is one router, without these keys */
+        return STATUS_OK;
+    }
     out->has_softmax_router = strcmp(scoring, "softmax") == 0;
-    if (out->has_softmax_router == (strcmp(method, "noaux_tc") == 0)) {
+    if (out->has_softmax_router == (strcmp(method, "noaux_tc") == 0) ||
+        (out->has_softmax_router && out->family == MODEL_DEEPSEEK_V32)) {
         return status_set(STATUS_UNSUPPORTED,
                           "%s: scoring_func \"%s\" with topk_method \"%s\" is not computed by this "
                           "build (only sigmoid with noaux_tc, softmax with the greedy ones)",
                           label, scoring, method);
+    }
+    if (out->family != MODEL_DEEPSEEK_V32) { /* the class whose router it is */
+        out->family = out->has_softmax_router ? MODEL_DEEPSEEK_V2 : MODEL_DEEPSEEK_V3;
     }
     if (strcmp(method, "greedy") == 0) { /* whatever groups there are */
         out->n_groups = 1;
@@ -120,44 +115,23 @@ enum status model_config_parse_router(const struct json *root, const char *label
     return STATUS_OK;
 }
 
-static enum status check_architectures(const struct json *list, const char *label)
+static enum status refuse_key(const struct json *root, const char *key, const char *label)
 {
-    for (size_t i = 0; i < json_count(list); i++) {
-        const char *name = json_text(json_at(list, i), "");
+    const struct json *value = json_get(root, key);
 
-        if (strcmp(name, "DeepseekV3ForCausalLM") != 0 && strcmp(name, v2_class) != 0 &&
-            strcmp(name, "KimiK2ForCausalLM") != 0) {
-            return status_set(STATUS_UNSUPPORTED,
-                              "%s: architecture \"%s\" is not computed by this build (only "
-                              "DeepseekV3ForCausalLM, DeepseekV2ForCausalLM)",
-                              label, name);
-        }
+    if (is_off(value)) {
+        return STATUS_OK;
     }
-    return STATUS_OK;
+    return status_set(STATUS_UNSUPPORTED, "%s: %s (%s) is not computed by this build", label, key,
+                      describe(value));
 }
 
-enum status model_config_check_supported(const struct json *root, const char *label)
+/* Latent attention has as many key heads as queries. */
+static enum status check_latent_heads(const struct json *root, const char *label)
 {
     const struct json *heads = json_get(root, "num_attention_heads");
     const struct json *kv_heads = json_get(root, "num_key_value_heads");
 
-    if (json_is(json_get(root, "model_type"), JSON_NULL) &&
-        json_is(json_get(root, "architectures"), JSON_NULL)) {
-        return status_set(STATUS_BAD_FORMAT, "%s: model_type is missing", label);
-    }
-    for (size_t i = 0; i < sizeof(text_choices) / sizeof(text_choices[0]); i++) {
-        TRY(check_text(root, &text_choices[i], label));
-    }
-    TRY(check_architectures(json_get(root, "architectures"), label));
-    TRY(model_config_check_quantization(root, label));
-    for (size_t i = 0; i < sizeof(must_be_off) / sizeof(must_be_off[0]); i++) {
-        const struct json *value = json_get(root, must_be_off[i]);
-
-        if (!is_off(value)) {
-            return status_set(STATUS_UNSUPPORTED, "%s: %s (%s) is not computed by this build",
-                              label, must_be_off[i], describe(value));
-        }
-    }
     if (json_is(kv_heads, JSON_INT) && json_is(heads, JSON_INT) &&
         json_int(kv_heads, -1) != json_int(heads, -1)) {
         return status_set(STATUS_UNSUPPORTED,
@@ -166,4 +140,58 @@ enum status model_config_check_supported(const struct json *root, const char *la
                           label, (long long)json_int(kv_heads, -1), (long long)json_int(heads, -1));
     }
     return STATUS_OK;
+}
+
+enum status model_config_check_supported(const struct json *root, const char *label,
+                                         enum model_family family)
+{
+    for (size_t i = 0; i < sizeof(text_choices) / sizeof(text_choices[0]); i++) {
+        TRY(check_text(root, &text_choices[i], label));
+    }
+    TRY(model_config_check_quantization(root, label));
+    for (size_t i = 0; i < sizeof(must_be_off) / sizeof(must_be_off[0]); i++) {
+        TRY(refuse_key(root, must_be_off[i], label));
+    }
+    for (size_t i = 0; i < 3 && family != MODEL_DEEPSEEK_V32; i++) {
+        TRY(refuse_key(root, dsa_keys[i], label));
+    }
+    return model_family_row(family)->attention == MODEL_ATTENTION_MLA
+               ? check_latent_heads(root, label)
+               : STATUS_OK;
+}
+
+/* Attention of this kind sees everything before. */
+static bool is_full_attention(const char *type)
+{
+    return strcmp(type, "full_attention") == 0 || strcmp(type, "deepseek_sparse_attention") == 0;
+}
+
+enum status model_config_check_windows(const struct json *root, const char *label,
+                                       const struct model_config *config)
+{
+    const struct json *types = json_get(root, "layer_types");
+    const struct json *window = json_get(root, "sliding_window");
+    const struct json *from = json_get(root, "max_window_layers");
+    const bool may_be_used = config->family == MODEL_MIXTRAL || config->family == MODEL_LLAMA ||
+                             json_bool(json_get(root, "use_sliding_window"), false);
+
+    for (size_t i = 0; i < json_count(types); i++) {
+        const char *type = json_text(json_at(types, i), "");
+
+        if (!is_full_attention(type)) {
+            return status_set(STATUS_UNSUPPORTED,
+                              "%s: layer_types: \"%s\" of layer %zu is not computed by this build",
+                              label, type, i);
+        }
+    }
+    /* A window as long as the context hides nothing; Qwen has windows from one layer on. */
+    if (!may_be_used || json_is(window, JSON_NULL) || json_count(types) > 0 ||
+        json_number(window, 0) >= (double)config->max_positions ||
+        (config->family != MODEL_MIXTRAL && json_number(from, 0) >= (double)config->n_layers)) {
+        return STATUS_OK;
+    }
+    return status_set(STATUS_UNSUPPORTED,
+                      "%s: sliding_window %g within max_position_embeddings %zu is not computed by "
+                      "this build",
+                      label, json_number(window, 0), config->max_positions);
 }

@@ -1,5 +1,5 @@
 /* Owns what follows from a configuration: which layers have experts, scale, counts. */
-#include "model/model_config.h"
+#include "model/model_config_internal.h"
 
 #include <math.h>
 
@@ -11,7 +11,8 @@ bool model_config_is_moe_layer(const struct model_config *config, size_t layer)
     if (layer >= config->n_layers) {
         return true;
     }
-    return layer >= config->first_dense_layers && layer % config->moe_layer_freq == 0;
+    return layer >= config->first_dense_layers && layer % config->moe_layer_freq == 0 &&
+           !model_config_is_set_dense(config, layer);
 }
 
 size_t model_config_moe_layers(const struct model_config *config)
@@ -47,32 +48,70 @@ double model_config_route_scale(const struct model_config *config)
                : config->routed_scaling_factor;
 }
 
+size_t model_config_rope_dim(const struct model_config *config)
+{
+    return config->attention == MODEL_ATTENTION_MLA ? config->qk_rope_head_dim : config->head_dim;
+}
+
+size_t model_config_kv_floats(const struct model_config *config)
+{
+    const size_t entry = config->attention == MODEL_ATTENTION_MLA
+                             ? config->kv_lora_rank + config->qk_rope_head_dim
+                             : 2 * config->n_kv_heads * config->head_dim;
+    const size_t index_key = config->index_n_heads > 0 ? config->index_head_dim : 0;
+
+    return config->n_layers * (entry + index_key);
+}
+
 float model_config_attention_scale(const struct model_config *config)
 {
-    const double head_dim = (double)(config->qk_nope_head_dim + config->qk_rope_head_dim);
     const struct rope_scaling *rope = &config->rope;
     double factor = 1;
 
-    if (rope->is_yarn && rope->mscale_all_dim != 0 && rope->factor > 1) {
+    if (config->attention == MODEL_ATTENTION_GQA) {
+        return (float)(1 / sqrt((double)config->head_dim));
+    }
+    if (rope->kind == ROPE_YARN && rope->mscale_all_dim != 0 && rope->factor > 1) {
         factor = 0.1 * rope->mscale_all_dim * log(rope->factor) + 1;
     }
-    return (float)(factor * factor / sqrt(head_dim));
+    return (float)(factor * factor /
+                   sqrt((double)(config->qk_nope_head_dim + config->qk_rope_head_dim)));
+}
+
+/* MLA without norms of the block. */
+static size_t latent_parameters(const struct model_config *c)
+{
+    const size_t q_dim = c->n_heads * (c->qk_nope_head_dim + c->qk_rope_head_dim);
+    const size_t q =
+        c->q_lora_rank > 0 ? c->q_lora_rank * (c->hidden_size + q_dim + 1) : c->hidden_size * q_dim;
+    const size_t biases = c->has_attention_bias ? c->q_lora_rank + c->kv_lora_rank +
+                                                      c->qk_rope_head_dim + c->hidden_size
+                                                : 0;
+    const size_t indexer =
+        c->index_n_heads > 0
+            ? c->index_n_heads * (c->index_head_dim * c->q_lora_rank + c->hidden_size) +
+                  c->index_head_dim * (c->hidden_size + 2)
+            : 0;
+
+    return q + biases + indexer + c->hidden_size * (c->kv_lora_rank + c->qk_rope_head_dim) +
+           c->kv_lora_rank + c->kv_lora_rank * c->n_heads * (c->qk_nope_head_dim + c->v_head_dim) +
+           c->n_heads * c->v_head_dim * c->hidden_size;
+}
+
+/* The same of GQA. */
+static size_t grouped_parameters(const struct model_config *c)
+{
+    const size_t q_dim = c->n_heads * c->head_dim, kv_dim = 2 * c->n_kv_heads * c->head_dim;
+
+    return (2 * q_dim + kv_dim) * c->hidden_size + (c->has_qkv_bias ? q_dim + kv_dim : 0) +
+           (c->has_o_bias ? c->hidden_size : 0) + (c->has_qk_norm ? 2 * c->head_dim : 0);
 }
 
 /* Attention and norms of one layer. */
 static size_t attention_parameters(const struct model_config *c)
 {
-    const size_t q_dim = c->n_heads * (c->qk_nope_head_dim + c->qk_rope_head_dim);
-    const size_t q =
-        c->q_lora_rank > 0 ? c->q_lora_rank * (c->hidden_size + q_dim + 1) : c->hidden_size * q_dim;
-
-    const size_t biases = c->has_attention_bias ? c->q_lora_rank + c->kv_lora_rank +
-                                                      c->qk_rope_head_dim + c->hidden_size
-                                                : 0;
-
-    return q + biases + c->hidden_size * (c->kv_lora_rank + c->qk_rope_head_dim) + c->kv_lora_rank +
-           c->kv_lora_rank * c->n_heads * (c->qk_nope_head_dim + c->v_head_dim) +
-           c->n_heads * c->v_head_dim * c->hidden_size + 2 * c->hidden_size;
+    return 2 * c->hidden_size +
+           (c->attention == MODEL_ATTENTION_MLA ? latent_parameters(c) : grouped_parameters(c));
 }
 
 /* Feed-forward part with n_routed of the experts counted; router included. */

@@ -1,4 +1,4 @@
-/* Owns writing of config.json, in the released DeepSeek style, and the built-in shapes. */
+/* Owns writing of config.json in the released style of its family. */
 #include "model/model_config.h"
 
 #include "base/file.h"
@@ -7,8 +7,7 @@
 
 #include <string.h>
 
-/* Puts value under key, keeping the first failure. */
-static void put(struct json *object, const char *key, struct json *value, enum status *status)
+void model_config_put(struct json *object, const char *key, struct json *value, enum status *status)
 {
     const enum status result = json_put(object, key, value);
 
@@ -64,64 +63,65 @@ static struct json *eos_value(const struct model_config *config, enum status *st
     return list;
 }
 
-static struct json *rope_value(const struct rope_scaling *rope, enum status *status)
-{
-    struct json *object;
-
-    if (!rope->is_yarn) {
-        return json_null_create();
-    }
-    object = json_object_create();
-    put(object, "type", text_value("yarn"), status);
-    put(object, "factor", json_from_number(rope->factor), status);
-    put(object, "original_max_position_embeddings",
-        json_from_int((int64_t)rope->original_max_positions), status);
-    put(object, "beta_fast", json_from_number(rope->beta_fast), status);
-    put(object, "beta_slow", json_from_number(rope->beta_slow), status);
-    put(object, "mscale", json_from_number(rope->mscale), status);
-    put(object, "mscale_all_dim", json_from_number(rope->mscale_all_dim), status);
-    if (rope->attention_factor != 0) {
-        put(object, "attention_factor", json_from_number(rope->attention_factor), status);
-    }
-    if (!rope->truncate) {
-        put(object, "truncate", json_from_bool(false), status);
-    }
-    return object;
-}
-
 /* Keys with a fixed value, so that other programs take the file for what it is. */
 static void put_fixed(struct json *root, enum status *status)
 {
-    put(root, "attention_dropout", json_from_number(0), status);
-    put(root, "hidden_act", text_value("silu"), status);
-    put(root, "torch_dtype", text_value("float32"), status);
-    put(root, "use_cache", json_from_bool(true), status);
+    model_config_put(root, "attention_dropout", json_from_number(0), status);
+    model_config_put(root, "hidden_act", text_value("silu"), status);
+    model_config_put(root, "torch_dtype", text_value("float32"), status);
+    model_config_put(root, "use_cache", json_from_bool(true), status);
 }
 
-/* The class that has this router, and the router's names. */
+/* The class, and what tells it from its neighbours. */
 static void put_class(struct json *root, const struct model_config *config, enum status *status)
 {
-    const bool is_v2 = config->has_softmax_router;
+    const struct model_family_row *family = model_family_row(config->family);
     struct json *architectures = json_array_create();
-    const enum status appended = json_append(
-        architectures, text_value(is_v2 ? "DeepseekV2ForCausalLM" : "DeepseekV3ForCausalLM"));
+    const enum status appended = json_append(architectures, text_value(family->architecture));
 
     *status = *status == STATUS_OK ? appended : *status;
-    put(root, "architectures", architectures, status);
-    put(root, "model_type", text_value(is_v2 ? "deepseek_v2" : "deepseek_v3"), status);
-    put(root, "scoring_func", text_value(is_v2 ? "softmax" : "sigmoid"), status);
-    put(root, "topk_method",
-        text_value(!is_v2                  ? "noaux_tc"
-                   : config->n_groups == 1 ? "greedy"
-                                           : "group_limited_greedy"),
-        status);
+    model_config_put(root, "architectures", architectures, status);
+    model_config_put(root, "model_type", text_value(family->model_type), status);
+}
+
+/* The router's names, and heads as other programs want them. */
+static void put_latent(struct json *root, const struct model_config *config, enum status *status)
+{
+    const bool is_softmax = config->has_softmax_router;
+
+    model_config_put(root, "scoring_func", text_value(is_softmax ? "softmax" : "sigmoid"), status);
+    model_config_put(root, "topk_method",
+                     text_value(!is_softmax             ? "noaux_tc"
+                                : config->n_groups == 1 ? "greedy"
+                                                        : "group_limited_greedy"),
+                     status);
+    model_config_put(root, "num_key_value_heads", json_from_int((int64_t)config->n_heads), status);
+    if (config->q_lora_rank == 0) {
+        model_config_put(root, "q_lora_rank", json_null_create(), status);
+    }
+    if (config->has_pre_norm_mtp) { /* hone's own key: only when it matters */
+        model_config_put(root, "mtp_input", text_value("pre_norm"), status);
+    }
 }
 
 /* Fields of which another program would not know the key, written only when they matter. */
 static bool is_left_out(const struct model_field *field, const struct model_config *config)
 {
-    return field->offset == offsetof(struct model_config, latent_norm_eps) &&
-           config->latent_norm_eps == field->otherwise;
+    return (field->offset == offsetof(struct model_config, latent_norm_eps) &&
+            config->latent_norm_eps == field->otherwise) ||
+           (field->offset == offsetof(struct model_config, index_rope_interleave) &&
+            !config->index_rope_interleave);
+}
+
+static void put_fields(struct json *root, const struct model_config *config, enum status *status)
+{
+    for (size_t i = 0; i < n_model_fields; i++) {
+        if (model_field_is_of(&model_fields[i], config->family) &&
+            !is_left_out(&model_fields[i], config)) {
+            model_config_put(root, model_fields[i].key, field_value(&model_fields[i], config),
+                             status);
+        }
+    }
 }
 
 enum status model_config_print(const struct model_config *config, struct json **out)
@@ -132,26 +132,19 @@ enum status model_config_print(const struct model_config *config, struct json **
     *out = NULL;
     put_class(root, config, &status);
     put_fixed(root, &status);
-    if (config->has_pre_norm_mtp) { /* hone's own key: only when it matters */
-        put(root, "mtp_input", text_value("pre_norm"), &status);
+    put_fields(root, config, &status);
+    if (config->attention == MODEL_ATTENTION_MLA) {
+        put_latent(root, config, &status);
+    } else {
+        model_config_put(root, "sliding_window", json_null_create(), &status);
     }
-    for (size_t i = 0; i < n_model_fields; i++) {
-        if (!is_left_out(&model_fields[i], config)) {
-            put(root, model_fields[i].key, field_value(&model_fields[i], config), &status);
-        }
-    }
-    if (config->q_lora_rank == 0) {
-        put(root, "q_lora_rank", json_null_create(), &status);
-    }
-    put(root, "n_routed_experts",
-        config->n_experts == 0 ? json_null_create() : json_from_int((int64_t)config->n_experts),
-        &status);
-    put(root, "num_key_value_heads", json_from_int((int64_t)config->n_heads), &status);
-    put(root, "rope_theta", json_from_number(config->rope_theta), &status);
-    put(root, "rope_scaling", rope_value(&config->rope, &status), &status);
-    put(root, "bos_token_id", id_value(config->bos_id), &status);
-    put(root, "pad_token_id", id_value(config->pad_id), &status);
-    put(root, "eos_token_id", eos_value(config, &status), &status);
+    model_config_put_layers(config, root, &status);
+    model_config_put(root, "rope_theta", json_from_number(config->rope_theta), &status);
+    model_config_put(root, "rope_scaling", model_config_rope_value(&config->rope, &status),
+                     &status);
+    model_config_put(root, "bos_token_id", id_value(config->bos_id), &status);
+    model_config_put(root, "pad_token_id", id_value(config->pad_id), &status);
+    model_config_put(root, "eos_token_id", eos_value(config, &status), &status);
     if (status != STATUS_OK) {
         json_destroy(root);
         return status;
@@ -212,100 +205,4 @@ enum status model_config_save(const struct model_config *config, const char *dir
     memory_free(text);
     memory_free(path);
     return status;
-}
-
-/* What all built-in shapes share; a preset then sets its sizes. */
-static const struct model_config preset_base = {
-    .n_groups = 1,
-    .top_groups = 1,
-    .n_shared_experts = 1,
-    .first_dense_layers = 1,
-    .moe_layer_freq = 1,
-    .max_positions = 4096,
-    .norm_topk_prob = true,
-    .rope_interleave = true,
-    .routed_scaling_factor = 2.5,
-    .rms_norm_eps = 1e-6,
-    .latent_norm_eps = 1e-6,
-    .rope_theta = 10000,
-    .initializer_range = 0.08,
-    .bos_id = 0,
-    .pad_id = -1,
-    .eos_ids = {1},
-    .n_eos_ids = 1,
-};
-
-static void preset_demo(struct model_config *out)
-{
-    out->vocab_size = 64;
-    out->hidden_size = 128;
-    out->n_layers = 4;
-    out->n_heads = 4;
-    out->intermediate_size = 384;
-    out->moe_intermediate_size = 192;
-    out->n_experts = 8;
-    out->experts_per_token = 2;
-    out->q_lora_rank = 64;
-    out->kv_lora_rank = 64;
-    out->qk_nope_head_dim = 32;
-    out->qk_rope_head_dim = 16;
-    out->v_head_dim = 32;
-    out->n_mtp_modules = 1;
-}
-
-static void preset_small(struct model_config *out)
-{
-    out->vocab_size = 4096;
-    out->hidden_size = 256;
-    out->n_layers = 4;
-    out->n_heads = 8;
-    out->intermediate_size = 640;
-    out->moe_intermediate_size = 128;
-    out->n_experts = 16;
-    out->experts_per_token = 4;
-    out->q_lora_rank = 128;
-    out->kv_lora_rank = 64;
-    out->qk_nope_head_dim = 32;
-    out->qk_rope_head_dim = 32;
-    out->v_head_dim = 32;
-    out->n_mtp_modules = 0;
-    out->initializer_range = 0.02;
-}
-
-static void preset_tiny(struct model_config *out)
-{
-    out->vocab_size = 64;
-    out->hidden_size = 32;
-    out->n_layers = 2;
-    out->n_heads = 2;
-    out->intermediate_size = 48;
-    out->moe_intermediate_size = 16;
-    out->n_experts = 4;
-    out->experts_per_token = 2;
-    out->n_groups = 2;
-    out->top_groups = 1;
-    out->q_lora_rank = 16;
-    out->kv_lora_rank = 16;
-    out->qk_nope_head_dim = 8;
-    out->qk_rope_head_dim = 8;
-    out->v_head_dim = 12;
-    out->n_mtp_modules = 1;
-    out->initializer_range = 0.2;
-}
-
-enum status model_config_preset(const char *name, struct model_config *out)
-{
-    static const struct {
-        const char *name;
-        void (*fill)(struct model_config *);
-    } presets[] = {{"demo", preset_demo}, {"small", preset_small}, {"tiny", preset_tiny}};
-
-    for (size_t i = 0; i < sizeof(presets) / sizeof(presets[0]); i++) {
-        if (strcmp(presets[i].name, name) == 0) {
-            *out = preset_base;
-            presets[i].fill(out);
-            return STATUS_OK;
-        }
-    }
-    return status_set(STATUS_BAD_ARGUMENT, "no preset \"%s\"; there are demo, small, tiny", name);
 }

@@ -1,4 +1,4 @@
-/* Owns YaRN's ramp and the rotary tables. */
+/* Owns the frequencies of each kind of scaling and the rotary tables. */
 #include "model/rope_table.h"
 
 #include <math.h>
@@ -6,7 +6,7 @@
 /* The (fractional) pair that turns `turns` times within the original length. */
 static double ramp_bound(const struct model_config *config, double turns)
 {
-    const double dim = (double)config->qk_rope_head_dim;
+    const double dim = (double)model_config_rope_dim(config);
     const double length = (double)config->rope.original_max_positions;
 
     return dim * log(length / (2 * M_PI * turns)) / (2 * log(config->rope_theta));
@@ -23,25 +23,49 @@ static double ramp(const struct model_config *config, size_t i)
         high = ceil(high);
     }
     low = fmax(low, 0);
-    high = fmin(high, (double)config->qk_rope_head_dim - 1);
+    high = fmin(high, (double)model_config_rope_dim(config) - 1);
     if (low == high) {
         high += 0.001;
     }
     return fmin(fmax(((double)i - low) / (high - low), 0), 1);
 }
 
-double rope_frequency(const struct model_config *config, size_t i)
+/* Long waves are divided, short ones kept, those between blended (model.md 12.1). */
+static double llama3_frequency(const struct rope_scaling *rope, double frequency)
 {
-    const double frequency =
-        pow(config->rope_theta, -2.0 * (double)i / (double)config->qk_rope_head_dim);
+    const double length = (double)rope->original_max_positions;
+    const double turns = length * frequency / (2 * M_PI); /* length over wavelength */
+    double kept;
 
-    if (!config->rope.is_yarn) {
+    if (turns < rope->low_freq_factor) {
+        return frequency / rope->factor;
+    }
+    if (turns > rope->high_freq_factor) {
         return frequency;
     }
+    kept = (turns - rope->low_freq_factor) / (rope->high_freq_factor - rope->low_freq_factor);
+    return (1 - kept) * frequency / rope->factor + kept * frequency;
+}
 
-    const double slow = ramp(config, i);
+double rope_frequency(const struct model_config *config, size_t i)
+{
+    const struct rope_scaling *rope = &config->rope;
+    const double frequency =
+        pow(config->rope_theta, -2.0 * (double)i / (double)model_config_rope_dim(config));
+    double slow;
 
-    return frequency / config->rope.factor * slow + frequency * (1 - slow);
+    switch (rope->kind) {
+    case ROPE_PLAIN:
+        break;
+    case ROPE_LINEAR:
+        return frequency / rope->factor;
+    case ROPE_LLAMA3:
+        return llama3_frequency(rope, frequency);
+    case ROPE_YARN:
+        slow = ramp(config, i);
+        return frequency / rope->factor * slow + frequency * (1 - slow);
+    }
+    return frequency;
 }
 
 /* m(S, a) of model.md 5.1. */
@@ -54,7 +78,7 @@ double rope_attention_factor(const struct model_config *config)
 {
     const struct rope_scaling *rope = &config->rope;
 
-    if (!rope->is_yarn) {
+    if (rope->kind != ROPE_YARN) {
         return 1;
     }
     if (rope->attention_factor != 0) {
@@ -70,7 +94,7 @@ double rope_attention_factor(const struct model_config *config)
 void rope_table_fill(const struct model_config *config, size_t n_positions, float *cos_table,
                      float *sin_table)
 {
-    const size_t n_pairs = config->qk_rope_head_dim / 2;
+    const size_t n_pairs = model_config_rope_dim(config) / 2;
     const double factor = rope_attention_factor(config);
 
     for (size_t i = 0; i < n_pairs; i++) {

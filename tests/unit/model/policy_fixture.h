@@ -50,7 +50,7 @@ static inline void variant_config(struct model_config *config)
     config->n_mtp_modules = (variant & VARIANT_TWO_MODULES) != 0 ? 2 : 1;
     config->has_pre_norm_mtp = (variant & VARIANT_PRE_NORM) != 0;
     if ((variant & VARIANT_YARN) != 0) {
-        config->rope = (struct rope_scaling){.is_yarn = true,
+        config->rope = (struct rope_scaling){.kind = ROPE_YARN,
                                              .factor = 4,
                                              .beta_fast = 8,
                                              .beta_slow = 0.1,

@@ -84,6 +84,7 @@ static void every_option_survives_saving_and_loading(void **state)
     for (unsigned i = 0; i < 32; i++) {
         assert_ok(model_config_preset("tiny", &saved));
         saved.has_softmax_router = (i & 1) != 0;
+        saved.family = saved.has_softmax_router ? MODEL_DEEPSEEK_V2 : MODEL_DEEPSEEK_V3;
         saved.has_attention_bias = (i & 2) != 0;
         saved.has_tied_head = (i & 4) != 0;
         saved.has_pre_norm_mtp = (i & 8) != 0;
@@ -140,7 +141,7 @@ static void yarn_survives_saving_and_loading(void **state)
     (void)state;
     support_temp_dir(dir, sizeof(dir));
     assert_ok(model_config_preset("tiny", &saved));
-    saved.rope = (struct rope_scaling){.is_yarn = true,
+    saved.rope = (struct rope_scaling){.kind = ROPE_YARN,
                                        .factor = 40,
                                        .beta_fast = 32,
                                        .beta_slow = 1,
@@ -170,7 +171,7 @@ static void what_this_build_does_not_compute_is_named(void **state)
     static const struct {
         const char *key, *value, *message;
     } cases[] = {
-        {"model_type", "\"llama\"", "model_type \"llama\""},
+        {"model_type", "\"gpt2\"", "model_type \"gpt2\""},
         {"scoring_func", "\"softmax\"", "scoring_func \"softmax\" with topk_method \"noaux_tc\""},
         {"scoring_func", "\"tanh\"", "scoring_func \"tanh\""},
         {"topk_method", "\"greedy\"", "scoring_func \"sigmoid\" with topk_method \"greedy\""},
@@ -181,9 +182,8 @@ static void what_this_build_does_not_compute_is_named(void **state)
         {"quantization_config", "{\"quant_method\": \"fp8\", \"fmt\": \"e5m2\"}", "fmt"},
         {"index_topk", "2048", "index_topk"},
         {"num_key_value_heads", "2", "num_key_value_heads 2"},
-        {"architectures", "[\"LlamaForCausalLM\"]", "LlamaForCausalLM"},
-        {"rope_scaling", "{\"type\": \"linear\", \"factor\": 2}", "rope type \"linear\""},
-        {"mlp_layer_types", "[\"sparse\", \"dense\", \"sparse\", \"sparse\"]", "mlp_layer_types"},
+        {"architectures", "[\"GPT2LMHeadModel\"]", "GPT2LMHeadModel"},
+        {"rope_scaling", "{\"type\": \"dynamic\", \"factor\": 2}", "rope type \"dynamic\""},
     };
     struct model_config config;
 
@@ -225,6 +225,10 @@ static void a_value_out_of_range_or_of_the_wrong_kind_is_refused(void **state)
         {"rope_scaling", "3"},
         {"rope_scaling", "{\"type\": \"yarn\", \"factor\": 0.5}"},
         {"rope_scaling", "{\"typ\": \"yarn\"}"},
+        {"rope_scaling", "{\"type\": \"linear\"}"},
+        {"rope_scaling", "{\"type\": \"llama3\", \"factor\": 8}"},
+        {"model_type", "\"llama\""},
+        {"architectures", "[\"LlamaForCausalLM\"]"},
     };
     struct model_config config;
 
@@ -257,6 +261,11 @@ static void known_keys_without_effect_are_accepted(void **state)
     assert_false(model_config_is_moe_layer(&config, 1));
     assert_true(model_config_is_moe_layer(&config, 2));
     assert_true(model_config_is_moe_layer(&config, 4));
+    assert_ok(
+        parse_with("mlp_layer_types", "[\"sparse\", \"dense\", \"sparse\", \"sparse\"]", &config));
+    assert_true(model_config_is_moe_layer(&config, 0));
+    assert_false(model_config_is_moe_layer(&config, 1));
+    assert_true(model_config_is_moe_layer(&config, 3));
 }
 
 static void an_unknown_preset_lists_what_there_is(void **state)
@@ -284,7 +293,7 @@ static struct model_config yarn_config(double theta, double factor, double fast,
     return (struct model_config){.qk_nope_head_dim = 128,
                                  .qk_rope_head_dim = 64,
                                  .rope_theta = theta,
-                                 .rope = {.is_yarn = true,
+                                 .rope = {.kind = ROPE_YARN,
                                           .factor = factor,
                                           .beta_fast = fast,
                                           .beta_slow = slow,

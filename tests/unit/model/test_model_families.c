@@ -1,0 +1,271 @@
+/* config.json of every family: class defaults, what follows from them, saving, refusals. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/memory.h"
+#include "model/model_config.h"
+#include "model/rope_table.h"
+#include "tests/support/support.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* The least that a file of the classics says, and more behind it. */
+static enum status parse_classic(const char *type, const char *more, struct model_config *out)
+{
+    char text[1024];
+    struct json *root;
+    enum status status;
+
+    (void)snprintf(text, sizeof(text),
+                   "{\"model_type\": \"%s\", \"vocab_size\": 64, \"hidden_size\": 1024,"
+                   "\"num_hidden_layers\": 4, \"num_attention_heads\": 64,"
+                   "\"intermediate_size\": 48, \"eos_token_id\": [1, 2]%s%s}",
+                   type, more[0] == '\0' ? "" : ", ", more);
+    assert_ok(json_parse(text, strlen(text), 8, &root));
+    status = model_config_parse(root, "config.json", out);
+    json_destroy(root);
+    return status;
+}
+
+static void absent_keys_mean_what_each_class_means(void **state)
+{
+    static const struct {
+        const char *type;
+        size_t n_kv_heads, head_dim, n_experts, top_k, max_positions;
+        double theta, eps;
+        bool has_qk_norm, has_qkv_bias;
+    } cases[] = {
+        {"llama", 64, 16, 0, 0, 2048, 1e4, 1e-6, false, false},
+        {"qwen2", 32, 16, 0, 0, 32768, 1e4, 1e-6, false, true},
+        {"qwen3", 32, 128, 0, 0, 32768, 1e4, 1e-6, true, false},
+        {"qwen3_moe", 4, 16, 128, 8, 32768, 1e4, 1e-6, true, false},
+        {"mixtral", 8, 16, 8, 2, 131072, 1e6, 1e-5, false, false},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct model_config config;
+
+        assert_ok(parse_classic(cases[i].type, "", &config));
+        assert_string_equal(model_config_family_name(&config), cases[i].type);
+        assert_int_equal(config.n_kv_heads, cases[i].n_kv_heads);
+        assert_int_equal(config.head_dim, cases[i].head_dim);
+        assert_int_equal(config.n_experts, cases[i].n_experts);
+        assert_int_equal(config.experts_per_token, cases[i].top_k);
+        assert_int_equal(config.max_positions, cases[i].max_positions);
+        assert_true(config.rope_theta == cases[i].theta);
+        assert_true(config.rms_norm_eps == cases[i].eps);
+        assert_int_equal(config.has_qk_norm, cases[i].has_qk_norm);
+        assert_int_equal(config.has_qkv_bias, cases[i].has_qkv_bias);
+        assert_false(config.has_o_bias);
+        assert_int_equal(config.bos_id, -1);
+        assert_int_equal(config.n_eos_ids, 2);
+        assert_int_equal(model_config_rope_dim(&config), config.head_dim);
+        assert_int_equal(model_config_kv_floats(&config),
+                         4 * 2 * config.n_kv_heads * config.head_dim);
+    }
+}
+
+static void every_shape_of_every_family_survives_saving_and_loading(void **state)
+{
+    static const char *const names[] = {"v2",    "tied",      "llama",  "qwen2",
+                                        "qwen3", "qwen3-moe", "mixtral"};
+    char dir[256];
+
+    (void)state;
+    support_temp_dir(dir, sizeof(dir));
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        struct model_config saved, loaded;
+
+        memset(&loaded, 0, sizeof(loaded));
+        assert_ok(model_config_preset(names[i], &saved));
+        assert_ok(model_config_save(&saved, dir));
+        assert_ok(model_config_load(dir, &loaded));
+        assert_memory_equal(&saved, &loaded, sizeof(saved));
+    }
+    support_temp_dir_remove(dir);
+}
+
+static void biases_and_layers_survive_saving_and_loading(void **state)
+{
+    struct model_config saved, loaded;
+    char dir[256];
+
+    (void)state;
+    support_temp_dir(dir, sizeof(dir));
+    assert_ok(parse_classic("qwen3_moe",
+                            "\"attention_bias\": true, \"decoder_sparse_step\": 2,"
+                            "\"mlp_only_layers\": [3], \"num_experts\": 4,"
+                            "\"num_experts_per_tok\": 2, \"head_dim\": 24",
+                            &saved));
+    assert_true(saved.has_qkv_bias && saved.has_o_bias);
+    assert_false(model_config_is_moe_layer(&saved, 0));
+    assert_true(model_config_is_moe_layer(&saved, 1));
+    assert_false(model_config_is_moe_layer(&saved, 3));
+    assert_int_equal(model_config_moe_layers(&saved), 1);
+    assert_ok(model_config_save(&saved, dir));
+    assert_ok(model_config_load(dir, &loaded));
+    assert_memory_equal(&saved, &loaded, sizeof(saved));
+    support_temp_dir_remove(dir);
+}
+
+static void rope_scaling_of_each_kind_survives_saving_and_loading(void **state)
+{
+    static const struct rope_scaling scalings[] = {
+        {.kind = ROPE_LINEAR, .factor = 4},
+        {.kind = ROPE_LLAMA3,
+         .factor = 8,
+         .low_freq_factor = 1,
+         .high_freq_factor = 4,
+         .original_max_positions = 8192},
+        {.kind = ROPE_YARN,
+         .factor = 4,
+         .beta_fast = 32,
+         .beta_slow = 1,
+         .truncate = true,
+         .original_max_positions = 32},
+    };
+    struct model_config saved, loaded;
+    char dir[256];
+
+    (void)state;
+    support_temp_dir(dir, sizeof(dir));
+    for (size_t i = 0; i < sizeof(scalings) / sizeof(scalings[0]); i++) {
+        assert_ok(model_config_preset("llama", &saved));
+        saved.rope = scalings[i];
+        assert_ok(model_config_save(&saved, dir));
+        assert_ok(model_config_load(dir, &loaded));
+        assert_memory_equal(&saved, &loaded, sizeof(saved));
+    }
+    support_temp_dir_remove(dir);
+}
+
+/* Llama 3.1's own numbers: kept, blended and divided pairs (model.md 12.1). */
+static void llama3_frequencies_are_kept_blended_or_divided(void **state)
+{
+    const struct model_config config = {.attention = MODEL_ATTENTION_GQA,
+                                        .head_dim = 128,
+                                        .rope_theta = 500000,
+                                        .rope = {.kind = ROPE_LLAMA3,
+                                                 .factor = 8,
+                                                 .low_freq_factor = 1,
+                                                 .high_freq_factor = 4,
+                                                 .original_max_positions = 8192}};
+
+    (void)state;
+    for (size_t i = 0; i < 64; i++) {
+        const double plain = pow(500000, -(double)i / 64);
+        const double wavelength = 2 * M_PI / plain;
+        const double blend = (8192 / wavelength - 1) / 3;
+        const double wanted = wavelength > 8192   ? plain / 8
+                              : wavelength < 2048 ? plain
+                                                  : (1 - blend) * plain / 8 + blend * plain;
+
+        assert_true(fabs(rope_frequency(&config, i) / wanted - 1) < 1e-12);
+    }
+    assert_true(rope_attention_factor(&config) == 1);
+}
+
+static void options_that_are_not_computed_are_named(void **state)
+{
+    static const struct {
+        const char *type, *more, *message;
+    } cases[] = {
+        {"llama", "\"mlp_bias\": true", "mlp_bias"},
+        {"llama", "\"attention_dropout\": 0.1", "attention_dropout"},
+        {"llama", "\"hidden_act\": \"gelu\"", "hidden_act"},
+        {"llama", "\"rope_scaling\": {\"type\": \"dynamic\", \"factor\": 2}", "dynamic"},
+        {"llama", "\"rope_parameters\": {\"rope_theta\": 1e4, \"partial_rotary_factor\": 0.5}",
+         "partial_rotary_factor"},
+        {"mixtral", "\"sliding_window\": 4096", "sliding_window 4096"},
+        {"qwen2", "\"use_sliding_window\": true, \"sliding_window\": 128", "sliding_window 128"},
+        {"qwen3", "\"layer_types\": [\"full_attention\", \"sliding_attention\"]",
+         "\"sliding_attention\" of layer 1"},
+        {"qwen2_moe", "\"num_experts\": 4", "model_type \"qwen2_moe\""},
+        {"llama", "\"index_topk\": 4", "index_topk"},
+    };
+    struct model_config config;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        assert_status(parse_classic(cases[i].type, cases[i].more, &config), STATUS_UNSUPPORTED,
+                      cases[i].message);
+    }
+}
+
+static void a_window_that_hides_nothing_is_accepted(void **state)
+{
+    struct model_config config;
+
+    (void)state;
+    assert_ok(
+        parse_classic("qwen2", "\"use_sliding_window\": false, \"sliding_window\": 128", &config));
+    assert_ok(parse_classic("qwen2",
+                            "\"use_sliding_window\": true, \"sliding_window\": 128,"
+                            "\"max_window_layers\": 4",
+                            &config));
+    assert_ok(parse_classic(
+        "mixtral", "\"sliding_window\": 4096, \"max_position_embeddings\": 4096", &config));
+    assert_ok(parse_classic("qwen3", "\"layer_types\": [\"full_attention\"]", &config));
+}
+
+static void heads_that_do_not_fit_are_refused(void **state)
+{
+    static const char *const cases[] = {
+        "\"num_key_value_heads\": 3", "\"num_key_value_heads\": 128", "\"head_dim\": 7",
+        "\"mlp_only_layers\": 3",     "\"decoder_sparse_step\": 0",   "\"mlp_only_layers\": [4]",
+        "\"num_experts\": 4",
+    };
+    struct model_config config;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        if (parse_classic("qwen3_moe", cases[i], &config) != STATUS_BAD_FORMAT) {
+            fail_msg("%s was not refused as it should", cases[i]);
+        }
+    }
+}
+
+static void an_indexer_belongs_to_v32(void **state)
+{
+    struct model_config saved, loaded;
+    char dir[256];
+
+    (void)state;
+    support_temp_dir(dir, sizeof(dir));
+    memset(&loaded, 0, sizeof(loaded));
+    assert_ok(model_config_preset("tiny", &saved));
+    saved.family = MODEL_DEEPSEEK_V32;
+    saved.index_n_heads = 4;
+    saved.index_head_dim = 16;
+    saved.index_topk = 6;
+    saved.index_rope_interleave = true;
+    assert_string_equal(model_config_attention_name(&saved), "mla+dsa");
+    assert_ok(model_config_save(&saved, dir));
+    assert_ok(model_config_load(dir, &loaded));
+    assert_memory_equal(&saved, &loaded, sizeof(saved));
+    support_temp_dir_remove(dir);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(absent_keys_mean_what_each_class_means),
+        cmocka_unit_test(every_shape_of_every_family_survives_saving_and_loading),
+        cmocka_unit_test(biases_and_layers_survive_saving_and_loading),
+        cmocka_unit_test(rope_scaling_of_each_kind_survives_saving_and_loading),
+        cmocka_unit_test(llama3_frequencies_are_kept_blended_or_divided),
+        cmocka_unit_test(options_that_are_not_computed_are_named),
+        cmocka_unit_test(a_window_that_hides_nothing_is_accepted),
+        cmocka_unit_test(heads_that_do_not_fit_are_refused),
+        cmocka_unit_test(an_indexer_belongs_to_v32),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
