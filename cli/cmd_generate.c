@@ -51,7 +51,7 @@ static const struct cli_option options[] = {
     {OPTION_RAW, "raw", NULL, "no chat template: the text itself is continued"},
     {OPTION_SYSTEM, "system", "TEXT", "system message where the prompt has none"},
     {OPTION_SPECIAL, "parse-special", NULL, "special tokens in prompts are tokens, not text"},
-    {OPTION_LOGPROBS, "logprobs", NULL, "with each token's log-probability (as --json)"},
+    {OPTION_LOGPROBS, "logprobs", NULL, "as --json, with the log-probability of every token"},
     {OPTION_JSON, "json", NULL, "one object a completion (always so with --file)"},
     {OPTION_BATCH, "batch", "N", "completions drawn at once; changes no result (64)"},
     {OPTION_DEVICE, "device", "NAME", "auto, cpu, cpu-avx512, cpu-avx2, cpu-portable (auto)"},
@@ -66,7 +66,8 @@ static const struct cli_command command = {
         "of\n"
         "several each is a line. An object has row, sample, text, prompt_ids, ids, finish (stop "
         "or\n"
-        "length), and logprobs if asked for.",
+        "length), and logprobs if asked for: of the distribution that was drawn from, and at\n"
+        "temperature 0 the model's own.",
     .options = options,
     .n_options = sizeof(options) / sizeof(options[0]),
     .n_arguments_min = 1,

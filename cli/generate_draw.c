@@ -8,6 +8,7 @@
 #include "cli/cli.h"
 #include "cli/local_engine.h"
 #include "cli/ordered_lines.h"
+#include "cli/sequence_score.h"
 #include "cli/text_stream.h"
 
 #include <assert.h>
@@ -20,7 +21,8 @@ struct drawing {
     const struct generate_texts *texts;
     const struct generate_rows *rows;
     struct local_engine local;
-    struct ordered_lines *lines; /* NULL: the one sample is streamed */
+    struct ordered_lines *lines;  /* NULL: the one sample is streamed */
+    struct sequence_score *score; /* NULL: the engine's log-probabilities are wanted, or none */
     struct text_stream stream;
     int32_t *samples; /* 0, 1, ... n_samples - 1 */
     size_t n_submitted;
@@ -41,14 +43,12 @@ static struct json *json_of_ids(const int32_t *ids, size_t n)
     return array;
 }
 
-static struct json *json_of_logprobs(const struct completion *completion)
+static struct json *json_of_logprobs(const float *logprobs, size_t n)
 {
     struct json *array = json_array_create();
 
-    for (size_t i = 0; array != NULL && i < completion->n_tokens; i++) {
-        const double logp = (double)completion->logprobs[i];
-
-        if (json_append(array, json_from_number(logp)) != STATUS_OK) {
+    for (size_t i = 0; array != NULL && i < n; i++) {
+        if (json_append(array, json_from_number((double)logprobs[i])) != STATUS_OK) {
             json_destroy(array);
             return NULL;
         }
@@ -59,6 +59,21 @@ static struct json *json_of_logprobs(const struct completion *completion)
 static size_t row_of(const struct completion *completion)
 {
     return (size_t)(completion->group - GENERATE_GROUP_FIRST);
+}
+
+/* What was drawn greedily had no other choice, which says nothing: its log-probabilities are the
+ * model's own, at temperature 1. */
+static enum status put_logprobs(const struct drawing *d, const struct completion *completion,
+                                struct json *object)
+{
+    const struct token_list *prompt = &d->rows->items[row_of(completion)].ids;
+    const float *logprobs = completion->logprobs;
+
+    if (d->score != NULL) {
+        TRY(sequence_score_run(d->score, prompt->ids, prompt->count, completion->tokens,
+                               completion->n_tokens, &logprobs));
+    }
+    return json_put(object, "logprobs", json_of_logprobs(logprobs, completion->n_tokens));
 }
 
 static enum status fill_object(const struct drawing *d, const struct completion *completion,
@@ -73,7 +88,7 @@ static enum status fill_object(const struct drawing *d, const struct completion 
     TRY(json_put(object, "prompt_ids", json_of_ids(prompt->ids, prompt->count)));
     TRY(json_put(object, "ids", json_of_ids(completion->tokens, completion->n_tokens)));
     if (d->request->wants_logprobs) {
-        TRY(json_put(object, "logprobs", json_of_logprobs(completion)));
+        TRY(put_logprobs(d, completion, object));
     }
     return json_put(object, "finish", json_from_text(finish, strlen(finish)));
 }
@@ -186,14 +201,27 @@ static enum status draw(struct drawing *d)
     return STATUS_OK;
 }
 
+static enum status open_engine(struct drawing *d, size_t n_all)
+{
+    const struct generate_request *request = d->request;
+    const bool is_scored = request->wants_logprobs && request->sampling.temperature == 0.0F;
+    const size_t n_seqs = n_all < request->max_num_seqs ? n_all : request->max_num_seqs;
+    const size_t n_rows = n_seqs + BATCH_TOKENS;
+    const struct engine_options options = {
+        .max_num_seqs = n_seqs,
+        .max_batch_tokens = is_scored && n_rows < d->rows->longest ? d->rows->longest : n_rows,
+        .max_sequence = d->rows->longest};
+
+    TRY(local_engine_open(request->model, request->device, request->n_threads, &options,
+                          &d->local));
+    return is_scored ? sequence_score_create(d->local.policy, d->rows->longest, &d->score)
+                     : STATUS_OK;
+}
+
 static enum status open_drawing(struct drawing *d)
 {
     const struct generate_request *request = d->request;
     const size_t n_all = d->rows->count * request->n_samples;
-    const size_t n_seqs = n_all < request->max_num_seqs ? n_all : request->max_num_seqs;
-    const struct engine_options options = {.max_num_seqs = n_seqs,
-                                           .max_batch_tokens = n_seqs + BATCH_TOKENS,
-                                           .max_sequence = d->rows->longest};
 
     TRY(memory_alloc(request->n_samples, sizeof(*d->samples), &d->samples));
     for (size_t i = 0; i < request->n_samples; i++) {
@@ -202,8 +230,7 @@ static enum status open_drawing(struct drawing *d)
     if (n_all > 1 || request->wants_json) {
         TRY(ordered_lines_create(n_all, stdout, &d->lines));
     }
-    return local_engine_open(request->model, request->device, request->n_threads, &options,
-                             &d->local);
+    return open_engine(d, n_all);
 }
 
 enum status generate_draw(const struct generate_request *request,
@@ -225,6 +252,7 @@ enum status generate_draw(const struct generate_request *request,
     } else if (status != STATUS_OK && d.stream.n_shown > 0) {
         (void)fputc('\n', stdout);
     }
+    sequence_score_destroy(d.score);
     ordered_lines_destroy(d.lines);
     memory_free(d.samples);
     local_engine_close(&d.local);
