@@ -113,6 +113,7 @@ void policy_destroy(struct policy *policy)
     if (policy == NULL) {
         return;
     }
+    policy_balance_destroy(policy);
     release_device(policy);
     destroy_modules(policy);
     memory_free(policy->host_values);

@@ -127,6 +127,35 @@ void policy_expert_counts(const struct policy *policy, uint32_t *counts);
  * refresh is not needed. A softmax router has no bias: nothing happens. */
 void policy_update_router_bias(struct policy *policy, const uint32_t *counts, float gamma);
 
+/* --- The balance loss of the routers (model.md 8, 12.2), a term of an update's loss --- */
+enum policy_balance_kind {
+    /* Mean over sequences, sum over layers (the MTP modules' too) of sum_i f_i P_i: f_i = E / (K T)
+     * times how often the T rows of the sequence have expert i among their K largest scores (V3's
+     * report), P_i = mean of their scores over the row's sum. 1 a layer in perfect balance. */
+    POLICY_BALANCE_SEQUENCE,
+    /* The same, f counting the experts that were taken (V2's checkpoint code, seq_aux). */
+    POLICY_BALANCE_SEQUENCE_ROUTED,
+    /* Mixtral, Qwen3-MoE: E sum_i f_i P_i over all rows of all layers of the trunk as if they were
+     * of one: f_i = slots that took expert i / rows, P_i = mean over rows; K in perfect balance. A
+     * load that one layer has too much and another too little cancels. */
+    POLICY_BALANCE_BATCH,
+    /* The mean over layers of that sum for each layer alone: nothing cancels. */
+    POLICY_BALANCE_LAYER,
+};
+struct policy_balance {
+    enum policy_balance_kind kind;
+    double coefficient;     /* 0: no loss */
+    size_t n_sequences;     /* of the whole update, for the kinds of a sequence */
+    const uint32_t *counts; /* (policy_moe_layers, n_experts) of the whole update, for the others */
+};
+/* From here on every policy_backward and policy_mtp_backward adds the gradient of coefficient times
+ * the loss; f is a constant of it. NULL or coefficient 0: no loss. Call before each update. Errors:
+ * BAD_ARGUMENT (not trainable, nothing known of the update), NO_MEMORY at the first call. */
+MUST_CHECK enum status policy_set_balance(struct policy *policy,
+                                          const struct policy_balance *balance);
+/* The loss, without its coefficient, of the rows that went back since policy_set_balance. */
+double policy_balance_loss(const struct policy *policy);
+
 /* --- Looking inside (hone model check, tests) --- */
 /* What MTP computed stands at the batch row of i; rows without it hold zeros, and index -1. */
 struct policy_trace {

@@ -121,19 +121,22 @@ static enum status experts_backward(struct policy *policy, const struct policy_l
                                         .top_k = s->top_k});
 }
 
-/* From d_route_weights to the router's weight and d_normed; the bias has no gradient. */
+/* From d_route_weights and the balance loss to the router's weight and d_normed; the bias has no gradient. */
 static enum status router_backward(struct policy *policy, const struct policy_layer *layer,
                                    const struct policy_activations *a, size_t n_rows)
 {
     const struct policy_sizes *s = &policy->sizes;
     const struct backend_ops *ops = policy->backend->ops;
+    const float *d_scores;
 
+    TRY(policy_balance_backward(policy, layer, a, n_rows, &d_scores));
     TRY(ops->router_backward(
         policy->backend,
         &(struct router_backward_args){
             .scores = a->scores,
             .indices = a->indices,
             .d_weights = policy->grad.d_route_weights,
+            .d_scores = d_scores,
             .d_logits = policy->grad.d_logits,
             .d_logits_stride = s->n_experts,
             .n_rows = n_rows,

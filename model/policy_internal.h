@@ -5,6 +5,7 @@
  *   policy_block_backward.c  one layer, backward          policy_forward.c a packed batch
  *   policy_backward.c  its gradient                       policy_mtp.c     the MTP modules
  *   policy_extend.c  cache, prefill, decode, draws        policy_trace.c   looking inside
+ *   policy_balance.c the balance loss of routers
  *
  * Letters: T rows, d hidden_size, rq q_lora_rank, rk kv_lora_rank, H heads. Row strides are padded
  * (policy_stride), so buffers are (T, stride). */
@@ -151,6 +152,8 @@ struct policy {
     uint32_t *counts;    /* (n_moe_layers, E) */
     float *host_values;
 
+    struct policy_balance_state *balance; /* policy_balance.c; NULL until there is a loss */
+
     /* The last policy_forward. */
     size_t n_rows, n_spans, n_targets, n_pages_used;
     struct sampling_params sampling;
@@ -194,6 +197,13 @@ struct attention_args policy_attention_args(const struct policy *policy,
 MUST_CHECK enum status policy_ffn_backward(struct policy *policy, const struct policy_layer *layer,
                                            const struct policy_activations *a, size_t n_rows,
                                            float *d_h);
+
+/* The balance loss of a layer: *d_scores (n_rows, E), or NULL without one. */
+MUST_CHECK enum status policy_balance_backward(struct policy *policy,
+                                               const struct policy_layer *layer,
+                                               const struct policy_activations *a, size_t n_rows,
+                                               const float **d_scores);
+void policy_balance_destroy(struct policy *policy);
 
 /* Small shared steps. */
 struct policy_activations *policy_activations_of(struct policy *policy, size_t layer);

@@ -12,6 +12,7 @@
 #include <math.h>
 
 #define SPANS_MAX ((size_t)8)
+#define CUT_ROWS ((size_t)60)
 
 struct balance_case {
     struct balance_loss_args args; /* without outputs */
@@ -258,8 +259,8 @@ static void ties_count_for_the_lower_index(void **state)
 static void cutting_between_sequences_changes_no_bit(void **state)
 {
     struct kv_span spans[SPANS_MAX];
-    float *scores = random_scores(60 * 16, 3), *load = random_scores(16, 4);
-    float *whole = new_floats(60 * 16 + 2), *part = new_floats(60 * 16 + 2);
+    float *scores = random_scores(CUT_ROWS * 16, 3), *load = random_scores(16, 4);
+    float *whole = new_floats(CUT_ROWS * 16 + 2), *part = new_floats(CUT_ROWS * 16 + 2);
     double *wide_load = widen(load, 16);
     (void)state;
 
@@ -267,14 +268,14 @@ static void cutting_between_sequences_changes_no_bit(void **state)
         struct balance_case c = {.args = {.scores = scores,
                                           .load = i == 1 ? wide_load : NULL,
                                           .spans = spans,
-                                          .n_spans = cut_rows(60, 6, spans),
+                                          .n_spans = cut_rows(CUT_ROWS, 6, spans),
                                           .weight = 0.1,
-                                          .n_rows = 60,
+                                          .n_rows = CUT_ROWS,
                                           .n_experts = 16,
                                           .top_k = 3}};
         const size_t last = spans[5].first_row;
 
-        run_everywhere(run_balance, &c, 60 * 16 + 2, whole);
+        run_everywhere(run_balance, &c, CUT_ROWS * 16 + 2, whole);
         const double loss = loss_of(&c, whole);
         c.args.n_rows = last;
         c.args.n_spans = 5;
@@ -282,11 +283,11 @@ static void cutting_between_sequences_changes_no_bit(void **state)
         assert_same_bits("first part", part, whole, last * 16);
         c.loss_before = loss_of(&c, part);
         c.args.scores = scores + last * 16;
-        c.args.n_rows = 60 - last;
+        c.args.n_rows = CUT_ROWS - last;
         c.args.n_spans = 1;
-        spans[0] = (struct kv_span){.n_rows = 60 - last};
-        run_everywhere(run_balance, &c, (60 - last) * 16 + 2, part);
-        assert_same_bits("second part", part, whole + last * 16, (60 - last) * 16);
+        spans[0] = (struct kv_span){.n_rows = CUT_ROWS - last};
+        run_everywhere(run_balance, &c, (CUT_ROWS - last) * 16 + 2, part);
+        assert_same_bits("second part", part, whole + last * 16, (CUT_ROWS - last) * 16);
         assert_true(fabs(loss_of(&c, part) - loss) < 1e-14); /* two floats hold 48 bits of it */
     }
     memory_free(wide_load);
