@@ -59,24 +59,24 @@ static struct weight_row *add_row(struct table_builder *builder, size_t n_rows, 
     return row;
 }
 
-static void add_bias(struct table_builder *b, const struct model_config *c, size_t n, size_t layer,
+static void add_bias(struct table_builder *b, bool has_bias, size_t n, size_t layer,
                      const char *part)
 {
-    if (c->has_attention_bias) {
+    if (has_bias) {
         add_row(b, n, 0, "model.layers.%zu.self_attn.%s.bias", layer, part)->is_bias = true;
     }
 }
 
-static void add_attention(struct table_builder *b, const struct model_config *c, size_t layer)
+static void add_latent_attention(struct table_builder *b, const struct model_config *c,
+                                 size_t layer)
 {
     const size_t q_dim = c->n_heads * (c->qk_nope_head_dim + c->qk_rope_head_dim);
     const size_t kv_dim = c->n_heads * (c->qk_nope_head_dim + c->v_head_dim);
     const size_t d = c->hidden_size;
 
-    add_row(b, d, 0, "model.layers.%zu.input_layernorm.weight", layer);
     if (c->q_lora_rank > 0) {
         add_row(b, c->q_lora_rank, d, "model.layers.%zu.self_attn.q_a_proj.weight", layer);
-        add_bias(b, c, c->q_lora_rank, layer, "q_a_proj");
+        add_bias(b, c->has_attention_bias, c->q_lora_rank, layer, "q_a_proj");
         add_row(b, c->q_lora_rank, 0, "model.layers.%zu.self_attn.q_a_layernorm.weight", layer);
         add_row(b, q_dim, c->q_lora_rank, "model.layers.%zu.self_attn.q_b_proj.weight", layer);
     } else {
@@ -84,15 +84,50 @@ static void add_attention(struct table_builder *b, const struct model_config *c,
     }
     add_row(b, c->kv_lora_rank + c->qk_rope_head_dim, d,
             "model.layers.%zu.self_attn.kv_a_proj_with_mqa.weight", layer);
-    add_bias(b, c, c->kv_lora_rank + c->qk_rope_head_dim, layer, "kv_a_proj_with_mqa");
+    add_bias(b, c->has_attention_bias, c->kv_lora_rank + c->qk_rope_head_dim, layer,
+             "kv_a_proj_with_mqa");
     add_row(b, c->kv_lora_rank, 0, "model.layers.%zu.self_attn.kv_a_layernorm.weight", layer);
     add_row(b, kv_dim, c->kv_lora_rank, "model.layers.%zu.self_attn.kv_b_proj.weight", layer);
     add_row(b, d, c->n_heads * c->v_head_dim, "model.layers.%zu.self_attn.o_proj.weight", layer);
-    add_bias(b, c, d, layer, "o_proj");
-    add_row(b, d, 0, "model.layers.%zu.post_attention_layernorm.weight", layer);
+    add_bias(b, c->has_attention_bias, d, layer, "o_proj");
 }
 
-/* gate, up, down of one MLP; part is "mlp", "mlp.shared_experts" or "mlp.experts.J". */
+/* One of q, k, v, o, with its bias. */
+static void add_projection(struct table_builder *b, bool has_bias, size_t n_out, size_t n_in,
+                           size_t layer, const char *part)
+{
+    add_row(b, n_out, n_in, "model.layers.%zu.self_attn.%s.weight", layer, part);
+    add_bias(b, has_bias, n_out, layer, part);
+}
+
+static void add_grouped_attention(struct table_builder *b, const struct model_config *c,
+                                  size_t layer)
+{
+    const size_t d = c->hidden_size;
+    const size_t q_dim = c->n_heads * c->head_dim, kv_dim = c->n_kv_heads * c->head_dim;
+
+    add_projection(b, c->has_qkv_bias, q_dim, d, layer, "q_proj");
+    add_projection(b, c->has_qkv_bias, kv_dim, d, layer, "k_proj");
+    add_projection(b, c->has_qkv_bias, kv_dim, d, layer, "v_proj");
+    if (c->has_qk_norm) {
+        add_row(b, c->head_dim, 0, "model.layers.%zu.self_attn.q_norm.weight", layer);
+        add_row(b, c->head_dim, 0, "model.layers.%zu.self_attn.k_norm.weight", layer);
+    }
+    add_projection(b, c->has_o_bias, d, q_dim, layer, "o_proj");
+}
+
+static void add_attention(struct table_builder *b, const struct model_config *c, size_t layer)
+{
+    add_row(b, c->hidden_size, 0, "model.layers.%zu.input_layernorm.weight", layer);
+    if (c->attention == MODEL_ATTENTION_MLA) {
+        add_latent_attention(b, c, layer);
+    } else {
+        add_grouped_attention(b, c, layer);
+    }
+    add_row(b, c->hidden_size, 0, "model.layers.%zu.post_attention_layernorm.weight", layer);
+}
+
+/* gate, up, down of one MLP; part is "mlp" or "mlp.shared_experts". */
 static void add_mlp(struct table_builder *b, size_t d, size_t width, size_t layer, const char *part)
 {
     add_row(b, width, d, "model.layers.%zu.%s.gate_proj.weight", layer, part);
@@ -102,20 +137,24 @@ static void add_mlp(struct table_builder *b, size_t d, size_t width, size_t laye
 
 static void add_moe(struct table_builder *b, const struct model_config *c, size_t layer)
 {
-    char part[48];
+    const struct weight_names *names = weight_names(c->family);
+    const size_t d = c->hidden_size, width = c->moe_intermediate_size;
 
-    add_row(b, c->n_experts, c->hidden_size, "model.layers.%zu.mlp.gate.weight", layer);
+    add_row(b, c->n_experts, d, "model.layers.%zu.%s.gate.weight", layer, names->moe);
     if (!c->has_softmax_router) {
-        add_row(b, c->n_experts, 0, "model.layers.%zu.mlp.gate.e_score_correction_bias", layer)
+        add_row(b, c->n_experts, 0, "model.layers.%zu.%s.gate.e_score_correction_bias", layer,
+                names->moe)
             ->is_trainable = false;
     }
     for (size_t j = 0; j < c->n_experts; j++) {
-        (void)snprintf(part, sizeof(part), "mlp.experts.%zu", j);
-        add_mlp(b, c->hidden_size, c->moe_intermediate_size, layer, part);
+        for (size_t part = 0; part < 3; part++) {
+            add_row(b, part < 2 ? width : d, part < 2 ? d : width,
+                    "model.layers.%zu.%s.experts.%zu.%s.weight", layer, names->moe, j,
+                    names->expert_parts[part]);
+        }
     }
     if (c->n_shared_experts > 0) {
-        add_mlp(b, c->hidden_size, c->n_shared_experts * c->moe_intermediate_size, layer,
-                "mlp.shared_experts");
+        add_mlp(b, d, c->n_shared_experts * width, layer, "mlp.shared_experts");
     }
 }
 

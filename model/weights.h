@@ -32,6 +32,14 @@ struct weight_table {
     size_t n_floats; /* of the whole buffer, padding included (padding is zero for ever) */
 };
 
+/* What a family calls the tensors that not all call the same: "model.layers.I.MOE.gate.weight",
+ * "model.layers.I.MOE.experts.J.PART.weight" with the parts gate, up, down. */
+struct weight_names {
+    const char *moe;
+    const char *expert_parts[3];
+};
+const struct weight_names *weight_names(enum model_family family);
+
 /* The table for an architecture. Experts of a layer lie one after another: gate, up, down of expert
  * 0, of expert 1,
  * ...; the shared copies of embedding and head in MTP modules have no rows of their own. */

@@ -47,39 +47,6 @@ static enum status check_shape(const char *path, const struct tensor *tensor, co
                       shape_text(shape, n_dims, want, sizeof(want)));
 }
 
-/* An expert's matrix inside the fused tensors of newer files: mlp.experts.gate_up_proj (E, 2 F, d)
- * and mlp.experts.down_proj (E, d, F). */
-struct fused_part {
-    char name[96];
-    size_t expert, first_row; /* rows of the fused matrix before this part */
-    size_t n_dims, shape[3];
-};
-
-static bool find_fused_part(const struct weight_row *row, size_t n_experts, struct fused_part *out)
-{
-    size_t layer, expert;
-    char kind[16];
-    int end = 0;
-
-    /* NOLINTNEXTLINE(cert-err34-c): the names are ours, with small numbers */
-    if (sscanf(row->name, "model.layers.%zu.mlp.experts.%zu.%15[a-z]_proj.weight%n", &layer,
-               &expert, kind, &end) != 3 ||
-        end == 0) {
-        return false;
-    }
-
-    const bool is_down = strcmp(kind, "down") == 0;
-
-    *out = (struct fused_part){.expert = expert, .n_dims = 3};
-    (void)snprintf(out->name, sizeof(out->name), "model.layers.%zu.mlp.experts.%s", layer,
-                   is_down ? "down_proj" : "gate_up_proj");
-    out->first_row = strcmp(kind, "up") == 0 ? row->shape[0] : 0;
-    out->shape[0] = n_experts;
-    out->shape[1] = is_down ? row->shape[0] : 2 * row->shape[0];
-    out->shape[2] = row->shape[1];
-    return true;
-}
-
 struct loader {
     const struct safetensors *file;
     bool *is_used; /* by tensor index */
@@ -118,10 +85,10 @@ static enum status find_fused(struct loader *loader, const struct weight_row *ro
                               struct weight_source *out)
 {
     const char *path = safetensors_path(loader->file);
-    struct fused_part part;
+    struct weights_fused_part part;
     const struct tensor *fused = NULL;
 
-    if (find_fused_part(row, loader->n_experts, &part)) {
+    if (weights_fused_part(row, loader->n_experts, &part)) {
         fused = take(loader, part.name);
     }
     if (fused == NULL) {
@@ -135,7 +102,11 @@ static enum status find_source(struct loader *loader, const struct weight_row *r
                                struct weight_source *out)
 {
     const struct tensor *tensor = take(loader, row->name);
+    char name[sizeof(row->name)];
 
+    if (tensor == NULL && weights_newer_name(row->name, name, sizeof(name))) {
+        tensor = take(loader, name);
+    }
     if (tensor == NULL) {
         return find_fused(loader, row, out);
     }
@@ -318,7 +289,7 @@ static enum status fill(const struct loader *loader, const struct weight_table *
 static size_t count_experts(const struct weight_table *table)
 {
     for (size_t i = 0; i < table->n_rows; i++) {
-        if (ends_with(table->rows[i].name, ".mlp.gate.weight")) {
+        if (ends_with(table->rows[i].name, ".gate.weight")) {
             return table->rows[i].shape[0];
         }
     }

@@ -6,9 +6,12 @@
 
 #include <cmocka.h>
 
+#include "base/file.h"
 #include "base/memory.h"
 #include "model/model_config.h"
 #include "model/rope_table.h"
+#include "model/safetensors.h"
+#include "model/weights.h"
 #include "tests/support/support.h"
 
 #include <math.h>
@@ -253,6 +256,119 @@ static void an_indexer_belongs_to_v32(void **state)
     support_temp_dir_remove(dir);
 }
 
+static void the_table_of_every_family_counts_its_parameters(void **state)
+{
+    static const char *const names[] = {"v2",    "tied",      "llama",  "qwen2",
+                                        "qwen3", "qwen3-moe", "mixtral"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        struct model_config config;
+        struct weight_table *table;
+        size_t n = 0;
+
+        assert_ok(model_config_preset(names[i], &config));
+        config.has_o_bias = config.has_qkv_bias = i % 2 == 1 && config.n_kv_heads > 0;
+        assert_ok(weight_table_create(&config, &table));
+        for (size_t j = 0; j < table->n_rows; j++) {
+            n += table->rows[j].count;
+        }
+        assert_int_equal(n, model_config_parameters(&config));
+        weight_table_destroy(table);
+    }
+}
+
+#define N_EXPERTS ((size_t)4)
+#define WIDTH ((size_t)24)
+#define D ((size_t)32)
+
+/* The row's values at `matrix` of a fused tensor. */
+static void fuse(const struct weight_table *table, const float *data, const char *part,
+                 size_t layer, float *out, size_t first, size_t stride)
+{
+    for (size_t j = 0; j < N_EXPERTS; j++) {
+        char name[96];
+        const struct weight_row *row;
+
+        (void)snprintf(name, sizeof(name),
+                       "model.layers.%zu.block_sparse_moe.experts.%zu.%s.weight", layer, j, part);
+        row = weight_table_find(table, name);
+        assert_non_null(row);
+        memcpy(out + j * stride + first, data + row->offset, row->count * sizeof(float));
+    }
+}
+
+/* Newest files: mlp.experts.gate_up_proj, mlp.experts.down_proj and mlp.gate.weight. */
+static void mixtral_in_the_newest_style_loads_the_same_bits(void **state)
+{
+    static float gate_up[2][N_EXPERTS * 2 * WIDTH * D], down[2][N_EXPERTS * D * WIDTH];
+    static char names[6][96];
+    struct tensor tensors[128];
+    struct model_config config;
+    struct weight_table *table;
+    float *data, *loaded;
+    char dir[256];
+    char *path;
+    size_t n = 0, n_names = 0;
+
+    (void)state;
+    support_temp_dir(dir, sizeof(dir));
+    assert_ok(model_config_preset("mixtral", &config));
+    assert_ok(weight_table_create(&config, &table));
+    assert_ok(memory_alloc(table->n_floats, sizeof(float), &data));
+    assert_ok(memory_alloc(table->n_floats, sizeof(float), &loaded));
+    weights_init(&config, table, 3, data);
+    for (size_t i = 0; i < table->n_rows; i++) {
+        const struct weight_row *row = &table->rows[i];
+        struct tensor *tensor = &tensors[n];
+        size_t layer;
+
+        if (strstr(row->name, ".experts.") != NULL) {
+            continue;
+        }
+        *tensor = (struct tensor){.name = row->name,
+                                  .dtype = TENSOR_F32,
+                                  .n_dims = row->n_dims,
+                                  .shape = {row->shape[0], row->shape[1]},
+                                  .n_elements = row->count,
+                                  .data = data + row->offset};
+        if (sscanf(row->name, "model.layers.%zu.block_sparse_moe", &layer) == 1 &&
+            strstr(row->name, "block_sparse_moe") != NULL) {
+            (void)snprintf(names[n_names], 96, "model.layers.%zu.mlp.gate.weight", layer);
+            tensor->name = names[n_names++];
+        }
+        n++;
+    }
+    for (size_t i = 0; i < 2; i++) {
+        fuse(table, data, "w1", i, gate_up[i], 0, 2 * WIDTH * D);
+        fuse(table, data, "w3", i, gate_up[i], WIDTH * D, 2 * WIDTH * D);
+        fuse(table, data, "w2", i, down[i], 0, D * WIDTH);
+        (void)snprintf(names[n_names], 96, "model.layers.%zu.mlp.experts.gate_up_proj", i);
+        tensors[n++] = (struct tensor){.name = names[n_names++],
+                                       .dtype = TENSOR_F32,
+                                       .n_dims = 3,
+                                       .shape = {N_EXPERTS, 2 * WIDTH, D},
+                                       .n_elements = N_EXPERTS * 2 * WIDTH * D,
+                                       .data = gate_up[i]};
+        (void)snprintf(names[n_names], 96, "model.layers.%zu.mlp.experts.down_proj", i);
+        tensors[n++] = (struct tensor){.name = names[n_names++],
+                                       .dtype = TENSOR_F32,
+                                       .n_dims = 3,
+                                       .shape = {N_EXPERTS, D, WIDTH},
+                                       .n_elements = N_EXPERTS * D * WIDTH,
+                                       .data = down[i]};
+    }
+    assert_ok(path_join(dir, "model.safetensors", &path));
+    assert_ok(safetensors_write(path, tensors, n, false));
+    assert_ok(weights_load(dir, table, loaded));
+    assert_memory_equal(data, loaded, table->n_floats * sizeof(float));
+    memory_free(path);
+    memory_free(data);
+    memory_free(loaded);
+    weight_table_destroy(table);
+    support_temp_dir_remove(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -265,6 +381,8 @@ int main(void)
         cmocka_unit_test(a_window_that_hides_nothing_is_accepted),
         cmocka_unit_test(heads_that_do_not_fit_are_refused),
         cmocka_unit_test(an_indexer_belongs_to_v32),
+        cmocka_unit_test(the_table_of_every_family_counts_its_parameters),
+        cmocka_unit_test(mixtral_in_the_newest_style_loads_the_same_bits),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
