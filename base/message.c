@@ -256,7 +256,7 @@ static bool is_in_range(const struct message_field *field, const struct json *va
     if (field->kind == FIELD_TEXT) {
         return (uint64_t)json_text_bytes(value) <= (uint64_t)field->max;
     }
-    return field->kind != FIELD_NUMBER || isfinite(json_number(value, NAN));
+    return field->kind != FIELD_NUMBER || isfinite(json_number(value, (double)NAN));
 }
 
 static enum status check_value(const struct message_field *field, const struct json *value,

@@ -268,7 +268,7 @@ enum status bench_matrices(struct bench_meter *meter, struct bench_result *resul
                            size_t *n_results)
 {
     struct bench_samples samples[N_SHAPES] = {{{0.0}, 0}};
-    struct operands operands = {NULL};
+    struct operands operands = {.x = NULL};
     TRY(operands_make(&operands));
     const enum status status = measure(meter, &operands, samples);
     for (size_t i = 0; status == STATUS_OK && i < N_SHAPES; i++) {
