@@ -1,366 +1,139 @@
-/* `hone eval CONFIG`: samples the rows of data.eval with the run's own engine, scores them with its
- * rewards, and says how good the model is. No other process takes part. */
-#include "base/clock.h"
+/* `hone eval CONFIG|MODEL`: the command line. What is asked for becomes settings, so that it is
+ * checked like any other; eval_run.c does the work. */
+#include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/socket.h"
+#include "base/process.h"
+#include "base/text_buffer.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
-#include "cli/eval_acceptance.h"
-#include "cli/eval_tally.h"
-#include "cli/local_engine.h"
-#include "reward/scoring.h"
-#include "trainer/setup.h"
+#include "cli/eval_run.h"
 
-#include <assert.h>
-#include <stdio.h>
 #include <string.h>
 
-#define SEED_EVAL UINT64_C(0x6576616c) /* draws of evaluation are not those of training */
-#define GROUP_EVAL (UINT64_C(1) << 40) /* nor are their groups */
-#define PROMPT_ROWS ((size_t)1024)     /* of a forward, beside one row a sequence */
+#define SETTINGS_MAX 16u /* made of options */
 
-enum { OPTION_MODEL = 'm', OPTION_SET = 's', OPTION_JSON = 256 };
+enum {
+    OPTION_MODEL = 'm',
+    OPTION_FILE = 'f',
+    OPTION_COUNT = 'n',
+    OPTION_AT = 'k',
+    OPTION_OUT = 'o',
+    OPTION_REWARD = 'r',
+    OPTION_SET = 's',
+    OPTION_JSON = 'j',
+    OPTION_TEMPERATURE = 256,
+    OPTION_MAX_TOKENS
+};
 
 static const struct cli_option options[] = {
     {OPTION_MODEL, "model", "DIR", "evaluate this folder instead of model.path"},
+    {OPTION_FILE, "file", "F.jsonl", "rows of this file instead of data.eval"},
+    {OPTION_COUNT, "n", "N", "samples of a row (eval.num_generations)"},
+    {OPTION_AT, "k", "LIST", "pass@K for these, such as 1,8 (powers of two up to N, and N)"},
+    {OPTION_TEMPERATURE, "temperature", "T", "0 is greedy (eval.temperature)"},
+    {OPTION_MAX_TOKENS, "max-tokens", "N", "of a completion (rollout.max_completion_length)"},
+    {OPTION_REWARD, "reward", "SOURCE", "one scorer instead of rewards, such as builtin:numeric"},
+    {OPTION_OUT, "out", "FILE", "write every sample there, an object a line"},
     {OPTION_SET, "set", "KEY=VALUE", "override a setting"},
     {OPTION_JSON, "json", NULL, "one object instead of the table"},
 };
 static const struct cli_command command = {
     .name = "eval",
-    .arguments = "CONFIG",
-    .summary = "Measures a model on the rows of data.eval with the rewards of a configuration.",
+    .arguments = "CONFIG|MODEL",
+    .summary =
+        "Measures a model on the rows of data.eval with the rewards of a configuration; with a\n"
+        "model folder, --file and --reward none is needed. A sample passes when its first reward\n"
+        "with a weight is 1 or more. pass@K is the unbiased estimate of the chance that one of K\n"
+        "samples passes, from the N samples of each row; rows with a data source are also counted\n"
+        "by source.",
     .options = options,
     .n_options = sizeof(options) / sizeof(options[0]),
     .n_arguments_min = 1,
     .n_arguments_max = 1,
-    .examples = "  hone eval run.yaml --model runs/rl/checkpoints/step_50 --json\n",
+    .examples = "  hone eval run.yaml --model runs/rl/checkpoints/step_50 --json\n"
+                "  hone eval model --file rows.jsonl --reward builtin:numeric -n 8 -k 1,4,8 \\\n"
+                "    --temperature 1 --out samples.jsonl\n",
 };
-
-/* A row whose samples are being drawn or scored. */
-struct open_row {
-    struct dataset_row row;
-    struct chat_prompt prompt;
-    size_t index, n_left;
-    struct open_row *next_free;
-};
-
-struct evaluation {
-    const struct run_config *config;
-    struct setup_data data;
-    struct local_engine local;
-    struct scoring *scoring;
-    struct eval_acceptance *acceptance; /* NULL without an MTP module */
-    struct eval_tally tally;
-    struct open_row *rows, *free_rows; /* (n_open_max) */
-    int32_t *samples;                  /* 0, 1, ... num_generations - 1 */
-    size_t n_rows, n_begun;
-    struct sampling_params sampling;
-};
-
-static enum status open_engine(struct evaluation *e)
-{
-    const struct run_config *config = e->config;
-    const size_t n_samples = e->n_rows * config->eval.num_generations;
-    const size_t n_seqs =
-        n_samples < config->rollout.max_num_seqs ? n_samples : config->rollout.max_num_seqs;
-    const size_t longest_prompt = e->data.counts.longest_prompt < config->data.max_prompt_length
-                                      ? e->data.counts.longest_prompt
-                                      : config->data.max_prompt_length;
-    const size_t max_sequence = longest_prompt + config->rollout.max_completion_length;
-    const size_t n_useful = n_seqs + PROMPT_ROWS;
-    const size_t n_wanted =
-        config->rollout.max_batch_tokens < n_useful ? config->rollout.max_batch_tokens : n_useful;
-    /* What the MTP pass needs: a whole sample at once. */
-    const size_t n_rows = n_wanted > max_sequence ? n_wanted : max_sequence;
-    const struct engine_options engine_options = {.max_num_seqs = n_seqs,
-                                                  .max_batch_tokens = n_rows,
-                                                  .max_sequence = max_sequence,
-                                                  .kv_cache_bytes = config->rollout.kv_cache_bytes};
-
-    TRY(local_engine_open(config->model.path, config->run.device, config->run.threads,
-                          &engine_options, &e->local));
-    if (policy_config(e->local.policy)->n_mtp_modules > 0) {
-        TRY(eval_acceptance_create(e->local.policy, n_rows, &e->acceptance));
-    }
-    return STATUS_OK;
-}
-
-/* Room for the rows of all sequences that run, and as many that are scored. */
-static enum status open_rows(struct evaluation *e)
-{
-    const size_t n_generations = e->config->eval.num_generations;
-    const size_t n_open = 2 * (e->config->rollout.max_num_seqs / n_generations + 1);
-
-    TRY(memory_alloc(n_open, sizeof(*e->rows), &e->rows));
-    TRY(memory_alloc(n_generations, sizeof(*e->samples), &e->samples));
-    for (size_t i = 0; i < n_open; i++) {
-        e->rows[i].next_free = e->free_rows;
-        e->free_rows = &e->rows[i];
-    }
-    for (size_t i = 0; i < n_generations; i++) {
-        e->samples[i] = (int32_t)i;
-    }
-    return STATUS_OK;
-}
-
-static enum status open_evaluation(struct evaluation *e)
-{
-    struct run_config rows_config = *e->config;
-    const size_t n_max = e->config->eval.max_rows;
-
-    if (e->config->data.eval.count == 0) {
-        return status_set(STATUS_BAD_CONFIG, "data.eval is not set: there are no rows to evaluate");
-    }
-    rows_config.data.train = e->config->data.eval; /* the same checks, other rows */
-    TRY(cli_check_model(e->config->model.path, true));
-    TRY(setup_data_open(&rows_config, DATASET_PROMPTS, &e->data));
-    e->n_rows = dataset_usable(e->data.dataset);
-    if (n_max > 0 && n_max < e->n_rows) {
-        e->n_rows = n_max;
-    }
-    e->sampling = (struct sampling_params){.temperature = (float)e->config->eval.temperature,
-                                           .top_k = (int32_t)e->config->rollout.top_k,
-                                           .top_p = (float)e->config->rollout.top_p,
-                                           .min_p = (float)e->config->rollout.min_p};
-    TRY(scoring_create(e->config, &e->scoring));
-    TRY(eval_tally_init(e->scoring, &e->tally));
-    e->tally.n_rows = e->n_rows;
-    TRY(open_rows(e));
-    return open_engine(e);
-}
-
-static void close_row(struct evaluation *e, struct open_row *row)
-{
-    chat_prompt_dispose(&row->prompt);
-    dataset_row_dispose(&row->row);
-    *row = (struct open_row){.next_free = e->free_rows};
-    e->free_rows = row;
-}
-
-static void close_evaluation(struct evaluation *e)
-{
-    const size_t n_generations = e->config->eval.num_generations;
-    const size_t n_open = 2 * (e->config->rollout.max_num_seqs / n_generations + 1);
-
-    for (size_t i = 0; e->rows != NULL && i < n_open; i++) {
-        if (e->rows[i].n_left > 0) {
-            close_row(e, &e->rows[i]);
-        }
-    }
-    memory_free(e->rows);
-    memory_free(e->samples);
-    eval_acceptance_destroy(e->acceptance);
-    local_engine_close(&e->local);
-    eval_tally_dispose(&e->tally);
-    scoring_destroy(e->scoring);
-    setup_data_close(&e->data);
-}
-
-/* Reads the next row and asks the engine for its samples. */
-static enum status begin_row(struct evaluation *e)
-{
-    struct open_row *row = e->free_rows;
-    const size_t index = dataset_row_at(e->data.dataset, 0, e->n_begun, false);
-
-    TRY(dataset_row_read(e->data.dataset, index, &row->row));
-    const enum status status = dataset_encode_prompt(e->data.dataset, &row->row, &row->prompt);
-    if (status != STATUS_OK) {
-        dataset_row_dispose(&row->row);
-        return status;
-    }
-    e->free_rows = row->next_free;
-    row->index = index;
-    row->n_left = e->config->eval.num_generations;
-    e->n_begun++;
-    const struct engine_request request = {.seed = e->config->run.seed ^ SEED_EVAL,
-                                           .group = GROUP_EVAL + index,
-                                           .prompt = row->prompt.ids.ids,
-                                           .n_prompt = row->prompt.ids.count,
-                                           .samples = e->samples,
-                                           .n_samples = e->config->eval.num_generations,
-                                           .max_tokens = e->config->rollout.max_completion_length,
-                                           .sampling = e->sampling,
-                                           .tag = row};
-    return engine_submit(e->local.engine, &request);
-}
-
-static enum status submit_score(struct evaluation *e, const struct completion *completion,
-                                const char *text, size_t text_bytes)
-{
-    const struct open_row *row = completion->tag;
-    const size_t n_generations = e->config->eval.num_generations;
-    const size_t slot = (size_t)(row - e->rows); /* unique among those in flight */
-    const struct score_sample sample = {.sample_id =
-                                            (int64_t)(slot * n_generations + completion->sample),
-                                        .group_id = (int64_t)completion->group,
-                                        .idx = (int32_t)completion->sample,
-                                        .finish = finish_name(completion->finish),
-                                        .prompt = row->prompt.text,
-                                        .prompt_bytes = row->prompt.text_bytes,
-                                        .completion = text,
-                                        .completion_bytes = text_bytes,
-                                        .row = row->row.row,
-                                        .answer = row->row.answer,
-                                        .data_source = row->row.data_source,
-                                        .n_tokens = completion->n_tokens};
-
-    return scoring_submit(e->scoring, &sample);
-}
-
-static enum status measure_acceptance(struct evaluation *e, const struct completion *completion)
-{
-    const struct open_row *row = completion->tag;
-    const struct accepted_sample sample = {.prompt = row->prompt.ids.ids,
-                                           .completion = completion->tokens,
-                                           .n_prompt = row->prompt.ids.count,
-                                           .n_completion = completion->n_tokens,
-                                           .draw = {.seed = e->config->run.seed ^ SEED_EVAL,
-                                                    .group = completion->group,
-                                                    .sample = completion->sample,
-                                                    .sampling = e->sampling}};
-
-    return e->acceptance == NULL ? STATUS_OK : eval_acceptance_add(e->acceptance, &sample);
-}
-
-static enum status take_completion(struct evaluation *e, const struct completion *completion)
-{
-    const size_t n_end = completion->finish == FINISH_STOP ? 1 : 0;
-    char *text = NULL;
-    size_t text_bytes = 0;
-
-    eval_tally_add_completion(&e->tally, completion);
-    TRY(measure_acceptance(e, completion));
-    TRY(tokenizer_decode(e->data.tokenizer, completion->tokens, completion->n_tokens - n_end, false,
-                         false, &text, &text_bytes));
-    const enum status status = submit_score(e, completion, text, text_bytes);
-    memory_free(text);
-    return status;
-}
-
-static enum status sample(struct evaluation *e)
-{
-    const struct completion *completions = NULL;
-    size_t n = 0;
-    const int64_t since_us = clock_now_us();
-
-    TRY(engine_tick(e->local.engine, &completions, &n));
-    e->tally.sampling_seconds += (double)(clock_now_us() - since_us) * 1e-6;
-    for (size_t i = 0; i < n; i++) {
-        TRY(take_completion(e, &completions[i]));
-    }
-    return STATUS_OK;
-}
-
-/* Moves the scorers; waits for them only when nothing is left to sample. */
-static enum status score(struct evaluation *e)
-{
-    const struct score_result *results = NULL;
-    size_t n = 0;
-
-    assert(e->rows != NULL);
-    if (engine_is_idle(e->local.engine) && scoring_in_flight(e->scoring) > 0) {
-        struct wait_item items[WAIT_ITEMS_MAX];
-        const size_t n_items = scoring_wait_items(e->scoring, items, WAIT_ITEMS_MAX);
-
-        TRY(socket_wait(items, n_items, scoring_timeout_ms(e->scoring, clock_now_us())));
-    }
-    TRY(scoring_tick(e->scoring, clock_now_us(), &results, &n));
-    for (size_t i = 0; i < n; i++) {
-        struct open_row *row =
-            &e->rows[(size_t)results[i].sample_id / e->config->eval.num_generations];
-
-        eval_tally_add_result(&e->tally, &results[i]);
-        if (--row->n_left == 0) {
-            close_row(e, row);
-        }
-    }
-    return STATUS_OK;
-}
-
-/* As many rows as there is room for. */
-static enum status begin_rows(struct evaluation *e)
-{
-    while (e->n_begun < e->n_rows && e->free_rows != NULL) {
-        TRY(begin_row(e));
-    }
-    return STATUS_OK;
-}
-
-static enum status run_evaluation(struct evaluation *e)
-{
-    const int64_t since_us = clock_now_us();
-
-    while (e->n_begun < e->n_rows || !engine_is_idle(e->local.engine) ||
-           scoring_in_flight(e->scoring) > 0) {
-        TRY(begin_rows(e));
-        TRY(sample(e));
-        TRY(score(e));
-    }
-    if (e->acceptance != NULL) {
-        TRY(eval_acceptance_finish(e->acceptance, &e->tally.n_drafted, &e->tally.n_accepted));
-    }
-    e->tally.seconds = (double)(clock_now_us() - since_us) * 1e-6;
-    return STATUS_OK;
-}
-
-static enum status evaluate(const struct run_config *config, bool wants_json)
-{
-    struct evaluation e = {.config = config};
-    enum status status = open_evaluation(&e);
-
-    if (status == STATUS_OK) {
-        status = run_evaluation(&e);
-    }
-    if (status == STATUS_OK && wants_json) {
-        status = eval_tally_print_json(&e.tally);
-    } else if (status == STATUS_OK) {
-        eval_tally_print_table(&e.tally);
-    }
-    close_evaluation(&e);
-    return status;
-}
-
-/* "model.path='DIR'" as --set takes it: YAML text in single quotes. Caller frees. */
-static enum status model_setting(const char *dir, char **out)
-{
-    static const char key[] = "model.path='";
-    const size_t n = strlen(dir);
-    size_t used = sizeof(key) - 1;
-
-    TRY(memory_alloc(sizeof(key) + 2 * n + 2, 1, out));
-    memcpy(*out, key, used);
-    for (size_t i = 0; i < n; i++) {
-        (*out)[used++] = dir[i];
-        if (dir[i] == '\'') {
-            (*out)[used++] = '\'';
-        }
-    }
-    (*out)[used] = '\'';
-    return STATUS_OK;
-}
 
 struct eval_words {
     struct cli_sets sets;
-    const char *model;
+    struct text_buffer settings[SETTINGS_MAX]; /* what sets.items of ours point to */
+    size_t n_settings;
+    const char *model, *pass_at, *samples_path;
     bool wants_json;
 };
 
+static enum status put_text(struct text_buffer *out, const char *text)
+{
+    return text_buffer_put(out, text, strlen(text));
+}
+
+/* Adds the setting "before'value'after" as --set takes it: value as YAML text in single quotes. */
+static enum status add_setting(struct eval_words *words, const char *before, const char *value,
+                               const char *after)
+{
+    if (words->n_settings == SETTINGS_MAX) {
+        return status_set(STATUS_BAD_ARGUMENT, "more than %u options", SETTINGS_MAX);
+    }
+    struct text_buffer *out = &words->settings[words->n_settings++];
+
+    TRY(put_text(out, before));
+    TRY(put_text(out, "'"));
+    for (; *value != '\0'; value++) {
+        TRY(text_buffer_put(out, value, 1));
+        TRY(text_buffer_put(out, value, *value == '\'' ? 1 : 0));
+    }
+    TRY(put_text(out, "'"));
+    TRY(put_text(out, after));
+    return cli_sets_add(&words->sets, out->bytes);
+}
+
+/* A number is no text in quotes: what is not one is told by the setting's own check. */
+static enum status add_number(struct eval_words *words, const char *before, const char *value)
+{
+    if (words->n_settings == SETTINGS_MAX) {
+        return status_set(STATUS_BAD_ARGUMENT, "more than %u options", SETTINGS_MAX);
+    }
+    struct text_buffer *out = &words->settings[words->n_settings++];
+
+    TRY(put_text(out, before));
+    TRY(put_text(out, value));
+    return cli_sets_add(&words->sets, out->bytes);
+}
+
 static enum status take_option(struct eval_words *words, int code, const char *value)
 {
-    if (code == OPTION_SET) {
+    switch (code) {
+    case OPTION_SET:
         return cli_sets_add(&words->sets, value);
-    }
-    if (code == OPTION_MODEL) {
+    case OPTION_FILE:
+        return add_setting(words, "data.eval=[", value, "]");
+    case OPTION_REWARD:
+        return add_setting(words, "rewards=[{name: score, source: ", value, "}]");
+    case OPTION_COUNT:
+        return add_number(words, "eval.num_generations=", value);
+    case OPTION_TEMPERATURE:
+        return add_number(words, "eval.temperature=", value);
+    case OPTION_MAX_TOKENS:
+        return add_number(words, "rollout.max_completion_length=", value);
+    case OPTION_MODEL:
         words->model = value;
-    } else {
+        break;
+    case OPTION_AT:
+        words->pass_at = value;
+        break;
+    case OPTION_OUT:
+        words->samples_path = value;
+        break;
+    default:
         words->wants_json = true;
     }
     return STATUS_OK;
 }
 
-static int load_and_evaluate(const char *path, struct eval_words *words)
+/* path: NULL when the settings are all there is. */
+static int load_and_evaluate(const char *path, const struct eval_words *words)
 {
     struct run_config *config = NULL;
     enum log_level level = LOG_WARN;
@@ -369,20 +142,45 @@ static int load_and_evaluate(const char *path, struct eval_words *words)
     if (code != 0) {
         return code;
     }
+    const struct eval_request request = {.config = config,
+                                         .pass_at = words->pass_at,
+                                         .samples_path = words->samples_path,
+                                         .wants_json = words->wants_json};
     enum status status = log_level_parse(config->log.level, &level);
     if (status == STATUS_OK) {
         log_setup("eval", level);
-        status = evaluate(config, words->wants_json);
+        process_catch_signals();
+        status = eval_run(&request);
     }
     config_destroy(config);
+    if (status == STATUS_CANCELLED && process_signal_caught() != 0) {
+        return 128 + process_signal_caught();
+    }
     return status == STATUS_OK ? 0 : cli_fail("eval", status);
+}
+
+/* A folder in place of a configuration is the model. */
+static int evaluate(const char *argument, struct eval_words *words)
+{
+    const bool is_model = folder_exists(argument);
+    const char *model = is_model ? argument : words->model;
+    enum status status = STATUS_OK;
+
+    if (is_model && words->model != NULL) {
+        return cli_usage_error(&command, "%.100s is a model folder: --model is one too many",
+                               argument);
+    }
+    if (model != NULL) {
+        status = add_setting(words, "model.path=", model, "");
+    }
+    return status == STATUS_OK ? load_and_evaluate(is_model ? NULL : argument, words)
+                               : cli_fail("eval", status);
 }
 
 int cmd_eval(int argc, char **argv)
 {
     struct eval_words words = {.model = NULL};
     struct cli_parse parse;
-    char *setting = NULL;
     enum status status = STATUS_OK;
     int code = 0;
 
@@ -390,17 +188,13 @@ int cmd_eval(int argc, char **argv)
     while (status == STATUS_OK && (code = cli_parse_next(&parse)) > 0) {
         status = take_option(&words, code, parse.value);
     }
-    if (code < 0) {
-        return parse.exit_code;
+    if (status != STATUS_OK) {
+        code = cli_fail("eval", status);
+    } else {
+        code = code < 0 ? parse.exit_code : evaluate(parse.arguments[0], &words);
     }
-    if (status == STATUS_OK && words.model != NULL) {
-        status = model_setting(words.model, &setting);
-        if (status == STATUS_OK) {
-            status = cli_sets_add(&words.sets, setting);
-        }
+    for (size_t i = 0; i < words.n_settings; i++) {
+        text_buffer_dispose(&words.settings[i]);
     }
-    code = status == STATUS_OK ? load_and_evaluate(parse.arguments[0], &words)
-                               : cli_fail("eval", status);
-    memory_free(setting);
     return code;
 }
