@@ -105,18 +105,20 @@ struct embedding_backward_args {
     size_t n_rows, d;
 };
 
-/* y = w * x * rstd, rstd = (mean(x^2) + eps)^(-1/2) (model.md 4.1). In place is legal. */
+/* y = w * x * rstd, rstd = (mean(x^2) + eps)^(-1/2) (model.md 4.1), for each of n_heads pieces of d
+ * that lie side by side in a row. In place is legal. */
 struct rms_norm_args {
     const float *x;
     size_t x_stride;
-    const float *w;
+    const float *w; /* (d) */
     float *y;
     size_t y_stride;
-    float *rstd; /* (n_rows), or NULL */
+    float *rstd; /* (n_rows, n_heads), or NULL */
     size_t n_rows, d;
+    size_t n_heads; /* 0 counts as 1 */
     float eps;
 };
-/* dx = (or +=, accumulate) the gradient, dw += ... */
+/* dx = (or +=, accumulate) the gradient, dw += ..., heads of a row ascending before the next row. */
 struct rms_norm_backward_args {
     const float *x;
     size_t x_stride;
@@ -128,6 +130,7 @@ struct rms_norm_backward_args {
     size_t dx_stride;
     float *dw; /* NULL: not wanted */
     size_t n_rows, d;
+    size_t n_heads; /* 0 counts as 1 */
     bool accumulate;
 };
 

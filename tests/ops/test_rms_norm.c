@@ -9,6 +9,7 @@
 #include "tests/ops/op_fixture.h"
 
 #include <math.h>
+#include <string.h>
 
 #define EPS 1e-6F
 
@@ -143,6 +144,70 @@ static void gradient_agrees_with_differences(void **state)
     }
 }
 
+/* Forward and backward on 6 rows, or on 2 rows of 3 heads with a gap behind; y, rstd, dx, dw. */
+static void run_heads(struct backend *b, const struct norm_case *c, size_t n_heads, size_t gap,
+                      float *out)
+{
+    const size_t d = c->d, n_rows = c->n_rows / n_heads, stride = n_heads * d + gap;
+    float *buffer = new_floats(4 * n_rows * stride);
+    float *x = buffer, *y = x + n_rows * stride, *dy = y + n_rows * stride;
+    float *dx = dy + n_rows * stride;
+
+    for (size_t i = 0; i < n_rows; i++) {
+        memcpy(x + i * stride, c->x + i * n_heads * d, n_heads * d * sizeof(float));
+        memcpy(dy + i * stride, c->dy + i * n_heads * d, n_heads * d * sizeof(float));
+    }
+    assert_ok(b->ops->rms_norm(b, &(struct rms_norm_args){.x = x,
+                                                          .x_stride = stride,
+                                                          .w = c->w,
+                                                          .y = y,
+                                                          .y_stride = stride,
+                                                          .rstd = out + c->n_rows * d,
+                                                          .n_rows = n_rows,
+                                                          .d = d,
+                                                          .n_heads = n_heads,
+                                                          .eps = EPS}));
+    assert_ok(b->ops->rms_norm_backward(
+        b, &(struct rms_norm_backward_args){.x = x,
+                                            .x_stride = stride,
+                                            .w = c->w,
+                                            .rstd = out + c->n_rows * d,
+                                            .dy = dy,
+                                            .dy_stride = stride,
+                                            .dx = dx,
+                                            .dx_stride = stride,
+                                            .dw = out + c->n_rows * (2 * d + 1),
+                                            .n_rows = n_rows,
+                                            .d = d,
+                                            .n_heads = n_heads}));
+    for (size_t i = 0; i < n_rows; i++) {
+        memcpy(out + i * n_heads * d, y + i * stride, n_heads * d * sizeof(float));
+        memcpy(out + c->n_rows * (d + 1) + i * n_heads * d, dx + i * stride,
+               n_heads * d * sizeof(float));
+    }
+    memory_free(buffer);
+}
+
+static void heads_side_by_side_are_as_many_rows(void **state)
+{
+    struct norm_case c;
+    struct backend *b;
+
+    (void)state;
+    make_case(&c, 6, 24);
+    const size_t n = 6 * (2 * 24 + 1) + 24;
+    float *rows = new_floats(n), *heads = new_floats(n);
+
+    assert_ok(backend_open("cpu", 2, &b));
+    run_heads(b, &c, 1, 0, rows);
+    run_heads(b, &c, 3, 16, heads);
+    assert_memory_equal(rows, heads, n * sizeof(float));
+    backend_close(b);
+    memory_free(rows);
+    memory_free(heads);
+    drop_case(&c);
+}
+
 static void a_row_does_not_depend_on_its_batch(void **state)
 {
     struct norm_case c;
@@ -251,6 +316,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forward_agrees_with_the_oracle),
         cmocka_unit_test(gradient_agrees_with_differences),
+        cmocka_unit_test(heads_side_by_side_are_as_many_rows),
         cmocka_unit_test(a_row_does_not_depend_on_its_batch),
         cmocka_unit_test(weight_gradient_may_be_cut_into_batches),
         cmocka_unit_test(accumulate_adds_to_dx_and_works_in_place),

@@ -1,8 +1,9 @@
 /* Owns RMSNorm, forward and backward (model.md 4.1).
  *
  * Order: the square sum takes element j in lane j % 16, then the fixed tree; the norm weight's
- * gradient is one fma chain over rows ascending from the value already there, threads split over
- * columns. */
+ * gradient is one fma chain over rows ascending, and heads ascending inside a row, from the value
+ * already there, threads split over columns. Below a piece is one head of one row, counted in that
+ * order. */
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/simd/cpu_ops.h"
 #include "kernels/cpu/simd/lanes.h"
@@ -20,15 +21,21 @@ static float rstd_of(const float *x, size_t d, float eps)
     return 1.0F / sqrtf(vec_sum(sum) / (float)d + eps);
 }
 
+/* Where piece i begins in a matrix. */
+static size_t piece_at(size_t i, size_t n_heads, size_t stride, size_t d)
+{
+    return i / n_heads * stride + i % n_heads * d;
+}
+
 static void norm_task(void *context, size_t thread_index, size_t n_threads)
 {
     const struct rms_norm_args *a = context;
     size_t begin, end;
 
-    pool_share(a->n_rows, thread_index, n_threads, &begin, &end);
-    for (size_t row = begin; row < end; row++) {
-        const float *x = a->x + row * a->x_stride;
-        float *y = a->y + row * a->y_stride;
+    pool_share(a->n_rows * a->n_heads, thread_index, n_threads, &begin, &end);
+    for (size_t i = begin; i < end; i++) {
+        const float *x = a->x + piece_at(i, a->n_heads, a->x_stride, a->d);
+        float *y = a->y + piece_at(i, a->n_heads, a->y_stride, a->d);
         const float r = rstd_of(x, a->d, a->eps);
         const f32x16 rstd = vec_set1(r);
         for (size_t j = 0; j < a->d; j += SIMD_LANES) {
@@ -37,7 +44,7 @@ static void norm_task(void *context, size_t thread_index, size_t n_threads)
             lanes_store(y + j, vec_mul(normed, lanes_load(a->w + j, n)), n);
         }
         if (a->rstd != NULL) {
-            a->rstd[row] = r;
+            a->rstd[i] = r;
         }
     }
 }
@@ -46,17 +53,18 @@ enum status ISA(op_rms_norm)(struct backend *backend, const struct rms_norm_args
 {
     struct rms_norm_args a = *args;
 
-    cpu_run(backend, a.n_rows * a.d * 2, norm_task, &a);
+    a.n_heads = a.n_heads > 0 ? a.n_heads : 1;
+    cpu_run(backend, a.n_rows * a.n_heads * a.d * 2, norm_task, &a);
     return STATUS_OK;
 }
 
 /* dx = r (g - n mean(g n)) with g = w dy, n = r x. */
-static void backward_row(const struct rms_norm_backward_args *a, size_t row)
+static void backward_piece(const struct rms_norm_backward_args *a, size_t i)
 {
-    const float *x = a->x + row * a->x_stride;
-    const float *dy = a->dy + row * a->dy_stride;
-    float *dx = a->dx + row * a->dx_stride;
-    const f32x16 rstd = vec_set1(a->rstd[row]);
+    const float *x = a->x + piece_at(i, a->n_heads, a->x_stride, a->d);
+    const float *dy = a->dy + piece_at(i, a->n_heads, a->dy_stride, a->d);
+    float *dx = a->dx + piece_at(i, a->n_heads, a->dx_stride, a->d);
+    const f32x16 rstd = vec_set1(a->rstd[i]);
     f32x16 sum = vec_zero();
 
     for (size_t j = 0; j < a->d; j += SIMD_LANES) {
@@ -82,9 +90,9 @@ static void backward_rows_task(void *context, size_t thread_index, size_t n_thre
     const struct rms_norm_backward_args *a = context;
     size_t begin, end;
 
-    pool_share(a->n_rows, thread_index, n_threads, &begin, &end);
-    for (size_t row = begin; row < end; row++) {
-        backward_row(a, row);
+    pool_share(a->n_rows * a->n_heads, thread_index, n_threads, &begin, &end);
+    for (size_t i = begin; i < end; i++) {
+        backward_piece(a, i);
     }
 }
 
@@ -94,10 +102,10 @@ static void backward_weight_task(void *context, size_t thread_index, size_t n_th
     size_t begin, end;
 
     lanes_share(a->d, thread_index, n_threads, &begin, &end);
-    for (size_t row = 0; row < a->n_rows; row++) {
-        const float *x = a->x + row * a->x_stride;
-        const float *dy = a->dy + row * a->dy_stride;
-        const f32x16 rstd = vec_set1(a->rstd[row]);
+    for (size_t i = 0; i < a->n_rows * a->n_heads; i++) {
+        const float *x = a->x + piece_at(i, a->n_heads, a->x_stride, a->d);
+        const float *dy = a->dy + piece_at(i, a->n_heads, a->dy_stride, a->d);
+        const f32x16 rstd = vec_set1(a->rstd[i]);
         for (size_t j = begin; j < end; j += SIMD_LANES) {
             const size_t n = lanes_left(j, end);
             const f32x16 normed = vec_mul(lanes_load(x + j, n), rstd);
@@ -112,9 +120,10 @@ enum status ISA(op_rms_norm_backward)(struct backend *backend,
 {
     struct rms_norm_backward_args a = *args;
 
+    a.n_heads = a.n_heads > 0 ? a.n_heads : 1;
     if (a.dw != NULL) { /* first: dx may overwrite dy */
-        cpu_run(backend, a.n_rows * a.d * 2, backward_weight_task, &a);
+        cpu_run(backend, a.n_rows * a.n_heads * a.d * 2, backward_weight_task, &a);
     }
-    cpu_run(backend, a.n_rows * a.d * 4, backward_rows_task, &a);
+    cpu_run(backend, a.n_rows * a.n_heads * a.d * 4, backward_rows_task, &a);
     return STATUS_OK;
 }
