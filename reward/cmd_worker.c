@@ -14,7 +14,8 @@
 #define NEVER_US INT64_MAX
 #define REPLY_DEPTH_MAX 32u
 #define LAST_WORDS 256u
-#define EXIT_WAIT_MS 20 /* between the end of its output and its own */
+#define SIGNAL_CODES 128 /* process.h: the code of what a signal ended is beyond this */
+#define EXIT_WAIT_MS 20  /* between the end of its output and its own */
 /* Samples of a failed call that are tried alone get so many deadlines together: a scorer that hangs
  * on every sample costs a few of them, not one for each sample. */
 #define DEADLINES_ALONE 3
@@ -219,8 +220,15 @@ static enum status on_end(struct cmd_team *team, struct cmd_worker *worker, int6
 {
     char what[64];
     const int exit_code = cmd_child_exit_code(&worker->child, EXIT_WAIT_MS);
-    const int n = exit_code < 0 ? snprintf(what, sizeof(what), "it closed its stdout")
-                                : snprintf(what, sizeof(what), "it ended with code %d", exit_code);
+    int n;
+
+    if (exit_code < 0) {
+        n = snprintf(what, sizeof(what), "it closed its stdout");
+    } else if (exit_code > SIGNAL_CODES) { /* a shell tells of its children in the same way */
+        n = snprintf(what, sizeof(what), "it was killed by signal %d", exit_code - SIGNAL_CODES);
+    } else {
+        n = snprintf(what, sizeof(what), "it ended with code %d", exit_code);
+    }
     explain(team, worker, n < 0 ? "it ended" : what);
     cmd_worker_stop(worker, now_us);
     return fail_call(team, worker, SCORE_ERROR, worker->failure, now_us);

@@ -450,7 +450,7 @@ static void wrong_commands_are_found_at_once(void **state)
         {"cmd:no-such-program -x", "reward judge: cmd:no-such-program -x: "},
         {"cmd:python3 -c 'import sys; sys.exit(\"boom\")'", "it ended with code 1: boom"},
         {"cmd:sh -c 'echo a >&2; echo b >&2; exit 7'", "it ended with code 7: b"},
-        {"cmd:sh -c 'kill -9 $$'", "it ended with code 137"},
+        {"cmd:sh -c 'kill -9 $$'", "it was killed by signal 9"},
         {"cmd:echo hi", "its first line is not a hello: hi"},
         {"cmd:echo '{\"t\":\"scores\",\"id\":1,\"scores\":[]}'", "its first line is not a hello"},
         {"cmd:sleep 1000", "no hello within 0.1 s"},
