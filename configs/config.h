@@ -23,7 +23,13 @@ enum loss_type {
     LOSS_GRPO,
     LOSS_DAPO,
     LOSS_DR_GRPO
-};                                              /* aggregation: seq_mean, token_mean, const */
+}; /* aggregation: seq_mean, token_mean, const */
+enum router_aux_loss {
+    AUX_LOSS_BATCH,
+    AUX_LOSS_LAYER,
+    AUX_LOSS_SEQUENCE,
+    AUX_LOSS_SEQUENCE_ROUTED
+};
 enum scale_rewards { SCALE_GROUP, SCALE_NONE }; /* advantages "grpo" and "mean" of grpo.md 3 */
 enum lr_schedule { LR_CONSTANT, LR_CONSTANT_WITH_WARMUP, LR_LINEAR, LR_COSINE, LR_WSD };
 enum on_error { ON_ERROR_MASK, ON_ERROR_ZERO, ON_ERROR_FAIL };
@@ -56,7 +62,9 @@ struct run_config {
     struct {
         char *path, *ref_path, *chat_template;
         bool parse_special;
-        double router_bias_update; /* gamma */
+        enum router_aux_loss router_aux_loss;
+        double router_aux_loss_coef; /* 0: none */
+        double router_bias_update;   /* gamma */
         bool mtp_train;
         double mtp_coef;
     } model;

@@ -13,6 +13,7 @@
 static const char *const resume_names[] = {"auto", "never", "must", NULL};
 static const char *const kl_names[] = {"k3", "k3u", NULL};
 static const char *const loss_names[] = {"grpo", "dapo", "dr_grpo", NULL};
+static const char *const aux_loss_names[] = {"batch", "layer", "sequence", "sequence_routed", NULL};
 static const char *const scale_names[] = {"group", "none", NULL};
 static const char *const schedule_names[] = {
     "constant", "constant_with_warmup", "linear", "cosine", "wsd", NULL};
@@ -47,6 +48,14 @@ const struct setting settings[] = {
      "auto, raw, deepseek-v3, deepseek-r1, chatml, llama-3, qwen3 and others", ""},
     {"model.parse_special", SETTING_BOOL, AT(model.parse_special), "false", 0, 0, NULL, DIGEST,
      "let data rows produce special tokens", ""},
+    {"model.router_aux_loss_coef", SETTING_REAL, AT(model.router_aux_loss_coef), "0", 0, 100, NULL,
+     DIGEST, "weight of the balance loss of the router; 0: none",
+     "TRL router_aux_loss_coef, V2 aux_loss_alpha, Megatron moe_aux_loss_coeff"},
+    {"model.router_aux_loss", SETTING_ENUM, AT(model.router_aux_loss), "batch", 0, 0,
+     aux_loss_names, DIGEST,
+     "batch: Mixtral's and Qwen3-MoE's, over all layers; layer: the same for each layer; sequence: "
+     "DeepSeek-V3's; sequence_routed: V2's",
+     "Megatron moe_router_load_balancing_type"},
     {"model.router_bias_update", SETTING_REAL, AT(model.router_bias_update), "0", 0, 1, NULL,
      DIGEST, "step of the balancing bias of the router; 0: frozen, as in RL", "DeepSeek gamma"},
     {"model.mtp_train", SETTING_BOOL, AT(model.mtp_train), "false", 0, 0, NULL, DIGEST,

@@ -45,3 +45,18 @@ void balance_measure(const struct policy *policy, const uint32_t *counts, double
         }
     }
 }
+
+enum policy_balance_kind balance_kind_of(const struct run_config *config)
+{
+    switch (config->model.router_aux_loss) {
+    case AUX_LOSS_LAYER:
+        return POLICY_BALANCE_LAYER;
+    case AUX_LOSS_SEQUENCE:
+        return POLICY_BALANCE_SEQUENCE;
+    case AUX_LOSS_SEQUENCE_ROUTED:
+        return POLICY_BALANCE_SEQUENCE_ROUTED;
+    case AUX_LOSS_BATCH:
+    default:
+        return POLICY_BALANCE_BATCH;
+    }
+}

@@ -1,10 +1,11 @@
 /* Owns the look at expert load: counts of a step, the worst imbalance, experts without work
- * (grpo.md 11). */
+ * (grpo.md 11), and which balance loss a configuration asks for. */
 #ifndef HONE_TRAINER_BALANCE_H
 #define HONE_TRAINER_BALANCE_H
 
 #include "base/arena.h"
 #include "base/status.h"
+#include "configs/config.h"
 #include "model/policy.h"
 
 #include <stddef.h>
@@ -17,5 +18,6 @@ MUST_CHECK enum status balance_counts_alloc(const struct policy *policy, struct 
  * *n_dead: experts without a token. */
 void balance_measure(const struct policy *policy, const uint32_t *counts, double *max_violation,
                      size_t *n_dead);
+enum policy_balance_kind balance_kind_of(const struct run_config *config);
 
 #endif

@@ -3,6 +3,7 @@
 #include "base/memory.h"
 
 #include <math.h>
+#include <string.h>
 
 struct learner {
     struct backend *backend;
@@ -11,12 +12,30 @@ struct learner {
     struct learner_options options;
     struct micro_batch batch;
     bool has_mtp;
+    bool counts_ahead;       /* the balance loss is measured against the load of a whole update */
+    uint32_t *expert_counts; /* (policy_moe_layers, n_experts) of the update, then */
 };
 
 size_t learner_max_rows(const struct learner_options *options)
 {
     return options->micro_batch_tokens > options->max_sequence_rows ? options->micro_batch_tokens
                                                                     : options->max_sequence_rows;
+}
+
+/* Counters for a balance loss that needs them; a model without experts has none. */
+static enum status create_counts(struct learner *learner)
+{
+    const int32_t *layers = NULL;
+    const size_t n_layers = policy_moe_layers(learner->policy, &layers);
+    const enum policy_balance_kind kind = learner->options.balance;
+    learner->options.balance_coef = n_layers > 0 ? learner->options.balance_coef : 0.0;
+    learner->counts_ahead = learner->options.balance_coef > 0.0 &&
+                            (kind == POLICY_BALANCE_BATCH || kind == POLICY_BALANCE_LAYER);
+    if (!learner->counts_ahead) {
+        return STATUS_OK;
+    }
+    return memory_alloc(n_layers * policy_config(learner->policy)->n_experts, sizeof(uint32_t),
+                        &learner->expert_counts);
 }
 
 enum status learner_create(struct backend *backend, struct policy *policy,
@@ -31,6 +50,9 @@ enum status learner_create(struct backend *backend, struct policy *policy,
     learner->has_mtp = options->trains_mtp && policy_config(policy)->n_mtp_modules > 0;
     learner->options.optimizer.freezes_mtp = !learner->has_mtp;
     enum status status = micro_batch_init(learner_max_rows(options), &learner->batch);
+    if (status == STATUS_OK) {
+        status = create_counts(learner);
+    }
     if (status == STATUS_OK) {
         status = optimizer_create(backend, policy_table(policy), &learner->options.optimizer,
                                   &learner->optimizer);
@@ -50,6 +72,7 @@ void learner_destroy(struct learner *learner)
     }
     optimizer_destroy(learner->optimizer);
     micro_batch_dispose(&learner->batch);
+    memory_free(learner->expert_counts);
     memory_free(learner);
 }
 
@@ -115,7 +138,63 @@ struct update {
     const struct update_args *args;
     size_t n_mtp_total;
     struct update_stats *stats;
+    bool is_uncounted; /* one micro-batch: its own forward pass counts for the balance loss */
 };
+
+static enum status set_balance(struct learner *learner, size_t n_sequences)
+{
+    return policy_set_balance(learner->policy,
+                              &(struct policy_balance){.kind = learner->options.balance,
+                                                       .coefficient = learner->options.balance_coef,
+                                                       .n_sequences = n_sequences,
+                                                       .counts = learner->expert_counts});
+}
+
+/* How often the update takes each expert: a forward pass without a head over its micro-batches,
+ * since the first one's gradient needs the load of all. */
+static enum status count_experts(struct learner *learner, struct update *update)
+{
+    const struct micro_batch *batch = &learner->batch;
+    const struct update_args *args = update->args;
+    for (size_t first = 0; first < args->n;) {
+        const size_t end =
+            micro_batch_pack(&learner->batch, args->sequences, first, args->n,
+                             learner->options.micro_batch_tokens, &learner->options.sampling);
+        update->is_uncounted = first == 0 && end == args->n;
+        if (update->is_uncounted) {
+            return STATUS_OK;
+        }
+        const struct policy_batch rows = {.tokens = batch->tokens,
+                                          .n_rows = batch->n_rows,
+                                          .offsets = batch->offsets,
+                                          .n_sequences = batch->n_sequences,
+                                          .sampling = learner->options.sampling};
+        TRY(policy_forward(learner->policy, &rows, batch->logp, NULL));
+        policy_expert_counts(learner->policy, learner->expert_counts);
+        first = end;
+    }
+    return STATUS_OK;
+}
+
+static enum status begin_balance(struct learner *learner, struct update *update)
+{
+    const int32_t *layers = NULL;
+    const size_t n_layers = policy_moe_layers(learner->policy, &layers);
+    if (!learner->counts_ahead) {
+        return set_balance(learner, update->args->n);
+    }
+    memset(learner->expert_counts, 0,
+           n_layers * policy_config(learner->policy)->n_experts * sizeof(uint32_t));
+    TRY(count_experts(learner, update));
+    return update->is_uncounted ? STATUS_OK : set_balance(learner, update->args->n);
+}
+
+/* Behind the forward pass of an update of one micro-batch. */
+static enum status balance_from_forward(struct learner *learner, const struct update *update)
+{
+    policy_expert_counts(learner->policy, learner->expert_counts);
+    return set_balance(learner, update->args->n);
+}
 
 /* Asks for the gradient of each sequence of the packed batch. */
 static enum status fill_gradients(struct learner *learner, const struct update *update,
@@ -142,6 +221,9 @@ static enum status learn_micro_batch(struct learner *learner, const struct updat
     struct micro_batch *batch = &learner->batch;
     TRY(forward(learner, learner->policy));
     TRY(fill_gradients(learner, update, first, end));
+    if (update->is_uncounted) {
+        TRY(balance_from_forward(learner, update));
+    }
     if (learner->has_mtp && batch->n_mtp > 0) {
         TRY(learn_mtp(learner, update->n_mtp_total, update->stats));
     }
@@ -183,7 +265,10 @@ enum status learner_update(struct learner *learner, const struct update_args *ar
         update.n_mtp_total += train_sequence_mtp_targets(&args->sequences[i]);
     }
     TRY(learner->backend->ops->fill(learner->backend, gradients, n_floats, 0.0F));
+    TRY(begin_balance(learner, &update));
     TRY(accumulate(learner, &update));
+    stats->balance_loss =
+        learner->options.balance_coef > 0.0 ? policy_balance_loss(learner->policy) : (double)NAN;
     TRY(policy_finish_gradients(learner->policy));
     stats->mtp_loss = stats->n_mtp > 0 ? stats->mtp_loss / (double)stats->n_mtp : (double)NAN;
     TRY(optimizer_step(learner->optimizer, policy_weights(learner->policy), gradients,

@@ -26,6 +26,11 @@ struct learner_options {
     bool trains_mtp;   /* run the MTP module and add its loss */
     bool detaches_mtp; /* its gradient stays inside the module (RL) */
     double mtp_coef;
+    /* Balance loss of the routers; coefficient 0: none. The kinds that count over the whole update
+     * cost a forward pass over its micro-batches before the first one learns, about a third more,
+     * unless the update is one micro-batch. */
+    enum policy_balance_kind balance;
+    double balance_coef;
 };
 
 /* Rows that policy_create must allow for these options. */
@@ -46,6 +51,7 @@ struct update_stats {
     double grad_norm, entropy_sum; /* entropy over response tokens */
     size_t n_rows, n_targets;
     double mtp_loss; /* mean cross-entropy of the MTP module on response tokens, NaN without one */
+    double balance_loss;          /* of the routers, without its coefficient; NaN without one */
     size_t n_mtp_accepted, n_mtp; /* drafts that equal the sampled token under shared noise */
 };
 

@@ -126,6 +126,7 @@ static enum status put_learning(const struct grpo_stats *stats, struct json *met
         {"mtp/loss", stats->mtp_loss},
         {"mtp/acceptance", stats->mtp_acceptance},
         {"moe/max_violation", stats->max_violation},
+        {"moe/balance_loss", stats->balance_loss},
         {"moe/dead_experts",
          stats->expert_counts != NULL ? (double)stats->n_dead_experts : (double)NAN},
         {"n_tok", (double)stats->n_tokens},

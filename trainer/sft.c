@@ -64,6 +64,8 @@ static struct learner_options learner_options_of(const struct run_config *config
         .sampling = {.temperature = 1.0F, .top_p = 1.0F},
         .trains_mtp = config->model.mtp_train && model->n_mtp_modules > 0,
         .mtp_coef = config->model.mtp_coef,
+        .balance = balance_kind_of(config),
+        .balance_coef = config->model.router_aux_loss_coef,
     };
     return options;
 }
@@ -135,6 +137,7 @@ static enum status learn_step(struct sft *sft, size_t step, struct sft_report *r
     report->step = step;
     report->loss = sum.loss;
     report->mtp_loss = update.mtp_loss;
+    report->balance_loss = update.balance_loss;
     report->grad_norm = update.grad_norm;
     report->tokens_per_s = (double)update.n_rows / seconds;
     report->share_of_peak = flops / seconds / sft->peak_flops;
