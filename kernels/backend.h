@@ -134,6 +134,32 @@ struct rms_norm_backward_args {
     bool accumulate;
 };
 
+/* y = w * (x - mean) * rstd + b, rstd = (mean((x - mean)^2) + eps)^(-1/2) (model.md 4.2). In place
+ * is legal. */
+struct layer_norm_args {
+    const float *x;
+    size_t x_stride;
+    const float *w, *b;
+    float *y;
+    size_t y_stride;
+    float *mean, *rstd; /* (n_rows), or both NULL */
+    size_t n_rows, d;
+    float eps;
+};
+/* dx is assigned, dw and db are added to. */
+struct layer_norm_backward_args {
+    const float *x;
+    size_t x_stride;
+    const float *w;
+    const float *mean, *rstd;
+    const float *dy;
+    size_t dy_stride;
+    float *dx; /* may be dy */
+    size_t dx_stride;
+    float *dw, *db;
+    size_t n_rows, d;
+};
+
 /* Rotates x[row][head][0..dr) in place by the angles of positions[row] (model.md 5.3); the pair
  * layout is kept. cos and sin are (max_position, dr / 2), already times attention_factor. inverse:
  * the transpose, for the backward pass. */
@@ -198,6 +224,10 @@ struct attention_args {
     size_t kv_head_stride; /* floats from one KV head to the next inside an entry */
     size_t value_at, value_dim;
     float scale;
+    /* (T, n_selected): the only keys of each row, positions ascending, as index_select gives them.
+     * NULL: every row sees all. */
+    const int32_t *selected;
+    size_t n_selected;
 };
 /* Needs n_cached == 0 in every span. d_pages (same layout as pages) is added to, by keys and by
  * values. dq and dq_rope are assigned. */
@@ -207,6 +237,40 @@ struct attention_backward_args {
     float *dq;                     /* strides of q */
     float *dq_rope;                /* strides of q_rope, or NULL with rope_dim 0 */
     struct kv_pages d_pages;
+};
+
+/* The indexer of sparse attention (model.md 11.1): I[t][s] = scale sum over heads of w[t][h]
+ * ReLU(q[t][h] . key[s]), one key a token at key_at of its entry. selected: the n_selected largest
+ * of each row, ties to the lower position, as positions ascending; where a row sees no more than
+ * n_selected keys, all of them and -1 behind. */
+struct index_args {
+    const float *q; /* (T, H, dim), heads adjacent */
+    size_t q_stride;
+    const float *w; /* (T, H) */
+    size_t w_stride;
+    struct kv_pages pages;
+    size_t key_at;
+    const struct kv_span *spans;
+    size_t n_spans;
+    size_t n_heads, dim;
+    float scale;
+    int32_t *selected; /* (T, n_selected) out */
+    size_t n_selected;
+    float *scores; /* (T, scores_stride) out: I of every key that a row sees; or NULL */
+    size_t scores_stride;
+};
+/* How far the indexer is from attention (model.md 11.2): loss[t] = KL(p[t] || softmax(I[t])), p the
+ * head sum of attention's probabilities, normalised; over the keys that attention saw (selected or
+ * all). Gradients are those of coefficient times the sum of the losses; p is a constant. Needs
+ * n_cached == 0 in every span. */
+struct index_loss_args {
+    struct attention_args attention; /* as it was called, lse filled */
+    struct index_args index;         /* as it was called; spans, selected are attention's */
+    float coefficient;
+    float *loss;             /* (T) out */
+    float *dq;               /* q_stride, assigned */
+    float *dw;               /* w_stride, assigned */
+    struct kv_pages d_pages; /* the index keys' parts are added to */
 };
 
 /* How logits become scores, and groups are ranked: V3's sigmoid with the sum of a group's two best,
@@ -394,10 +458,14 @@ struct backend_ops {
     enum status (*embedding_backward)(struct backend *, const struct embedding_backward_args *);
     enum status (*rms_norm)(struct backend *, const struct rms_norm_args *);
     enum status (*rms_norm_backward)(struct backend *, const struct rms_norm_backward_args *);
+    enum status (*layer_norm)(struct backend *, const struct layer_norm_args *);
+    enum status (*layer_norm_backward)(struct backend *, const struct layer_norm_backward_args *);
     enum status (*rope)(struct backend *, const struct rope_args *);
     enum status (*kv_copy)(struct backend *, const struct kv_copy_args *);
     enum status (*attention)(struct backend *, const struct attention_args *);
     enum status (*attention_backward)(struct backend *, const struct attention_backward_args *);
+    enum status (*index_select)(struct backend *, const struct index_args *);
+    enum status (*index_loss)(struct backend *, const struct index_loss_args *);
     enum status (*router)(struct backend *, const struct router_args *);
     enum status (*router_backward)(struct backend *, const struct router_backward_args *);
     enum status (*balance_loss)(struct backend *, const struct balance_loss_args *);

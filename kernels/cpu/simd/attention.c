@@ -6,9 +6,11 @@
  *   softmax by key blocks of 128, ascending, online: maximum of the block, earlier sums rescaled by
  *   exp(old - new), block sum with key k in lane k % 16 and the fixed tree;
  *   values: one fma chain over keys ascending, at the end times 1 / sum.
- * Keys behind a row's own are never multiplied, so what a page holds there does not matter. */
+ * Keys behind a row's own are never multiplied, so what a page holds there does not matter. A row
+ * with a selection goes alone over the selected keys, copied together: blocks are of 128 selected
+ * ones, which are the same blocks while all are selected. */
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/simd/attention_tile.h"
+#include "kernels/cpu/simd/attention_chunk.h"
 #include "kernels/cpu/simd/cpu_ops.h"
 
 #include <math.h>
@@ -21,6 +23,7 @@ struct workspace {
     float *keys;   /* (D, KEY_BLOCK) transposed */
     float *max;    /* (P) */
     float *sum;    /* (P) */
+    float *gathered;
 };
 
 struct attention_call {
@@ -32,15 +35,14 @@ struct attention_call {
 
 static size_t workspace_floats(const struct attention_args *a)
 {
-    const size_t pairs = max_pairs(a), width = key_width(a);
-    const size_t n = pairs * (width + KEY_BLOCK + 2) + width * KEY_BLOCK;
+    const size_t pairs = max_pairs(group_heads(a)), width = key_width(a);
 
-    return (n + SIMD_LANES - 1) / SIMD_LANES * SIMD_LANES;
+    return whole_lanes(pairs * (width + KEY_BLOCK + 2) + width * KEY_BLOCK + gathered_floats(a));
 }
 
 static struct workspace workspace_at(const struct attention_args *a, float *scratch)
 {
-    const size_t pairs = max_pairs(a), width = key_width(a);
+    const size_t pairs = max_pairs(group_heads(a)), width = key_width(a);
     struct workspace w;
 
     w.keys = scratch;
@@ -48,6 +50,7 @@ static struct workspace workspace_at(const struct attention_args *a, float *scra
     w.q = w.scores + pairs * KEY_BLOCK;
     w.max = w.q + pairs * width;
     w.sum = w.max + pairs;
+    w.gathered = w.sum + pairs;
     return w;
 }
 
@@ -128,14 +131,14 @@ static void soften_row(const struct attention_args *a, struct workspace *w, size
 /* out of n_rows pairs from `pair` on, y_stride apart, += probabilities . values. */
 static void add_values(const struct attention_args *a, const struct workspace *w, size_t pair,
                        size_t n_rows, float *out, size_t y_stride, size_t n_keys, bool is_first,
-                       const float *const values[PAGES_PER_BLOCK])
+                       const struct key_rows *values)
 {
     const struct tile_product product = {.x = w->scores + pair * KEY_BLOCK,
                                          .x_row_stride = KEY_BLOCK,
                                          .x_k_stride = 1,
-                                         .blocks = values,
+                                         .blocks = values->pages,
                                          .block_rows = KV_BLOCK_TOKENS,
-                                         .w_stride = a->pages.entry_stride,
+                                         .w_stride = values->stride,
                                          .y = out,
                                          .y_stride = y_stride,
                                          .n_rows = n_rows,
@@ -147,18 +150,18 @@ static void add_values(const struct attention_args *a, const struct workspace *w
 
 /* All rows of the chunk with the n_keys keys from first_key on, scores given. */
 static void attend_rows(const struct attention_args *a, const struct chunk *c, struct workspace *w,
-                        size_t first_key, size_t n_keys, const float *const values[PAGES_PER_BLOCK])
+                        size_t first_key, size_t n_keys, const struct key_rows *values)
 {
-    const size_t group = group_heads(a), seen_first = c->span->n_cached + c->i + 1;
+    const size_t group = group_heads(a);
     const bool is_first = first_key == 0;
     /* Rows that see the same keys are one product where their results are evenly spaced. */
-    const bool is_joint = group == 1 && seen_first >= first_key + n_keys;
+    const bool is_joint = group == 1 && chunk_seen(c, 0) >= first_key + n_keys;
 
     for (size_t r = 0; r < c->n_rows; r++) {
-        if (seen_first + r <= first_key) {
+        if (chunk_seen(c, r) <= first_key) {
             continue;
         }
-        const size_t n = smaller(seen_first + r - first_key, n_keys);
+        const size_t n = smaller(chunk_seen(c, r) - first_key, n_keys);
         float *out = out_of(a, c, r);
         soften_row(a, w, r, out, n, is_first);
         if (!is_joint) {
@@ -174,28 +177,27 @@ static void attend_rows(const struct attention_args *a, const struct chunk *c, s
 static void attend_block(const struct attention_args *a, const struct chunk *c, struct workspace *w,
                          size_t first_key, size_t n_keys)
 {
-    const size_t width = key_width(a), key_at = c->kv_head * a->kv_head_stride;
-    const float *pages[PAGES_PER_BLOCK], *values[PAGES_PER_BLOCK];
-    const float *keys[1] = {w->keys};
+    const size_t width = key_width(a);
+    const float *transposed[1] = {w->keys};
+    struct key_rows keys, values;
 
-    list_pages(&a->pages, c->span, first_key, n_keys, key_at, pages);
-    list_pages(&a->pages, c->span, first_key, n_keys, a->value_at + key_at, values);
-    transpose_block(pages, n_keys, a->pages.entry_stride, width, w->keys);
+    locate_block(a, c, first_key, n_keys, w->gathered, &keys, &values);
+    transpose_block(keys.pages, n_keys, keys.stride, width, w->keys);
     const struct tile_product scores = {
         .x = w->q,
         .x_row_stride = width,
         .x_k_stride = 1,
-        .blocks = keys,
+        .blocks = transposed,
         .block_rows = width,
         .w_stride = KEY_BLOCK,
         .y = w->scores,
         .y_stride = KEY_BLOCK,
         .n_rows = c->n_rows * group_heads(a),
         .n_k = width,
-        .n_columns = (n_keys + SIMD_LANES - 1) / SIMD_LANES * SIMD_LANES,
+        .n_columns = whole_lanes(n_keys),
     };
     ISA(tile_multiply)(&scores);
-    attend_rows(a, c, w, first_key, n_keys, values);
+    attend_rows(a, c, w, first_key, n_keys, &values);
 }
 
 static void finish_chunk(const struct attention_args *a, const struct chunk *c, struct workspace *w)
@@ -220,15 +222,25 @@ static void finish_chunk(const struct attention_args *a, const struct chunk *c, 
     }
 }
 
-static void attend_chunk(const struct attention_args *a, const struct chunk *c, struct workspace *w)
+static void attend_keys(const struct attention_args *a, const struct chunk *c, struct workspace *w)
 {
-    const size_t n_keys = c->span->n_cached + c->i + c->n_rows;
-
     gather_queries(a, c, w);
-    for (size_t first = 0; first < n_keys; first += KEY_BLOCK) {
-        attend_block(a, c, w, first, smaller(n_keys - first, KEY_BLOCK));
+    for (size_t first = 0; first < c->n_keys; first += KEY_BLOCK) {
+        attend_block(a, c, w, first, smaller(c->n_keys - first, KEY_BLOCK));
     }
     finish_chunk(a, c, w);
+}
+
+static void attend_chunk(const struct attention_args *a, const struct chunk *c, struct workspace *w)
+{
+    if (!has_selection(a, c)) {
+        attend_keys(a, c, w);
+        return;
+    }
+    for (size_t r = 0; r < c->n_rows; r++) {
+        const struct chunk row = chunk_row(c, r, a->selected, a->n_selected);
+        attend_keys(a, &row, w);
+    }
 }
 
 /* The chunks of one place of a span, one a KV head, of which thread_index does its own. `before`:
@@ -262,7 +274,7 @@ static void attention_task(void *context, size_t thread_index, size_t n_threads)
     for (size_t s = 0; s < a->n_spans; s++) {
         const struct kv_span *span = &a->spans[s];
         for (size_t i = 0; i < span->n_rows; i += step) {
-            const struct chunk c = {span, i, smaller(span->n_rows - i, step), 0};
+            const struct chunk c = chunk_at(span, i, step);
             attend_place(call, &w, &c, before + span_work(span, i), thread_index, n_threads);
         }
         before += span_work(span, span->n_rows);

@@ -8,9 +8,10 @@
  * the pages is one chain per element that starts from the value already there: for each chunk first
  * the value path, then the key path, (row, head) pairs ascending (with MLA both meet in the
  * latent). The size of a chunk depends on the number of heads alone, so the bits of a sequence do
- * not depend on its batch. */
+ * not depend on its batch. Rows with a selection are chunks of their own over the selected keys,
+ * copied together. */
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/simd/attention_tile.h"
+#include "kernels/cpu/simd/attention_chunk.h"
 #include "kernels/cpu/simd/cpu_ops.h"
 
 #include <string.h>
@@ -23,6 +24,8 @@ struct workspace {
     float *keys;      /* (D, KEY_BLOCK) transposed */
     float *values;    /* (V, KEY_BLOCK) likewise, or a part of keys */
     float *lse, *dot; /* (P); dot is <d_out, out> */
+    float *gathered;  /* keys and values of a selection */
+    float *d_page;    /* (16, D) and (16, V) gradients of some of them */
 };
 
 struct backward_call {
@@ -32,24 +35,19 @@ struct backward_call {
     size_t total_work;
 };
 
-/* Whether a value is a part of its key. */
-static bool values_are_in_keys(const struct attention_args *f)
-{
-    return f->value_at + f->value_dim <= key_width(f);
-}
-
 static size_t workspace_floats(const struct attention_args *f)
 {
-    const size_t pairs = max_pairs(f), width = key_width(f);
+    const size_t pairs = max_pairs(group_heads(f)), width = key_width(f);
     const size_t n_transposed = width + (values_are_in_keys(f) ? 0 : f->value_dim);
-    const size_t n = pairs * (2 * width + f->value_dim + 2 * KEY_BLOCK + 2);
+    const size_t n_page = f->selected == NULL ? 0 : KV_BLOCK_TOKENS * n_transposed;
 
-    return (n + n_transposed * KEY_BLOCK + SIMD_LANES - 1) / SIMD_LANES * SIMD_LANES;
+    return whole_lanes(pairs * (2 * width + f->value_dim + 2 * KEY_BLOCK + 2) +
+                       n_transposed * KEY_BLOCK + gathered_floats(f) + n_page);
 }
 
 static struct workspace workspace_at(const struct attention_args *f, float *scratch)
 {
-    const size_t pairs = max_pairs(f), width = key_width(f);
+    const size_t pairs = max_pairs(group_heads(f)), width = key_width(f);
     struct workspace w;
 
     w.keys = scratch;
@@ -61,6 +59,8 @@ static struct workspace workspace_at(const struct attention_args *f, float *scra
     w.d_out = w.dq + pairs * width;
     w.lse = w.d_out + pairs * f->value_dim;
     w.dot = w.lse + pairs;
+    w.gathered = w.dot + pairs;
+    w.d_page = w.gathered + gathered_floats(f);
     return w;
 }
 
@@ -124,7 +124,7 @@ static void block_gradient(const struct attention_args *f, const struct chunk *c
                            struct workspace *w, size_t first_key, size_t n_keys)
 {
     const size_t width = key_width(f), group = group_heads(f);
-    const size_t n_stored = (n_keys + SIMD_LANES - 1) / SIMD_LANES * SIMD_LANES;
+    const size_t n_stored = whole_lanes(n_keys);
     const float *keys[1] = {w->keys}, *values[1] = {w->values};
     struct tile_product product = {.x = w->q,
                                    .x_row_stride = width,
@@ -147,7 +147,7 @@ static void block_gradient(const struct attention_args *f, const struct chunk *c
     product.n_k = f->value_dim;
     ISA(tile_multiply)(&product);
     for (size_t pair = 0; pair < c->n_rows * group; pair++) {
-        const size_t seen = c->i + pair / group + 1;
+        const size_t seen = chunk_seen(c, pair / group);
         pair_gradient(w->p + pair * KEY_BLOCK, w->ds + pair * KEY_BLOCK,
                       seen > first_key ? smaller(seen - first_key, n_keys) : 0, n_stored, f->scale,
                       w->lse[pair], w->dot[pair]);
@@ -157,24 +157,24 @@ static void block_gradient(const struct attention_args *f, const struct chunk *c
 /* dq += dS . keys, each row over the keys it sees. */
 static void add_query_gradients(const struct attention_args *f, const struct chunk *c,
                                 struct workspace *w, size_t first_key, size_t n_keys,
-                                const float *const pages[PAGES_PER_BLOCK])
+                                const struct key_rows *keys)
 {
     const size_t width = key_width(f), group = group_heads(f);
     /* Rows that see all of the block's keys are one product. */
-    const bool is_joint = c->i + 1 >= first_key + n_keys;
+    const bool is_joint = chunk_seen(c, 0) >= first_key + n_keys;
     const size_t step = is_joint ? c->n_rows : 1;
 
     for (size_t r = 0; r < c->n_rows; r += step) {
-        const size_t seen = c->i + r + 1, pair = r * group;
+        const size_t seen = chunk_seen(c, r), pair = r * group;
         if (seen <= first_key) {
             continue;
         }
         const struct tile_product product = {.x = w->ds + pair * KEY_BLOCK,
                                              .x_row_stride = KEY_BLOCK,
                                              .x_k_stride = 1,
-                                             .blocks = pages,
+                                             .blocks = keys->pages,
                                              .block_rows = KV_BLOCK_TOKENS,
-                                             .w_stride = f->pages.entry_stride,
+                                             .w_stride = keys->stride,
                                              .y = w->dq + pair * width,
                                              .y_stride = width,
                                              .n_rows = step * group,
@@ -185,26 +185,31 @@ static void add_query_gradients(const struct attention_args *f, const struct chu
     }
 }
 
-/* One page: value += P^T d_out, then key += dS^T q. key: the page's first key, counted in the
- * block; earlier rows than that key see nothing of the page. */
-static void add_page_gradient(const struct attention_backward_args *a, const struct chunk *c,
+/* Where the gradients of up to 16 keys stand. */
+struct page_gradient {
+    float *key, *value;
+    size_t key_stride, value_stride;
+};
+
+/* n_keys keys: value += P^T d_out, then key += dS^T q. key: the first, counted in the block. */
+static void add_page_gradient(const struct attention_args *f, const struct chunk *c,
                               const struct workspace *w, size_t first_key, size_t key,
-                              size_t n_keys)
+                              size_t n_keys, const struct page_gradient *to)
 {
-    const struct attention_args *f = &a->forward;
-    const size_t width = key_width(f), group = group_heads(f), page_key = first_key + key;
-    const size_t skipped = page_key > c->i ? (page_key - c->i) * group : 0;
+    const size_t width = key_width(f), group = group_heads(f);
+    const size_t page_key = first_key + key, seen = chunk_seen(c, 0);
+    /* Earlier rows than the first key see nothing of these. */
+    const size_t skipped = page_key >= seen ? (page_key - seen + 1) * group : 0;
     const float *d_out[1] = {w->d_out + skipped * f->value_dim};
     const float *q[1] = {w->q + skipped * width};
-    float *page = page_of(&a->d_pages, c->span, page_key) + c->kv_head * f->kv_head_stride;
     struct tile_product product = {.x = w->p + skipped * KEY_BLOCK + key,
                                    .x_row_stride = 1,
                                    .x_k_stride = KEY_BLOCK,
                                    .blocks = d_out,
                                    .block_rows = c->n_rows * group,
                                    .w_stride = f->value_dim,
-                                   .y = page + f->value_at,
-                                   .y_stride = a->d_pages.entry_stride,
+                                   .y = to->value,
+                                   .y_stride = to->value_stride,
                                    .n_rows = n_keys,
                                    .n_k = c->n_rows * group - skipped,
                                    .n_columns = f->value_dim,
@@ -214,45 +219,106 @@ static void add_page_gradient(const struct attention_backward_args *a, const str
     product.x = w->ds + skipped * KEY_BLOCK + key;
     product.blocks = q;
     product.w_stride = width;
-    product.y = page;
+    product.y = to->key;
+    product.y_stride = to->key_stride;
     product.n_columns = width;
     ISA(tile_multiply)(&product);
+}
+
+/* Gradients of selected keys on their way from the pages (or back there). */
+static void move_picked(const struct attention_backward_args *a, const struct chunk *c,
+                        size_t first_key, size_t n_keys, const struct page_gradient *page,
+                        bool to_pages)
+{
+    const struct attention_args *f = &a->forward;
+    const size_t at = c->kv_head * f->kv_head_stride;
+
+    for (size_t k = 0; k < n_keys; k++) {
+        float *entry = entry_of(&a->d_pages, c->span, (size_t)c->picked[first_key + k]) + at;
+        float *key = page->key + k * page->key_stride,
+              *value = page->value + k * page->value_stride;
+
+        memcpy(to_pages ? entry : key, to_pages ? key : entry, key_width(f) * sizeof(float));
+        if (!values_are_in_keys(f)) {
+            entry += f->value_at;
+            memcpy(to_pages ? entry : value, to_pages ? value : entry,
+                   f->value_dim * sizeof(float));
+        }
+    }
+}
+
+/* Gradients of 16 keys of the block, in the pages or copied from there and back. */
+static void add_key_gradients(const struct attention_backward_args *a, const struct chunk *c,
+                              const struct workspace *w, size_t first_key, size_t key,
+                              size_t n_keys)
+{
+    const struct attention_args *f = &a->forward;
+    const size_t width = key_width(f);
+    struct page_gradient page = {w->d_page, w->d_page + f->value_at, width, width};
+
+    if (c->picked == NULL) {
+        page.key = page_of(&a->d_pages, c->span, first_key + key) + c->kv_head * f->kv_head_stride;
+        page.value = page.key + f->value_at;
+        page.key_stride = a->d_pages.entry_stride;
+        page.value_stride = a->d_pages.entry_stride;
+        add_page_gradient(f, c, w, first_key, key, n_keys, &page);
+        return;
+    }
+    if (!values_are_in_keys(f)) {
+        page.value = w->d_page + KV_BLOCK_TOKENS * width;
+        page.value_stride = f->value_dim;
+    }
+    move_picked(a, c, first_key + key, n_keys, &page, false);
+    add_page_gradient(f, c, w, first_key, key, n_keys, &page);
+    move_picked(a, c, first_key + key, n_keys, &page, true);
 }
 
 static void backward_block(const struct attention_backward_args *a, const struct chunk *c,
                            struct workspace *w, size_t first_key, size_t n_keys)
 {
     const struct attention_args *f = &a->forward;
-    const size_t key_at = c->kv_head * f->kv_head_stride;
-    const float *pages[PAGES_PER_BLOCK], *values[PAGES_PER_BLOCK];
+    struct key_rows keys, values;
 
-    list_pages(&f->pages, c->span, first_key, n_keys, key_at, pages);
-    transpose_block(pages, n_keys, f->pages.entry_stride, key_width(f), w->keys);
+    locate_block(f, c, first_key, n_keys, w->gathered, &keys, &values);
+    transpose_block(keys.pages, n_keys, keys.stride, key_width(f), w->keys);
     if (!values_are_in_keys(f)) {
-        list_pages(&f->pages, c->span, first_key, n_keys, f->value_at + key_at, values);
-        transpose_block(values, n_keys, f->pages.entry_stride, f->value_dim, w->values);
+        transpose_block(values.pages, n_keys, values.stride, f->value_dim, w->values);
     }
     block_gradient(f, c, w, first_key, n_keys);
-    add_query_gradients(f, c, w, first_key, n_keys, pages);
+    add_query_gradients(f, c, w, first_key, n_keys, &keys);
     for (size_t key = 0; key < n_keys; key += KV_BLOCK_TOKENS) {
-        add_page_gradient(a, c, w, first_key, key, smaller(n_keys - key, KV_BLOCK_TOKENS));
+        add_key_gradients(a, c, w, first_key, key, smaller(n_keys - key, KV_BLOCK_TOKENS));
+    }
+}
+
+static void backward_keys(const struct attention_backward_args *a, const struct chunk *c,
+                          struct workspace *w)
+{
+    const size_t group = group_heads(&a->forward), n_pairs = c->n_rows * group;
+
+    for (size_t pair = 0; pair < n_pairs; pair++) {
+        gather_pair(a, w, pair, pair_row(c, pair, group), pair_head(c, pair, group));
+    }
+    for (size_t first = 0; first < c->n_keys; first += KEY_BLOCK) {
+        backward_block(a, c, w, first, smaller(c->n_keys - first, KEY_BLOCK));
+    }
+    for (size_t pair = 0; pair < n_pairs; pair++) {
+        store_pair(a, w, pair, pair_row(c, pair, group), pair_head(c, pair, group));
     }
 }
 
 static void backward_chunk(const struct attention_backward_args *a, const struct chunk *c,
                            struct workspace *w)
 {
-    const size_t group = group_heads(&a->forward);
-    const size_t n_pairs = c->n_rows * group, n_keys = c->i + c->n_rows;
+    const struct attention_args *f = &a->forward;
 
-    for (size_t pair = 0; pair < n_pairs; pair++) {
-        gather_pair(a, w, pair, pair_row(c, pair, group), pair_head(c, pair, group));
+    if (!has_selection(f, c)) {
+        backward_keys(a, c, w);
+        return;
     }
-    for (size_t first = 0; first < n_keys; first += KEY_BLOCK) {
-        backward_block(a, c, w, first, smaller(n_keys - first, KEY_BLOCK));
-    }
-    for (size_t pair = 0; pair < n_pairs; pair++) {
-        store_pair(a, w, pair, pair_row(c, pair, group), pair_head(c, pair, group));
+    for (size_t r = 0; r < c->n_rows; r++) {
+        const struct chunk row = chunk_row(c, r, f->selected, f->n_selected);
+        backward_keys(a, &row, w);
     }
 }
 
@@ -262,7 +328,8 @@ static void backward_sequence(const struct attention_backward_args *a, struct wo
     const size_t step = chunk_rows(group_heads(&a->forward));
 
     for (size_t i = 0; i < span->n_rows; i += step) {
-        const struct chunk c = {span, i, smaller(span->n_rows - i, step), kv_head};
+        struct chunk c = chunk_at(span, i, step);
+        c.kv_head = kv_head;
         backward_chunk(a, &c, w);
     }
 }

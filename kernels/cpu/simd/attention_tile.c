@@ -85,7 +85,8 @@ SIMD_INLINE void tile_run(const struct tile_product *t, size_t row, size_t colum
     }
     for (size_t first = 0; first < t->n_k; first += t->block_rows) {
         const float *w = t->blocks[first / t->block_rows] + column;
-        for (size_t left = smaller(t->n_k - first, t->block_rows); left > 0; left--) {
+        for (size_t left = t->n_k - first < t->block_rows ? t->n_k - first : t->block_rows;
+             left > 0; left--) {
             tile_add(&tile, x, t->x_row_stride, w);
             x += t->x_k_stride;
             w += t->w_stride;

@@ -18,11 +18,16 @@ enum status ISA(op_embedding_backward)(struct backend *backend,
 enum status ISA(op_rms_norm)(struct backend *backend, const struct rms_norm_args *args);
 enum status ISA(op_rms_norm_backward)(struct backend *backend,
                                       const struct rms_norm_backward_args *args);
+enum status ISA(op_layer_norm)(struct backend *backend, const struct layer_norm_args *args);
+enum status ISA(op_layer_norm_backward)(struct backend *backend,
+                                        const struct layer_norm_backward_args *args);
 enum status ISA(op_rope)(struct backend *backend, const struct rope_args *args);
 enum status ISA(op_kv_copy)(struct backend *backend, const struct kv_copy_args *args);
 enum status ISA(op_attention)(struct backend *backend, const struct attention_args *args);
 enum status ISA(op_attention_backward)(struct backend *backend,
                                        const struct attention_backward_args *args);
+enum status ISA(op_index_select)(struct backend *backend, const struct index_args *args);
+enum status ISA(op_index_loss)(struct backend *backend, const struct index_loss_args *args);
 enum status ISA(op_router)(struct backend *backend, const struct router_args *args);
 enum status ISA(op_router_backward)(struct backend *backend,
                                     const struct router_backward_args *args);

@@ -1,0 +1,192 @@
+/* Owns how attention and the indexer cut their work: chunks of rows, where the keys of a chunk lie
+ * (pages in order, or the selected entries gathered), and which thread does what. */
+#ifndef HONE_KERNELS_CPU_SIMD_ATTENTION_CHUNK_H
+#define HONE_KERNELS_CPU_SIMD_ATTENTION_CHUNK_H
+
+#include "kernels/backend.h"
+#include "kernels/cpu/simd/attention_tile.h"
+
+#include <string.h>
+
+#define CHUNK_PAIRS ((size_t)64) /* (query, head) pairs a chunk holds, if a row has no more */
+
+/* Rows i .. i + n_rows - 1 of a span with the heads of one KV head. A pair is one row and one of
+ * these heads: pair = r * group + head. */
+struct chunk {
+    const struct kv_span *span;
+    size_t i, n_rows;
+    size_t kv_head;
+    const int32_t *picked; /* (n_keys) positions of the only row's keys; NULL: all up to its own */
+    size_t n_keys;         /* of the last row */
+};
+
+static inline size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Query heads of a KV head. */
+static inline size_t group_heads(const struct attention_args *a)
+{
+    return a->n_heads / a->n_kv_heads;
+}
+
+/* Floats of a key. */
+static inline size_t key_width(const struct attention_args *a)
+{
+    return a->key_dim + a->rope_dim;
+}
+
+/* Whether a value is a part of its key. */
+static inline bool values_are_in_keys(const struct attention_args *a)
+{
+    return a->value_at + a->value_dim <= key_width(a);
+}
+
+/* Rows of a span that are worked on together, by the heads that share a key. */
+static inline size_t chunk_rows(size_t group)
+{
+    return group < CHUNK_PAIRS ? CHUNK_PAIRS / group : 1;
+}
+
+static inline size_t max_pairs(size_t group)
+{
+    return chunk_rows(group) * group;
+}
+
+/* Rows from i on, as many as a chunk takes. */
+static inline struct chunk chunk_at(const struct kv_span *span, size_t i, size_t max_rows)
+{
+    const size_t n_rows = smaller(span->n_rows - i, max_rows);
+
+    return (struct chunk){
+        .span = span, .i = i, .n_rows = n_rows, .n_keys = span->n_cached + i + n_rows};
+}
+
+/* Row r of a chunk alone, with the keys that were selected for it: all it sees if those are few. */
+static inline struct chunk chunk_row(const struct chunk *c, size_t r, const int32_t *selected,
+                                     size_t n_selected)
+{
+    struct chunk row = *c;
+    const size_t seen = c->span->n_cached + c->i + r + 1;
+
+    row.i = c->i + r;
+    row.n_rows = 1;
+    row.n_keys = smaller(seen, n_selected);
+    row.picked = seen > n_selected ? selected + (c->span->first_row + row.i) * n_selected : NULL;
+    return row;
+}
+
+/* Keys that row r of the chunk sees. */
+static inline size_t chunk_seen(const struct chunk *c, size_t r)
+{
+    return c->n_keys - (c->n_rows - 1 - r);
+}
+
+/* The row of the batch, and the query head, of a pair. */
+static inline size_t pair_row(const struct chunk *c, size_t pair, size_t group)
+{
+    return c->span->first_row + c->i + pair / group;
+}
+
+static inline size_t pair_head(const struct chunk *c, size_t pair, size_t group)
+{
+    return c->kv_head * group + pair % group;
+}
+
+/* One query as adjacent floats [first part | second part]. */
+static inline void gather_query(const struct attention_args *a, size_t row, size_t head, float *to)
+{
+    memcpy(to, a->q + row * a->q_stride + head * a->q_head_stride, a->key_dim * sizeof(*to));
+    if (a->rope_dim > 0) {
+        memcpy(to + a->key_dim, a->q_rope + row * a->q_rope_stride + head * a->q_rope_head_stride,
+               a->rope_dim * sizeof(*to));
+    }
+}
+
+/* First entry of the page that holds token `token`. */
+static inline float *page_of(const struct kv_pages *pages, const struct kv_span *span, size_t token)
+{
+    return pages->data + (size_t)span->blocks[token / KV_BLOCK_TOKENS] * pages->page_stride;
+}
+
+static inline float *entry_of(const struct kv_pages *pages, const struct kv_span *span,
+                              size_t token)
+{
+    return page_of(pages, span, token) + token % KV_BLOCK_TOKENS * pages->entry_stride;
+}
+
+/* A part of the entries of one key block: key k is pages[k / 16] + k % 16 * stride. */
+struct key_rows {
+    const float *pages[PAGES_PER_BLOCK];
+    size_t stride;
+};
+
+/* `width` floats at `at` of the entries of a chunk's keys first_key .. + n_keys: where they are, or
+ * copied to gathered (KEY_BLOCK, width). */
+static inline void locate_keys(const struct kv_pages *pages, const struct chunk *c,
+                               size_t first_key, size_t n_keys, size_t at, size_t width,
+                               float *gathered, struct key_rows *out)
+{
+    out->stride = c->picked == NULL ? pages->entry_stride : width;
+    for (size_t k = 0; k < n_keys; k += KV_BLOCK_TOKENS) {
+        out->pages[k / KV_BLOCK_TOKENS] =
+            c->picked == NULL ? page_of(pages, c->span, first_key + k) + at : gathered + k * width;
+    }
+    for (size_t k = 0; k < n_keys && c->picked != NULL; k++) {
+        const size_t token = (size_t)c->picked[first_key + k];
+        memcpy(gathered + k * width, entry_of(pages, c->span, token) + at, width * sizeof(float));
+    }
+}
+
+/* Keys and values of a block for attention; gathered holds gathered_floats. */
+static inline void locate_block(const struct attention_args *a, const struct chunk *c,
+                                size_t first_key, size_t n_keys, float *gathered,
+                                struct key_rows *keys, struct key_rows *values)
+{
+    const size_t at = c->kv_head * a->kv_head_stride, width = key_width(a);
+
+    locate_keys(&a->pages, c, first_key, n_keys, at, width, gathered, keys);
+    if (!values_are_in_keys(a)) {
+        locate_keys(&a->pages, c, first_key, n_keys, a->value_at + at, a->value_dim,
+                    gathered + KEY_BLOCK * width, values);
+        return;
+    }
+    *values = *keys;
+    for (size_t k = 0; k < n_keys; k += KV_BLOCK_TOKENS) {
+        values->pages[k / KV_BLOCK_TOKENS] += a->value_at;
+    }
+}
+
+static inline size_t gathered_floats(const struct attention_args *a)
+{
+    const size_t width = key_width(a) + (values_are_in_keys(a) ? 0 : a->value_dim);
+
+    return a->selected == NULL ? 0 : KEY_BLOCK * width;
+}
+
+/* Whether the rows of a chunk differ in more than their own position: then each goes alone. */
+static inline bool has_selection(const struct attention_args *a, const struct chunk *c)
+{
+    return a->selected != NULL && c->n_keys > a->n_selected;
+}
+
+/* Keys that rows [0, i] of a span see together, in multiply-adds. */
+static inline size_t span_work(const struct kv_span *span, size_t n_rows)
+{
+    return n_rows * span->n_cached + n_rows * (n_rows + 1) / 2;
+}
+
+/* The thread whose share of `total` work holds the work unit number `done`. */
+static inline size_t work_owner(size_t done, size_t total, size_t n_threads)
+{
+    return total == 0 ? 0 : done * n_threads / total;
+}
+
+/* Whole lanes. */
+static inline size_t whole_lanes(size_t n)
+{
+    return (n + SIMD_LANES - 1) / SIMD_LANES * SIMD_LANES;
+}
+
+#endif
