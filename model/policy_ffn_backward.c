@@ -121,7 +121,8 @@ static enum status experts_backward(struct policy *policy, const struct policy_l
                                         .top_k = s->top_k});
 }
 
-/* From d_route_weights and the balance loss to the router's weight and d_normed; the bias has no gradient. */
+/* From d_route_weights and the balance loss to the router's weight and d_normed; the bias has no
+ * gradient. */
 static enum status router_backward(struct policy *policy, const struct policy_layer *layer,
                                    const struct policy_activations *a, size_t n_rows)
 {
