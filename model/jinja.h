@@ -2,12 +2,18 @@
  * 2), interpreted with bounds. Every byte of the output is marked as the template's own or as data,
  * so that data never yields special tokens.
  *
- * There are: {{ }}, {% if elif else for set %}, {# #}, whitespace control (trim_blocks and
- * lstrip_blocks are on); literals, lists, attributes, subscripts, slices, calls; or and not == != <
- * > <= >= in + - ~ * // % and x if y else z; namespace() and raise_exception(); methods split strip
- * lstrip rstrip startswith endswith items get upper lower; filters tojson length count
- * trim join default first last string upper lower; tests defined undefined none string mapping
- * sequence iterable boolean true false. Anything else fails to compile, with line and column. */
+ * There are: {{ }}, {# #}, {% if elif else for set macro break continue raw %}, whitespace control
+ * (trim_blocks and lstrip_blocks are on); literals of texts, whole numbers, lists and mappings;
+ * attributes, subscripts, slices, calls; or and not == != < > <= >= in + - ~ * // % and x if y else
+ * z; namespace() range() raise_exception() and macros, which see only macros that end before them;
+ * methods split strip lstrip rstrip startswith endswith replace upper lower title capitalize items
+ * keys values get; filters tojson from_json length count map trim join default first last list
+ * items reverse string safe replace upper lower title capitalize; tests defined undefined none
+ * string mapping sequence iterable boolean integer float number true false equalto eq in;
+ * loop.index0 index first last length revindex0 revindex previtem nextitem. Anything else fails to
+ * compile, with line and column. Lists and mappings are written by tojson only; letters beyond
+ * ASCII have no other case; strftime_now is not defined, so that prompts do not depend on the day.
+ */
 #ifndef HONE_MODEL_JINJA_H
 #define HONE_MODEL_JINJA_H
 

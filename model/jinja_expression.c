@@ -1,52 +1,86 @@
-/* Owns reading expressions of templates. */
+/* Owns reading expressions of templates: operators and literals. What is applied to a value, such
+ * as calls and filters, is in jinja_apply.c. */
 #include "model/jinja_internal.h"
 
 #include <string.h>
 
 #define DEPTH_MAX 64u
 
-static enum status wrap(struct parser *p, enum node_kind kind, struct node **node)
-{
-    struct node *outer = NULL;
+/* --- Literals --- */
 
-    TRY(parser_node(p, kind, &outer));
-    outer->a = *node;
-    *node = outer;
+/* Neighbouring strings are one. */
+static enum status parse_string(struct parser *p, struct node *node)
+{
+    node->kind = NODE_STRING;
+    node->name = p->token.text;
+    TRY(parser_next(p));
+    while (p->token.kind == TOKEN_STRING) {
+        const struct word more = p->token.text;
+        char *both = NULL;
+        TRY(arena_alloc(p->program->arena, node->name.n + more.n + 1, 1, &both));
+        memcpy(both, node->name.text, node->name.n);
+        memcpy(both + node->name.n, more.text, more.n);
+        node->name = (struct word){both, node->name.n + more.n};
+        TRY(parser_next(p));
+    }
     return STATUS_OK;
 }
 
-/* Up to `end`: values and keyword = value. */
-static enum status parse_argument(struct parser *p, struct node **out)
+/* (a) is a; (a, b) and () are lists. */
+static enum status parse_bracket(struct parser *p, struct node **out)
+{
+    struct node *first = NULL;
+    struct node *list = *out;
+
+    TRY(parser_next(p));
+    if (!parser_sees(p, ")")) {
+        TRY(parser_node(p, NODE_ARGUMENT, &first));
+        TRY(parse_expression(p, &first->a));
+        if (parser_sees(p, ")")) {
+            *out = first->a;
+            return parser_next(p);
+        }
+        if (!parser_sees(p, ",")) {
+            return parser_expect(p, ")");
+        }
+        TRY(parse_list(p, ")", &first->next));
+    } else {
+        TRY(parser_next(p));
+    }
+    list->kind = NODE_LIST;
+    list->body = first;
+    return STATUS_OK;
+}
+
+static enum status parse_primary(struct parser *p, struct node **out)
 {
     struct node *node = NULL;
 
-    TRY(parser_node(p, NODE_ARGUMENT, &node));
+    TRY(parser_node(p, NODE_NAME, &node));
     *out = node;
-    TRY(parse_expression(p, &node->a));
-    if (!parser_sees(p, "=")) {
-        return STATUS_OK;
+    if (p->token.kind == TOKEN_NAME) {
+        return parse_name(p, node);
     }
-    if (node->a->kind != NODE_NAME) {
-        return jinja_fail(p->program, node->at, "a keyword must be a name", (struct word){0});
+    if (p->token.kind == TOKEN_STRING) {
+        return parse_string(p, node);
     }
-    node->name = node->a->name;
-    TRY(parser_next(p));
-    return parse_expression(p, &node->a);
-}
-
-static enum status parse_arguments(struct parser *p, const char *end, struct node **out)
-{
-    struct node **link = out;
-    enum status status = parser_next(p);
-
-    while (status == STATUS_OK && !parser_sees(p, end)) {
-        status = parse_argument(p, link);
-        link = status == STATUS_OK ? &(*link)->next : link;
-        if (status == STATUS_OK && !parser_sees(p, end)) {
-            status = parser_expect(p, ",");
-        }
+    if (p->token.kind == TOKEN_INTEGER) {
+        node->kind = NODE_INTEGER;
+        node->number = p->token.number;
+        return parser_next(p);
     }
-    return status == STATUS_OK ? parser_next(p) : status;
+    if (parser_sees(p, "(")) {
+        return parse_bracket(p, out);
+    }
+    if (parser_sees(p, "[")) {
+        node->kind = NODE_LIST;
+        return parse_list(p, "]", &node->body);
+    }
+    if (parser_sees(p, "{")) {
+        node->kind = NODE_DICT;
+        return parse_dict(p, &node->body);
+    }
+    return jinja_fail(p->program, p->token.at, "a value should stand here", (struct word){0});
 }
 
 /* --- Behind a value --- */
@@ -62,10 +96,14 @@ static enum status parse_bound(struct parser *p, struct node **out)
 
 static enum status parse_subscript(struct parser *p, struct node **node)
 {
-    TRY(wrap(p, NODE_INDEX, node));
+    TRY(parser_wrap(p, NODE_INDEX, node));
     TRY(parser_next(p));
     TRY(parse_bound(p, &(*node)->b));
     if (!parser_sees(p, ":")) {
+        if ((*node)->b == NULL) {
+            return jinja_fail(p->program, (*node)->at, "a subscript without a value",
+                              (struct word){0});
+        }
         return parser_expect(p, "]");
     }
     (*node)->kind = NODE_SLICE;
@@ -78,138 +116,36 @@ static enum status parse_subscript(struct parser *p, struct node **node)
     return parser_expect(p, "]");
 }
 
-static enum status parse_dot(struct parser *p, struct node **node)
+enum status parse_value(struct parser *p, bool with_filters, struct node **out)
 {
-    TRY(wrap(p, NODE_ATTRIBUTE, node));
-    TRY(parser_next(p));
-    if (p->token.kind != TOKEN_NAME) {
-        return jinja_fail(p->program, p->token.at, "expected a name", (struct word){0});
-    }
-    (*node)->name = p->token.text;
-    TRY(parser_next(p));
-    if (!parser_sees(p, "(")) {
-        return STATUS_OK;
-    }
-    if (!method_is_known((*node)->name)) {
-        return jinja_fail(p->program, (*node)->at, "this method is not known:", (*node)->name);
-    }
-    (*node)->kind = NODE_METHOD;
-    return parse_arguments(p, ")", &(*node)->body);
-}
+    enum status status = parse_primary(p, out);
 
-static enum status parse_filter(struct parser *p, struct node **node)
-{
-    TRY(wrap(p, NODE_FILTER, node));
-    TRY(parser_next(p));
-    (*node)->name = p->token.text;
-    if (p->token.kind != TOKEN_NAME || !filter_is_known((*node)->name)) {
-        return jinja_fail(p->program, p->token.at, "this filter is not known:", p->token.text);
+    while (status == STATUS_OK && (parser_sees(p, ".") || parser_sees(p, "["))) {
+        status = parser_sees(p, ".") ? parse_dot(p, out) : parse_subscript(p, out);
     }
-    TRY(parser_next(p));
-    return parser_sees(p, "(") ? parse_arguments(p, ")", &(*node)->body) : STATUS_OK;
-}
-
-static enum status parse_test(struct parser *p, struct node **node)
-{
-    TRY(wrap(p, NODE_TEST, node));
-    TRY(parser_next(p));
-    if (parser_sees(p, "not")) {
-        (*node)->number = 1;
-        TRY(parser_next(p));
-    }
-    (*node)->name = p->token.text;
-    if (p->token.kind != TOKEN_NAME || !test_is_known((*node)->name)) {
-        return jinja_fail(p->program, p->token.at, "this test is not known:", p->token.text);
-    }
-    return parser_next(p);
-}
-
-static enum status parse_suffixes(struct parser *p, struct node **node)
-{
-    enum status status = STATUS_OK;
-    bool has_more = true;
-
-    while (status == STATUS_OK && has_more) {
-        if (parser_sees(p, ".")) {
-            status = parse_dot(p, node);
-        } else if (parser_sees(p, "[")) {
-            status = parse_subscript(p, node);
-        } else if (parser_sees(p, "|")) {
-            status = parse_filter(p, node);
-        } else if (parser_sees(p, "is")) {
-            status = parse_test(p, node);
-        } else {
-            has_more = false;
-        }
+    while (status == STATUS_OK && with_filters && (parser_sees(p, "|") || parser_sees(p, "is"))) {
+        status = parser_sees(p, "|") ? parse_filter(p, out) : parse_test(p, out);
     }
     return status;
 }
 
-/* --- Values --- */
-
-static enum status parse_called_name(struct parser *p, struct node *node)
-{
-    static const char *const constants[] = {"false", "true", "none"};
-    static const char *const capitals[] = {"False", "True", "None"};
-
-    node->name = p->token.text;
-    for (size_t i = 0; i < 3; i++) {
-        if (word_is(node->name, constants[i]) || word_is(node->name, capitals[i])) {
-            node->kind = NODE_CONSTANT;
-            node->number = (int64_t)i;
-        }
-    }
-    TRY(parser_next(p));
-    if (!parser_sees(p, "(")) {
-        return STATUS_OK;
-    }
-    if (!word_is(node->name, "namespace") && !word_is(node->name, "raise_exception")) {
-        return jinja_fail(p->program, node->at, "this function is not known:", node->name);
-    }
-    node->kind = NODE_CALL;
-    return parse_arguments(p, ")", &node->body);
-}
-
-static enum status parse_primary(struct parser *p, struct node **out)
-{
-    struct node *node = NULL;
-
-    TRY(parser_node(p, NODE_NAME, &node));
-    *out = node;
-    if (p->token.kind == TOKEN_NAME) {
-        return parse_called_name(p, node);
-    }
-    if (p->token.kind == TOKEN_STRING || p->token.kind == TOKEN_INTEGER) {
-        node->kind = p->token.kind == TOKEN_STRING ? NODE_STRING : NODE_INTEGER;
-        node->name = p->token.text;
-        node->number = p->token.number;
-        return parser_next(p);
-    }
-    if (parser_sees(p, "(")) {
-        TRY(parser_next(p));
-        TRY(parse_expression(p, out));
-        return parser_expect(p, ")");
-    }
-    if (parser_sees(p, "[")) {
-        node->kind = NODE_LIST;
-        return parse_arguments(p, "]", &node->body);
-    }
-    return jinja_fail(p->program, p->token.at, "a value should stand here", (struct word){0});
-}
-
+/* A sign stands closer than a filter: -x|f is (-x)|f. */
 static enum status parse_unary(struct parser *p, struct node **out)
 {
     struct node *node = NULL;
 
     if (!parser_sees(p, "-")) {
-        TRY(parse_primary(p, out));
-        return parse_suffixes(p, out);
+        return parse_value(p, true, out);
     }
     TRY(parser_node(p, NODE_NEGATE, &node));
     *out = node;
     TRY(parser_next(p));
-    TRY(parse_primary(p, &node->a));
-    return parse_suffixes(p, &node->a);
+    TRY(parse_value(p, false, &node->a));
+    enum status status = STATUS_OK;
+    while (status == STATUS_OK && (parser_sees(p, "|") || parser_sees(p, "is"))) {
+        status = parser_sees(p, "|") ? parse_filter(p, out) : parse_test(p, out);
+    }
+    return status;
 }
 
 /* --- Operators --- */
@@ -256,13 +192,17 @@ static enum status parse_operand(struct parser *p, size_t level, struct node **o
 /* Behind a left operand: an operator of this level and its right operand. */
 static enum status parse_operator(struct parser *p, size_t level, struct node **node)
 {
-    TRY(wrap(p, NODE_BINARY, node));
+    TRY(parser_wrap(p, NODE_BINARY, node));
     (*node)->name = p->token.text;
     TRY(parser_next(p));
     if (word_is((*node)->name, "not")) {
         TRY(parser_expect(p, "in"));
     }
-    return parse_operand(p, level + 1, &(*node)->b);
+    TRY(parse_operand(p, level + 1, &(*node)->b));
+    if (level == LEVEL_COMPARE && sees_level(p, level)) {
+        return jinja_fail(p->program, p->token.at, "a chain of comparisons:", p->token.text);
+    }
+    return STATUS_OK;
 }
 
 static enum status parse_level(struct parser *p, size_t level, struct node **out)
@@ -285,20 +225,24 @@ enum status parse_logic(struct parser *p, struct node **out)
 
 enum status parse_expression(struct parser *p, struct node **out)
 {
-    struct node *node = NULL;
+    bool has_more = true;
 
-    TRY(parse_logic(p, out));
-    if (!parser_sees(p, "if")) {
-        return STATUS_OK;
+    while (has_more) { /* "x if a else y if b else z" is a chain in the place of the last value */
+        struct node *node = NULL;
+        TRY(parse_logic(p, out));
+        if (!parser_sees(p, "if")) {
+            return STATUS_OK;
+        }
+        TRY(parser_node(p, NODE_CHOICE, &node));
+        node->b = *out;
+        *out = node;
+        TRY(parser_next(p));
+        TRY(parse_logic(p, &node->a));
+        has_more = parser_sees(p, "else");
+        if (has_more) {
+            TRY(parser_next(p));
+            out = &node->c;
+        }
     }
-    TRY(parser_node(p, NODE_CHOICE, &node));
-    node->b = *out;
-    *out = node;
-    TRY(parser_next(p));
-    TRY(parse_logic(p, &node->a));
-    if (!parser_sees(p, "else")) {
-        return STATUS_OK;
-    }
-    TRY(parser_next(p));
-    return parse_expression(p, &node->c);
+    return STATUS_OK;
 }

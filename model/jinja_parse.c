@@ -1,4 +1,4 @@
-/* Owns reading a template: its text, tags and statements. */
+/* Owns reading a template: its statements, and the whole. */
 #include "base/memory.h"
 #include "model/jinja_internal.h"
 #include "model/tokenizer_text.h"
@@ -6,194 +6,6 @@
 #include <string.h>
 
 #define DEPTH_MAX 64u
-
-bool word_is(struct word word, const char *text)
-{
-    return word.text != NULL && word.n == strlen(text) && memcmp(word.text, text, word.n) == 0;
-}
-
-enum status jinja_fail(const struct jinja *program, size_t at, const char *message,
-                       struct word word)
-{
-    size_t line = 1, column = 1;
-
-    for (size_t i = 0; i < at && i < program->n; i++) {
-        const bool is_end = program->text[i] == '\n';
-        line += is_end ? 1 : 0;
-        column = is_end ? 1 : column + 1;
-    }
-    return status_set(STATUS_BAD_FORMAT, "chat template:%zu:%zu: %s%s%.*s", line, column, message,
-                      word.text == NULL ? "" : " ", word.text == NULL ? 0 : (int)word.n,
-                      word.text == NULL ? "" : word.text);
-}
-
-/* --- Tokens --- */
-
-static bool is_blank(char c)
-{
-    return c == ' ' || (c >= '\t' && c <= '\r');
-}
-
-static bool is_name_byte(char c)
-{
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
-}
-
-static bool follows(const struct parser *p, const char *text)
-{
-    const size_t n = strlen(text);
-
-    return p->n - p->at >= n && memcmp(p->text + p->at, text, n) == 0;
-}
-
-/* A character for the one behind a backslash. */
-static char unescape(char c)
-{
-    static const char from[] = "ntrbf0", to[] = "\n\t\r\b\f";
-    const char *found = strchr(from, c);
-
-    if (c == '\0' || found == NULL || *found == '0') {
-        return c;
-    }
-    return to[found - from];
-}
-
-static enum status read_string(struct parser *p)
-{
-    const char quote = p->text[p->at];
-    size_t end = p->at + 1, count = 0;
-    char *value = NULL;
-
-    while (end < p->n && p->text[end] != quote) {
-        end += p->text[end] == '\\' ? 2 : 1;
-    }
-    if (end >= p->n) {
-        return jinja_fail(p->program, p->at, "a string without end", (struct word){0});
-    }
-    TRY(arena_alloc(p->program->arena, end - p->at, 1, &value));
-    for (size_t i = p->at + 1; i < end; i++) {
-        const bool is_escape = p->text[i] == '\\';
-        if (is_escape && strchr("xuUN01234567a\n", p->text[i + 1]) != NULL) {
-            return jinja_fail(p->program, i, "this escape is not known", (struct word){0});
-        }
-        i += is_escape ? 1 : 0;
-        value[count] = p->text[i];
-        if (is_escape) {
-            value[count] = unescape(p->text[i]);
-        }
-        count++;
-    }
-    p->token.kind = TOKEN_STRING;
-    p->token.text = (struct word){value, count};
-    p->at = end + 1;
-    return STATUS_OK;
-}
-
-static enum status read_word(struct parser *p)
-{
-    const size_t start = p->at;
-
-    while (p->at < p->n && is_name_byte(p->text[p->at])) {
-        p->at++;
-    }
-    p->token.text = (struct word){p->text + start, p->at - start};
-    p->token.kind = TOKEN_NAME;
-    if (p->text[start] < '0' || p->text[start] > '9') {
-        return STATUS_OK;
-    }
-    p->token.kind = TOKEN_INTEGER;
-    for (size_t i = start; i < p->at; i++) {
-        if (p->text[i] < '0' || p->text[i] > '9' || i - start > 15) {
-            return jinja_fail(p->program, start, "not an integer:", p->token.text);
-        }
-        p->token.number = p->token.number * 10 + (p->text[i] - '0');
-    }
-    return STATUS_OK;
-}
-
-/* Whether a tag ends here; eats its end and the blanks it takes along. */
-static bool ends_tag(struct parser *p)
-{
-    const char sign = p->text[p->at];
-    const bool has_sign = sign == '-' || sign == '+';
-    struct parser inside = *p;
-
-    inside.at += has_sign ? 1 : 0;
-    const bool is_block = follows(&inside, "%}");
-    if (!is_block && !follows(&inside, "}}")) {
-        return false;
-    }
-    p->at = inside.at + 2;
-    if (sign == '-') {
-        while (p->at < p->n && is_blank(p->text[p->at])) {
-            p->at++;
-        }
-    } else if (is_block && sign != '+' && p->at < p->n && p->text[p->at] == '\n') {
-        p->at++;
-    }
-    p->begins_line = p->text[p->at - 1] == '\n';
-    return true;
-}
-
-static enum status read_sign(struct parser *p)
-{
-    static const char *const pairs[] = {"==", "!=", "<=", ">=", "//"};
-    size_t n = 1;
-
-    for (size_t i = 0; i < sizeof(pairs) / sizeof(pairs[0]); i++) {
-        n = follows(p, pairs[i]) ? 2 : n;
-    }
-    p->token.kind = TOKEN_SIGN;
-    p->token.text = (struct word){p->text + p->at, n};
-    if (n == 1 && strchr("+-~*%()[].,:|<>=", p->text[p->at]) == NULL) {
-        return jinja_fail(p->program, p->at, "this cannot stand here:", p->token.text);
-    }
-    p->at += n;
-    return STATUS_OK;
-}
-
-enum status parser_next(struct parser *p)
-{
-    while (p->at < p->n && is_blank(p->text[p->at])) {
-        p->at++;
-    }
-    p->token = (struct token){.kind = TOKEN_END, .at = p->at};
-    if (p->at >= p->n) {
-        return jinja_fail(p->program, p->at, "the template ends inside a tag", (struct word){0});
-    }
-    if (ends_tag(p)) {
-        return STATUS_OK;
-    }
-    const char c = p->text[p->at];
-    if (c == '\'' || c == '"') {
-        return read_string(p);
-    }
-    return is_name_byte(c) ? read_word(p) : read_sign(p);
-}
-
-bool parser_sees(const struct parser *p, const char *text)
-{
-    return (p->token.kind == TOKEN_NAME || p->token.kind == TOKEN_SIGN) &&
-           word_is(p->token.text, text);
-}
-
-enum status parser_expect(struct parser *p, const char *sign)
-{
-    if (!parser_sees(p, sign)) {
-        return jinja_fail(p->program, p->token.at, "expected", (struct word){sign, strlen(sign)});
-    }
-    return parser_next(p);
-}
-
-enum status parser_node(struct parser *p, enum node_kind kind, struct node **out)
-{
-    TRY(arena_alloc(p->program->arena, 1, sizeof(**out), out));
-    (*out)->kind = kind;
-    (*out)->at = p->token.at;
-    return STATUS_OK;
-}
-
-/* --- Statements --- */
 
 /* A list being built. */
 struct node_list {
@@ -209,6 +21,8 @@ static void list_add(struct node_list *list, struct node *node)
     }
     list->last = node;
 }
+
+/* --- Statements --- */
 
 /* Reads until a tag that is none of its own (else, endif ...), whose word is the token then. */
 static enum status parse_body(struct parser *p, struct node **out);
@@ -237,44 +51,26 @@ static enum status parse_else(struct parser *p, struct node *node, const char *e
     return parser_expect(p, end);
 }
 
-/* Behind "if" or "elif". */
+/* Behind "if" and behind each "elif", which is an if in the other's place. */
 static enum status parse_if(struct parser *p, struct node **out)
 {
-    struct node *node = NULL;
+    struct node **place = out;
+    bool has_more = true;
 
-    TRY(parser_node(p, NODE_IF, &node));
-    *out = node;
-    TRY(parser_next(p));
-    TRY(parse_expression(p, &node->a));
-    TRY(tag_then_body(p, &node->body));
-    while (parser_sees(p, "elif")) {
-        TRY(parser_node(p, NODE_IF, &node->other));
-        node = node->other;
+    while (has_more) {
+        struct node *node = NULL;
+        TRY(parser_node(p, NODE_IF, &node));
+        *place = node;
         TRY(parser_next(p));
         TRY(parse_expression(p, &node->a));
         TRY(tag_then_body(p, &node->body));
+        place = &node->other;
+        has_more = parser_sees(p, "elif");
+        if (!has_more) {
+            TRY(parse_else(p, node, "endif"));
+        }
     }
-    return parse_else(p, node, "endif");
-}
-
-static enum status parse_name(struct parser *p, struct word *out)
-{
-    if (p->token.kind != TOKEN_NAME) {
-        return jinja_fail(p->program, p->token.at, "expected a name", (struct word){0});
-    }
-    *out = p->token.text;
-    return parser_next(p);
-}
-
-/* Behind what the loop walks over: a filter perhaps, then the bodies. */
-static enum status parse_loop_body(struct parser *p, struct node *node)
-{
-    if (parser_sees(p, "if")) {
-        TRY(parser_next(p));
-        TRY(parse_expression(p, &node->b));
-    }
-    TRY(tag_then_body(p, &node->body));
-    return parse_else(p, node, "endfor");
+    return STATUS_OK;
 }
 
 static enum status parse_for(struct parser *p, struct node **out)
@@ -284,14 +80,21 @@ static enum status parse_for(struct parser *p, struct node **out)
     TRY(parser_node(p, NODE_FOR, &node));
     *out = node;
     TRY(parser_next(p));
-    TRY(parse_name(p, &node->name));
+    TRY(parser_name(p, &node->name));
     if (parser_sees(p, ",")) {
         TRY(parser_next(p));
-        TRY(parse_name(p, &node->second));
+        TRY(parser_name(p, &node->second));
     }
     TRY(parser_expect(p, "in"));
     TRY(parse_logic(p, &node->a));
-    return parse_loop_body(p, node);
+    if (parser_sees(p, "if")) {
+        TRY(parser_next(p));
+        TRY(parse_expression(p, &node->b));
+    }
+    p->n_loops++;
+    TRY(tag_then_body(p, &node->body));
+    p->n_loops--;
+    return parse_else(p, node, "endfor");
 }
 
 static enum status parse_set(struct parser *p, struct node **out)
@@ -301,19 +104,98 @@ static enum status parse_set(struct parser *p, struct node **out)
     TRY(parser_node(p, NODE_SET, &node));
     *out = node;
     TRY(parser_next(p));
-    TRY(parse_name(p, &node->name));
+    TRY(parser_name(p, &node->name));
     if (parser_sees(p, ".")) {
         TRY(parser_next(p));
-        TRY(parse_name(p, &node->second));
+        TRY(parser_name(p, &node->second));
+    }
+    if (p->token.kind == TOKEN_END) {
+        TRY(parse_body(p, &node->body));
+        return parser_expect(p, "endset");
     }
     TRY(parser_expect(p, "="));
     return parse_expression(p, &node->a);
 }
 
+static enum status parse_jump(struct parser *p, struct node **out)
+{
+    const bool is_break = parser_sees(p, "break");
+
+    if (p->n_loops == 0) {
+        return jinja_fail(p->program, p->token.at, "outside of a loop:", p->token.text);
+    }
+    TRY(parser_node(p, is_break ? NODE_BREAK : NODE_CONTINUE, out));
+    return parser_next(p);
+}
+
+/* name or name=default, up to the bracket */
+static enum status parse_parameters(struct parser *p, struct node **link)
+{
+    TRY(parser_expect(p, "("));
+    while (!parser_sees(p, ")")) {
+        struct node *node = NULL;
+        TRY(parser_node(p, NODE_ARGUMENT, &node));
+        *link = node;
+        link = &node->next;
+        TRY(parser_name(p, &node->name));
+        if (parser_sees(p, "=")) {
+            TRY(parser_next(p));
+            TRY(parse_expression(p, &node->a));
+        }
+        if (!parser_sees(p, ")")) {
+            TRY(parser_expect(p, ","));
+        }
+    }
+    return parser_next(p);
+}
+
+/* Leaves nothing to run: calls find it in the program. */
+static enum status parse_macro(struct parser *p)
+{
+    struct macro *macro = NULL;
+
+    if (p->n_blocks > 1) {
+        return jinja_fail(p->program, p->token.at, "a macro inside of another statement",
+                          (struct word){0});
+    }
+    TRY(arena_alloc(p->program->arena, 1, sizeof(*macro), &macro));
+    TRY(parser_next(p));
+    TRY(parser_name(p, &macro->name));
+    TRY(parse_parameters(p, &macro->parameters));
+    TRY(tag_then_body(p, &macro->body));
+    TRY(parser_expect(p, "endmacro"));
+    if (p->token.kind == TOKEN_NAME) { /* its name may stand once more */
+        TRY(parser_next(p));
+    }
+    macro->next = p->program->macros;
+    p->program->macros = macro;
+    return STATUS_OK;
+}
+
+static enum status parse_known(struct parser *p, struct node **out)
+{
+    if (parser_sees(p, "if")) {
+        return parse_if(p, out);
+    }
+    if (parser_sees(p, "for")) {
+        return parse_for(p, out);
+    }
+    if (parser_sees(p, "set")) {
+        return parse_set(p, out);
+    }
+    if (parser_sees(p, "macro")) {
+        return parse_macro(p);
+    }
+    if (parser_sees(p, "break") || parser_sees(p, "continue")) {
+        return parse_jump(p, out);
+    }
+    return jinja_fail(p->program, p->token.at, "this statement is not known:", p->token.text);
+}
+
 /* Behind "{%", whose word is the token. *is_stop: it belongs to a statement further out. */
 static enum status parse_statement(struct parser *p, struct node **out, bool *is_stop)
 {
-    static const char *const stops[] = {"elif", "else", "endif", "endfor"};
+    static const char *const stops[] = {"elif", "else", "endif", "endfor", "endset", "endmacro"};
 
     *is_stop = false;
     for (size_t i = 0; i < sizeof(stops) / sizeof(stops[0]); i++) {
@@ -322,95 +204,34 @@ static enum status parse_statement(struct parser *p, struct node **out, bool *is
     if (*is_stop) {
         return STATUS_OK;
     }
-    if (parser_sees(p, "if")) {
-        TRY(parse_if(p, out));
-    } else if (parser_sees(p, "for")) {
-        TRY(parse_for(p, out));
-    } else if (parser_sees(p, "set")) {
-        TRY(parse_set(p, out));
-    } else {
-        return jinja_fail(p->program, p->token.at, "this statement is not known:", p->token.text);
-    }
+    p->n_blocks++;
+    TRY(parse_known(p, out));
+    p->n_blocks--;
     return end_of_tag(p);
 }
 
-/* --- Text between tags --- */
-
-/* Where the text before a tag ends, once the blanks that the tag takes along are gone. */
-static size_t trimmed_end(const struct parser *p, size_t start)
-{
-    const char *tag = p->text + p->at;
-    size_t end = p->at;
-
-    if (p->at + 2 >= p->n || tag[2] == '+' || (tag[1] == '{' && tag[2] != '-')) {
-        return end;
-    }
-    if (tag[2] == '-') {
-        while (end > start && is_blank(p->text[end - 1])) {
-            end--;
-        }
-        return end;
-    }
-    while (end > start && is_blank(p->text[end - 1]) && p->text[end - 1] != '\n') {
-        end--; /* blanks before a statement that begins its line */
-    }
-    const bool begins_line = end > start ? p->text[end - 1] == '\n' : p->begins_line;
-    return begins_line ? end : p->at;
-}
-
-/* Text up to the next tag; p->at is the tag's "{" (or the end) afterwards. */
-static enum status parse_text(struct parser *p, struct node **out)
-{
-    const size_t start = p->at;
-
-    *out = NULL;
-    while (p->at < p->n && !follows(p, "{{") && !follows(p, "{%") && !follows(p, "{#")) {
-        p->at++;
-    }
-    const size_t end = trimmed_end(p, start);
-    if (end == start) {
-        return STATUS_OK;
-    }
-    p->token.at = start;
-    TRY(parser_node(p, NODE_TEXT, out));
-    (*out)->name = (struct word){p->text + start, end - start};
-    return STATUS_OK;
-}
-
-static enum status skip_comment(struct parser *p)
-{
-    const size_t start = p->at;
-
-    while (p->at < p->n && !follows(p, "#}")) {
-        p->at++;
-    }
-    if (p->at >= p->n) {
-        return jinja_fail(p->program, start, "a comment without end", (struct word){0});
-    }
-    const bool strips = p->text[p->at - 1] == '-';
-    p->at += 2;
-    if (!strips) {
-        p->at += p->at < p->n && p->text[p->at] == '\n' ? 1 : 0;
-    }
-    while (strips && p->at < p->n && is_blank(p->text[p->at])) {
-        p->at++;
-    }
-    p->begins_line = p->text[p->at - 1] == '\n';
-    return STATUS_OK;
-}
+/* --- Bodies --- */
 
 /* One tag; p->at is its "{". */
 static enum status parse_tag(struct parser *p, struct node **out, bool *is_stop)
 {
     const char kind = p->text[p->at + 1];
+    bool is_raw = false;
 
     *out = NULL;
     *is_stop = false;
+    if (kind == '%') {
+        TRY(parser_raw(p, out, &is_raw));
+    }
+    if (is_raw) {
+        return STATUS_OK;
+    }
     p->at += 2;
     if (kind == '#') {
-        return skip_comment(p);
+        return parser_comment(p);
     }
     p->at += p->at < p->n && (p->text[p->at] == '-' || p->text[p->at] == '+') ? 1 : 0;
+    p->n_open = 0;
     TRY(parser_next(p));
     if (kind == '%') {
         return parse_statement(p, out, is_stop);
@@ -427,7 +248,7 @@ static enum status parse_parts(struct parser *p, struct node_list *list)
 
     while (status == STATUS_OK && !is_stop) {
         struct node *node = NULL;
-        status = parse_text(p, &node);
+        status = parser_text(p, &node);
         if (node != NULL) {
             list_add(list, node);
         }
@@ -458,17 +279,33 @@ static enum status parse_body(struct parser *p, struct node **out)
 
 /* --- The whole --- */
 
+/* Copies the text with "\n" for every line end and without the last one. */
+static enum status take_text(const char *text, size_t n, struct jinja *program)
+{
+    size_t count = 0;
+
+    TRY(arena_copy_text(program->arena, text, n, &program->text));
+    for (size_t i = 0; i < n; i++) {
+        const bool is_return = text[i] == '\r';
+        program->text[count++] = is_return ? '\n' : text[i];
+        i += is_return && i + 1 < n && text[i + 1] == '\n' ? 1 : 0;
+    }
+    program->n = count > 0 && program->text[count - 1] == '\n' ? count - 1 : count;
+    program->text[program->n] = '\0';
+    TRY(arena_alloc(program->arena, n + 1, 1, &program->ones));
+    memset(program->ones, 1, n + 1);
+    return STATUS_OK;
+}
+
 static enum status compile(const char *text, size_t n, struct jinja *program)
 {
-    const size_t n_kept = n > 0 && text[n - 1] == '\n' ? n - 1 : n;
-
     if (!text_is_utf8(text, n)) {
         return status_set(STATUS_BAD_FORMAT, "chat template: not UTF-8");
     }
     TRY(arena_create(1 << 16, &program->arena));
-    TRY(arena_copy_text(program->arena, text, n_kept, &program->text));
-    program->n = n_kept;
-    struct parser p = {.program = program, .text = program->text, .n = n_kept, .begins_line = true};
+    TRY(take_text(text, n, program));
+    struct parser p = {
+        .program = program, .text = program->text, .n = program->n, .begins_line = true};
     TRY(parse_body(&p, &program->body));
     if (p.token.kind != TOKEN_END) {
         return jinja_fail(program, p.token.at, "nothing is open here for", p.token.text);

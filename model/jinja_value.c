@@ -1,15 +1,22 @@
-/* Owns the values of templates: JSON as they see it, strings with their marks, printing. */
+/* Owns the values of templates: JSON as they see it, mappings, strings with their marks, what is
+ * written of a value. */
 #include "base/memory.h"
+#include "base/utf8.h"
 #include "model/jinja_internal.h"
 
-#include <assert.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+
+#define EQUAL_DEPTH_MAX 64u
 
 struct value value_data(const char *text, size_t n)
 {
     return (struct value){.kind = VALUE_STRING, .text = text, .n = n};
+}
+
+struct value value_own(const struct run *run, const char *text, size_t n)
+{
+    return (struct value){.kind = VALUE_STRING, .text = text, .marks = run->program->ones, .n = n};
 }
 
 struct value value_bool(bool value)
@@ -20,6 +27,11 @@ struct value value_bool(bool value)
 struct value value_integer(int64_t value)
 {
     return (struct value){.kind = VALUE_INTEGER, .number = value};
+}
+
+struct value value_list(const struct value *items, size_t n)
+{
+    return (struct value){.kind = VALUE_LIST, .items = items, .n = n};
 }
 
 struct value value_from_json(const struct json *json)
@@ -68,25 +80,12 @@ bool value_is_true(const struct value *value)
     return true;
 }
 
-static bool is_number(const struct value *value)
+bool value_is_number(const struct value *value)
 {
     return value->kind == VALUE_INTEGER || value->kind == VALUE_BOOL;
 }
 
-bool value_equals(const struct value *a, const struct value *b)
-{
-    if (is_number(a) && is_number(b)) {
-        return a->number == b->number;
-    }
-    if (a->kind != b->kind) {
-        return false;
-    }
-    if (a->kind == VALUE_STRING) {
-        return a->n == b->n && memcmp(a->text, b->text, a->n) == 0;
-    }
-    return a->kind == VALUE_NONE || a->kind == VALUE_UNDEFINED ||
-           (a->json != NULL && a->json == b->json);
-}
+/* --- Lists and mappings --- */
 
 struct value list_at(const struct value *list, size_t index)
 {
@@ -95,6 +94,160 @@ struct value list_at(const struct value *list, size_t index)
     }
     return list->json != NULL ? value_from_json(json_at(list->json, index)) : list->items[index];
 }
+
+bool dict_next(struct dict_walk *walk)
+{
+    const struct value *dict = walk->dict;
+
+    if (dict->kind != VALUE_DICT || walk->index >= dict->n) {
+        return false;
+    }
+    if (dict->json == NULL) {
+        walk->key = dict->items[2 * walk->index];
+        walk->value = dict->items[2 * walk->index + 1];
+    } else {
+        walk->it.object = dict->json;
+        if (!json_next(&walk->it)) {
+            return false;
+        }
+        walk->key = value_data(walk->it.key, walk->it.key_bytes);
+        walk->value = value_from_json(walk->it.value);
+    }
+    walk->index++;
+    return true;
+}
+
+struct value dict_get(const struct value *dict, struct word key)
+{
+    struct dict_walk walk = {.dict = dict};
+
+    while (dict_next(&walk)) {
+        if (walk.key.kind == VALUE_STRING && walk.key.n == key.n &&
+            memcmp(walk.key.text, key.text, key.n) == 0) {
+            return walk.value;
+        }
+    }
+    return (struct value){0};
+}
+
+static enum status dict_keys(struct run *run, const struct value *dict, struct value *out)
+{
+    struct dict_walk walk = {.dict = dict};
+    struct value *keys = NULL;
+
+    TRY(run_alloc(run, dict->n, sizeof(*keys), &keys));
+    for (size_t i = 0; dict_next(&walk); i++) {
+        keys[i] = walk.key;
+    }
+    *out = value_list(keys, dict->n);
+    return STATUS_OK;
+}
+
+static enum status characters(struct run *run, const struct value *text, struct value *out)
+{
+    struct value *items = NULL;
+    size_t count = 0;
+
+    TRY(run_alloc(run, text->n, sizeof(*items), &items));
+    for (size_t at = 0; at < text->n;) {
+        const size_t n = utf8_sequence(text->text + at, text->n - at, NULL);
+        const size_t end = at + (n > 0 ? n : 1);
+        items[count++] = string_part(text, at, end);
+        at = end;
+    }
+    *out = value_list(items, count);
+    return STATUS_OK;
+}
+
+enum status value_items(struct run *run, const struct node *node, const struct value *value,
+                        struct value *out)
+{
+    TRY(run_steps(run, node, value->n));
+    if (value->kind == VALUE_LIST) {
+        *out = *value;
+        return STATUS_OK;
+    }
+    if (value->kind == VALUE_DICT) {
+        return dict_keys(run, value, out);
+    }
+    if (value->kind == VALUE_STRING) {
+        return characters(run, value, out);
+    }
+    *out = value_list(NULL, 0);
+    return value->kind == VALUE_UNDEFINED
+               ? STATUS_OK
+               : run_fail(run, node, "only lists, mappings and texts have items");
+}
+
+/* --- Equality --- */
+
+static enum status equals(struct run *run, const struct node *node, const struct value *a,
+                          const struct value *b, unsigned depth, bool *out);
+
+static enum status dicts_equal(struct run *run, const struct node *node, const struct value *a,
+                               const struct value *b, unsigned depth, bool *out)
+{
+    struct dict_walk walk = {.dict = a};
+
+    while (*out && dict_next(&walk)) {
+        const struct value other = walk.key.kind == VALUE_STRING
+                                       ? dict_get(b, (struct word){walk.key.text, walk.key.n})
+                                       : (struct value){0};
+        TRY(equals(run, node, &walk.value, &other, depth, out));
+    }
+    return STATUS_OK;
+}
+
+static enum status lists_equal(struct run *run, const struct node *node, const struct value *a,
+                               const struct value *b, unsigned depth, bool *out)
+{
+    for (size_t i = 0; *out && i < a->n; i++) {
+        const struct value one = list_at(a, i), other = list_at(b, i);
+        TRY(equals(run, node, &one, &other, depth, out));
+    }
+    return STATUS_OK;
+}
+
+static double number_of(const struct value *value)
+{
+    return value->kind == VALUE_OTHER ? json_number(value->json, 0.0) : (double)value->number;
+}
+
+static enum status equals(struct run *run, const struct node *node, const struct value *a,
+                          const struct value *b, unsigned depth, bool *out)
+{
+    const bool are_numbers = (value_is_number(a) || a->kind == VALUE_OTHER) &&
+                             (value_is_number(b) || b->kind == VALUE_OTHER);
+
+    TRY(run_steps(run, node, 1));
+    if (depth > EQUAL_DEPTH_MAX) {
+        return run_fail(run, node, "these are nested too deeply to compare");
+    }
+    if (are_numbers) {
+        *out = a->kind == VALUE_OTHER || b->kind == VALUE_OTHER ? number_of(a) == number_of(b)
+                                                                : a->number == b->number;
+        return STATUS_OK;
+    }
+    *out = a->kind == b->kind && a->n == b->n;
+    if (*out && a->kind == VALUE_STRING) {
+        *out = memcmp(a->text, b->text, a->n) == 0;
+    } else if (*out && a->kind == VALUE_LIST) {
+        return lists_equal(run, node, a, b, depth + 1, out);
+    } else if (*out && a->kind == VALUE_DICT) {
+        return dicts_equal(run, node, a, b, depth + 1, out);
+    } else if (*out && a->kind == VALUE_NAMESPACE) {
+        *out = a->space == b->space;
+    }
+    return STATUS_OK;
+}
+
+enum status value_equals(struct run *run, const struct node *node, const struct value *a,
+                         const struct value *b, bool *out)
+{
+    return equals(run, node, a, b, 0, out);
+}
+
+/* --- Strings --- */
 
 struct value string_part(const struct value *text, size_t start, size_t end)
 {
@@ -106,65 +259,83 @@ struct value string_part(const struct value *text, size_t start, size_t end)
     return part;
 }
 
-enum status string_join(struct run *run, const struct value *a, const struct value *b,
-                        struct value *out)
-{
-    const bool has_marks = a->marks != NULL || b->marks != NULL;
-    const size_t n = a->n + b->n;
-    unsigned char *marks = NULL;
-    char *text = NULL;
+/* A text being put together. */
+struct joined {
+    char *text;
+    unsigned char *marks;
+    size_t n;
+};
 
-    TRY(run_alloc(run, n + 1, 1, &text));
-    memcpy(text, a->text, a->n);
-    memcpy(text + a->n, b->text, b->n);
+static void join_one(struct joined *joined, const struct value *text)
+{
+    if (text->n == 0) {
+        return;
+    }
+    memcpy(joined->text + joined->n, text->text, text->n);
+    if (text->marks != NULL) {
+        memcpy(joined->marks + joined->n, text->marks, text->n);
+    }
+    joined->n += text->n;
+}
+
+enum status string_join(struct run *run, const struct value *texts, size_t n,
+                        const struct value *between, struct value *out)
+{
+    struct joined joined = {0};
+    size_t n_bytes = 1;
+    bool has_marks = between->marks != NULL;
+
+    for (size_t i = 0; i < n; i++) {
+        n_bytes += texts[i].n + (i > 0 ? between->n : 0);
+        has_marks = has_marks || texts[i].marks != NULL;
+    }
+    TRY(run_alloc(run, n_bytes, 1, &joined.text));
     if (has_marks) {
-        TRY(run_alloc(run, n + 1, 1, &marks));
+        TRY(run_alloc(run, n_bytes, 1, &joined.marks));
     }
-    if (a->marks != NULL) {
-        memcpy(marks, a->marks, a->n);
+    for (size_t i = 0; i < n; i++) {
+        if (i > 0) {
+            join_one(&joined, between);
+        }
+        join_one(&joined, &texts[i]);
     }
-    if (b->marks != NULL) {
-        memcpy(marks + a->n, b->marks, b->n);
-    }
-    *out = (struct value){.kind = VALUE_STRING, .text = text, .marks = marks, .n = n};
+    *out = value_data(joined.text, joined.n);
+    out->marks = joined.marks;
     return STATUS_OK;
 }
 
 size_t string_find(const struct value *text, const struct value *part, size_t from)
 {
-    for (size_t i = from; i + part->n <= text->n; i++) {
-        if (memcmp(text->text + i, part->text, part->n) == 0) {
-            return i;
-        }
+    const char *found = NULL;
+
+    if (from <= text->n && part->n <= text->n - from) {
+        found = part->n == 0 ? text->text + from
+                             : memmem(text->text + from, text->n - from, part->text, part->n);
     }
-    return SIZE_MAX;
+    return found == NULL ? SIZE_MAX : (size_t)(found - text->text);
 }
 
-/* --- Printing --- */
-
-static enum status print_copy(struct run *run, const char *text, size_t n, struct value *out)
+size_t string_length(const struct value *text)
 {
+    size_t n = 0;
+
+    for (size_t i = 0; i < text->n; i++) {
+        n += ((unsigned char)text->text[i] & 0xC0) != 0x80 ? 1 : 0;
+    }
+    return n;
+}
+
+/* --- Writing --- */
+
+static enum status print_copy(struct run *run, const char *text, struct value *out)
+{
+    const size_t n = strlen(text);
     char *copy = NULL;
 
-    assert(text != NULL);
     TRY(run_alloc(run, n + 1, 1, &copy));
     memcpy(copy, text, n);
     *out = value_data(copy, n);
     return STATUS_OK;
-}
-
-/* The shortest digits that read back as the number, with a point. */
-static void real_text(double number, char *out, size_t room)
-{
-    for (int digits = 15; digits <= 17; digits++) {
-        (void)snprintf(out, room - 2, "%.*g", digits, number);
-        if (strtod(out, NULL) == number) {
-            break;
-        }
-    }
-    if (strpbrk(out, ".en") == NULL) {
-        memcpy(out + strlen(out), ".0", 3);
-    }
 }
 
 enum status value_print(struct run *run, const struct node *node, const struct value *value,
@@ -187,10 +358,10 @@ enum status value_print(struct run *run, const struct node *node, const struct v
         return STATUS_OK;
     case VALUE_INTEGER:
         (void)snprintf(text, sizeof(text), "%lld", (long long)value->number);
-        return print_copy(run, text, strlen(text), out);
+        return print_copy(run, text, out);
     case VALUE_OTHER:
         real_text(json_number(value->json, 0.0), text, sizeof(text));
-        return print_copy(run, text, strlen(text), out);
+        return print_copy(run, text, out);
     case VALUE_LIST:
     case VALUE_DICT:
     case VALUE_NAMESPACE:
@@ -198,104 +369,4 @@ enum status value_print(struct run *run, const struct node *node, const struct v
         break;
     }
     return run_fail(run, node, "only texts and numbers can be written; see tojson");
-}
-
-/* --- JSON as Python writes it: ", " and ": ", characters beyond ASCII as they are --- */
-
-static enum status put_quoted(struct text_buffer *out, const char *text, size_t n)
-{
-    static const char from[] = "\"\\\n\r\t\b\f", to[] = "\"\\nrtbf";
-
-    TRY(text_buffer_put(out, "\"", 1));
-    for (size_t i = 0; i < n; i++) {
-        const char *found = text[i] == '\0' ? NULL : strchr(from, text[i]);
-        char escape[8] = {text[i], '\0'};
-        if (found != NULL) {
-            escape[0] = '\\';
-            escape[1] = to[found - from];
-        } else if ((unsigned char)text[i] < 0x20) {
-            (void)snprintf(escape, sizeof(escape), "\\u%04x", (unsigned)text[i]);
-        }
-        TRY(text_buffer_put(out, escape, text[i] == '\0' ? 6 : strlen(escape)));
-    }
-    return text_buffer_put(out, "\"", 1);
-}
-
-static enum status put_value(struct text_buffer *out, const struct value *value, unsigned depth);
-
-static enum status put_members(struct text_buffer *out, const struct value *value, unsigned depth)
-{
-    struct json_iterator it = {.object = value->json};
-    bool is_first = true;
-    enum status status = text_buffer_put(out, "{", 1);
-
-    while (status == STATUS_OK && json_next(&it)) {
-        const struct value member = value_from_json(it.value);
-        status = text_buffer_put(out, ", ", is_first ? 0 : 2);
-        status = status == STATUS_OK ? put_quoted(out, it.key, it.key_bytes) : status;
-        status = status == STATUS_OK ? text_buffer_put(out, ": ", 2) : status;
-        status = status == STATUS_OK ? put_value(out, &member, depth + 1) : status;
-        is_first = false;
-    }
-    return status == STATUS_OK ? text_buffer_put(out, "}", 1) : status;
-}
-
-static enum status put_items(struct text_buffer *out, const struct value *value, unsigned depth)
-{
-    TRY(text_buffer_put(out, "[", 1));
-    for (size_t i = 0; i < value->n; i++) {
-        const struct value item = list_at(value, i);
-        TRY(text_buffer_put(out, ", ", i > 0 ? 2 : 0));
-        TRY(put_value(out, &item, depth + 1));
-    }
-    return text_buffer_put(out, "]", 1);
-}
-
-static enum status put_word(struct text_buffer *out, const char *text)
-{
-    return text_buffer_put(out, text, strlen(text));
-}
-
-static enum status put_value(struct text_buffer *out, const struct value *value, unsigned depth)
-{
-    char text[40] = "";
-
-    if (depth > 64) {
-        return status_set(STATUS_UNSUPPORTED, "chat template: tojson of something too deep");
-    }
-    switch (value->kind) {
-    case VALUE_STRING:
-        return put_quoted(out, value->text, value->n);
-    case VALUE_LIST:
-        return put_items(out, value, depth);
-    case VALUE_DICT:
-        return put_members(out, value, depth);
-    case VALUE_BOOL:
-        return put_word(out, value->number != 0 ? "true" : "false");
-    case VALUE_INTEGER:
-        (void)snprintf(text, sizeof(text), "%lld", (long long)value->number);
-        return put_word(out, text);
-    case VALUE_OTHER:
-        real_text(json_number(value->json, 0.0), text, sizeof(text));
-        return put_word(out, text);
-    case VALUE_NONE:
-        return put_word(out, "null");
-    case VALUE_UNDEFINED:
-    case VALUE_NAMESPACE:
-    case VALUE_LOOP:
-        break;
-    }
-    return status_set(STATUS_BAD_FORMAT, "chat template: tojson of something undefined");
-}
-
-enum status value_tojson(struct run *run, const struct value *value, struct value *out)
-{
-    struct text_buffer text = {0};
-    enum status status = put_value(&text, value, 0);
-
-    if (status == STATUS_OK) {
-        status = print_copy(run, text.bytes, text.count, out);
-    }
-    text_buffer_dispose(&text);
-    return status;
 }

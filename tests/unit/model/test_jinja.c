@@ -87,12 +87,77 @@ static void statements_and_blanks_follow_jinja(void **state)
     expect_result("{{ 'a\\n' }}\n{{ \"b\\\"\" }}", "a\n\nb\"");
 }
 
+static void macros_filters_and_literals_follow_jinja(void **state)
+{
+    (void)state;
+    expect_result("{% macro f(a, b='x', c=b) %}{{ a }}{{ b }}{{ c }}{% endmacro %}"
+                  "{{ f(1) }} {{ f(1, b=2) }} {{ f(c=3, a='q') }} {{ f() }}",
+                  "1xx 122 qx3 xx");
+    expect_result("{% set g = 'G' %}{% macro f(x) %}{{ g }}{{ x }}{{ y }}{% set g = 1 %}"
+                  "{% endmacro %}{% for y in [1] %}{{ f(y) }}{% endfor %}{{ g }}",
+                  "G1G");
+    expect_result("{% macro a() %}<{% endmacro %}{% macro b(x) %}{{ a() }}{{ x }}"
+                  "{% endmacro b %}{{ b('z') ~ b('w') }}",
+                  "<z<w");
+    expect_result("{{ m | map(attribute='r') | join(',') }} {{ [' a', 'b '] | map('trim') | list "
+                  "| length }} {{ m | map(attribute='d.k', default='?') | first }}",
+                  "u,a 2 ?");
+    expect_result("{{ {'b': 1, \"a\": [true, none, 'é\\n']} | tojson }}"
+                  "{{ {'b': 1, 'a': {}} | tojson(sort_keys=true, separators=(',', ':')) }}"
+                  "{{ 'é😀' | tojson(ensure_ascii=true) }}",
+                  "{\"b\": 1, \"a\": [true, null, \"é\\n\"]}{\"a\":{},\"b\":1}"
+                  "\"\\u00e9\\ud83d\\ude00\"");
+    expect_result("{{ [1, {'a': []}] | tojson(indent=2) }}", "[\n  1,\n  {\n    \"a\": []\n  }\n]");
+    expect_result("{{ ('{\"a\": [1, 2.50]}' | from_json).a[1] }} {{ '3' | from_json + 1 }}",
+                  "2.5 4");
+    expect_result(
+        "{{ s[::-1] }} {{ s[1:4:2] }} {{ [1, 2, 3, 4][::2] | join }} {{ s[0] }}{{ s[9] }}",
+        "c-b-a -- 13 a");
+    expect_result("{% for x in range(5) %}{% if x == 1 %}{% continue %}{% endif %}"
+                  "{% if x == 3 %}{% break %}{% endif %}{{ x }}{% endfor %}"
+                  "{{ range(7, 0, -3) | join(' ') }}",
+                  "027 4 1");
+    expect_result("a\n {% raw %}\n{{ x }} {% if %}{% endraw %}\nb", "a\n\n{{ x }} {% if %}b");
+    expect_result("{% set x %}1{{ s }}{% endset %}{{ x | length }}", "6");
+    expect_result(
+        "{% for x in m %}{{ loop.nextitem is defined }}{{ loop.previtem is defined }}{% endfor %}",
+        "TrueFalseFalseTrue");
+    expect_result("{{ 'x' in ['x'] and [1, [2]] == [1, [2]] }} {{ i is in [7] }} "
+                  "{{ s is equalto 'a-b-c' }} {{ ' a  b ' .split() | join('|') }}",
+                  "True True True a|b");
+    expect_result("{{ 'a' 'b' }}{{ '\\x41\\u00e9\\d' }}{{ {'a': {'b': 1}}['a'].b }}", "abAé\\d1");
+    expect_result("{{ 'a.b'.replace('.', '--') | capitalize }}{{ strftime_now is defined }}",
+                  "A--bFalse");
+    expect_result("a\r\n  {%- if t %}\r\nb{% endif %}\r\n", "ab");
+}
+
 static void what_is_not_known_is_refused_with_its_place(void **state)
 {
     static const char *const cases[][2] = {
         {"a\n {{ x | wat }}", "2:9: this filter"},
         {"{% include 'x' %}", "1:4: this statement"},
-        {"{% macro f() %}{% endmacro %}", "macro"},
+        {"{% if x %}{% macro f() %}{% endmacro %}{% endif %}", "1:14: a macro inside"},
+        {"{% macro f() %}{{ f() }}{% endmacro %}", "this function"},
+        {"{% macro f(a) %}{% endmacro %}{{ f(1, 2) }}", "this argument"},
+        {"{% macro f() %}", "endmacro"},
+        {"{% break %}", "outside of a loop"},
+        {"{% raw %}{{", "raw block"},
+        {"{{ x | tojson(indentation=2) }}", "this argument"},
+        {"{{ x.replace('a') }}", "an argument is missing"},
+        {"{{ x | map('wat') }}", "1:12: this filter"},
+        {"{{ x | map }}", "map takes"},
+        {"{{ namespace(1) }}", "name=value"},
+        {"{{ x.items }}", "1:6: this attribute"},
+        {"{{ loop.cycle }}", "1:9: this attribute"},
+        {"{{ 1 < x < 3 }}", "chain"},
+        {"{{ 1.5 }}", "not an integer"},
+        {"{{ '\\N{DIGIT ONE}' }}", "escape"},
+        {"{{ s[] }}", "1:5: a subscript"},
+        {"{{ x ** 2 }}", "a value"},
+        {"{{ x / 2 }}", "cannot stand"},
+        {"{{ 'a' if x else }}", "a value"},
+        {"{% set a, b = x %}", "expected ="},
+        {"{% do x %}", "this statement"},
         {"{{ f(1) }}", "this function"},
         {"{{ x.format(1) }}", "this method"},
         {"{{ x is odd }}", "this test"},
@@ -103,7 +168,7 @@ static void what_is_not_known_is_refused_with_its_place(void **state)
         {"{# x", "comment"},
         {"{{ 1 + }}", "a value"},
         {"{{ a b }}", "should end"},
-        {"{{ {} }}", "cannot stand"},
+        {"{{ {1 2} }}", "expected :"},
     };
     struct jinja *program;
 
@@ -133,9 +198,20 @@ static void mistakes_and_endless_work_end_with_a_message(void **state)
 {
     (void)state;
     expect_failure("{{ raise_exception('no ' + s) }}", STATUS_BAD_FORMAT, "refuses: no a-b-c");
-    expect_failure("{{ x.y.z }}", STATUS_BAD_FORMAT, "1:5: ");
+    expect_failure("{{ x.y.z }}", STATUS_BAD_FORMAT, "1:6: ");
     expect_failure("{{ s + n }}", STATUS_BAD_FORMAT, "1:6: ");
-    expect_failure("{{ s[] }}", STATUS_BAD_FORMAT, "subscript");
+    expect_failure("{{ strftime_now('%Y') }}", STATUS_BAD_FORMAT, "date");
+    expect_failure("{{ 'not json' | from_json }}", STATUS_BAD_FORMAT, "1:17: from_json");
+    expect_failure("{{ 'é' | upper }}", STATUS_BAD_FORMAT, "ASCII");
+    expect_failure("{{ {i: 1} }}", STATUS_BAD_FORMAT, "keys");
+    expect_failure("{% for a in range(2000) %}{% for b in range(2000) %}{% endfor %}{% endfor %}",
+                   STATUS_UNSUPPORTED, "1:30: more than 10^6 steps");
+    expect_failure("{% for a in range(2000) %}{{ ('x' * 0) }}{% endfor %}", STATUS_BAD_FORMAT,
+                   "whole numbers");
+    expect_failure("{% set ns = namespace(x='0123456789abcdef') %}{% for a in range(11) %}"
+                   "{% set ns.x = ns.x ~ ns.x %}{% endfor %}{% for a in range(40) %}{{ ns.x }}"
+                   "{% endfor %}",
+                   STATUS_UNSUPPORTED, "1048576 bytes of output");
     expect_failure("{% set ns = namespace(l=m) %}"
                    "{% for a in s.split('-') %}{% for b in s.split('-') %}{% set ns.l = [ns.l,1] %}"
                    "{% endfor %}{% endfor %}{{ ns.l }}",
@@ -272,6 +348,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(expressions_have_the_values_of_jinja),
         cmocka_unit_test(statements_and_blanks_follow_jinja),
+        cmocka_unit_test(macros_filters_and_literals_follow_jinja),
         cmocka_unit_test(what_is_not_known_is_refused_with_its_place),
         cmocka_unit_test(mistakes_and_endless_work_end_with_a_message),
         cmocka_unit_test(every_byte_is_marked_as_template_or_data),
