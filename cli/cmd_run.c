@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "base/run_paths.h"
 #include "reward/reward.h"
+#include "rollout/rollout.h"
 #include "trainer/trainer.h"
 
 #include <stdio.h>
@@ -176,6 +177,7 @@ static enum status check_all(const struct run_config *config, const char *run_di
     TRY(check_resume(config, run_dir));
     TRY(cli_check_model(config->model.path, true));
     TRY(trainer_check(config));
+    TRY(rollout_check(config));
     log_setup("", LOG_ERROR); /* what a scorer's start warns of is in the message too */
     const enum status status = reward_check(config);
     log_setup("", level);

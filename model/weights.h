@@ -23,7 +23,8 @@ struct weight_row {
     bool decays;          /* weight decay applies: matrices, but not embeddings */
     bool is_trainable;    /* false for e_score_correction_bias */
     bool is_mtp;          /* belongs to an MTP module */
-    bool is_bias;         /* of a projection: starts as zero */
+    bool is_indexer;      /* of the sparse attention's indexer: learns from its own loss alone */
+    bool is_bias;         /* of a projection or a LayerNorm: starts as zero */
 };
 
 struct weight_table {
@@ -58,6 +59,10 @@ void weights_init(const struct model_config *config, const struct weight_table *
  * config->n_mtp_modules is what the tensors hold (call weights_probe_mtp before
  * weight_table_create). */
 MUST_CHECK enum status weights_load(const char *dir, const struct weight_table *table, float *data);
+/* The same without a buffer: names, shapes, types and FP8 scales, and with_values the rest too (all
+ * bytes are read then). Nothing is said about FP8. */
+MUST_CHECK enum status weights_check(const char *dir, const struct weight_table *table,
+                                     bool with_values);
 /* Sets config->n_mtp_modules to what DIR's tensors hold; a config that promises more is warned
  * about. */
 MUST_CHECK enum status weights_probe_mtp(const char *dir, struct model_config *config);

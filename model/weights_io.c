@@ -209,21 +209,25 @@ static enum status find_sources(struct loader *loader, const struct weight_table
 struct filling {
     const struct weight_table *table;
     const struct weight_source *sources;
-    float *data;
+    float *data;                     /* NULL: the values are only looked at */
     size_t broken_rows[THREADS_MAX]; /* by thread: the first row with a value that is not finite */
 };
 
 /* Floats [begin, end) of the row; false when one is not finite. */
 static bool fill_row(const struct filling *filling, size_t row, size_t begin, size_t end)
 {
-    float *out = filling->data + filling->table->rows[row].offset;
+    const bool is_kept = filling->data != NULL;
+    float *out = is_kept ? filling->data + filling->table->rows[row].offset + begin : NULL;
+    float piece[PIECE_FLOATS];
     bool is_finite = true;
 
     while (begin < end) {
         const size_t n = end - begin < PIECE_FLOATS ? end - begin : PIECE_FLOATS;
+        float *values = is_kept ? out : piece;
 
-        weight_source_read(&filling->sources[row], begin, n, out + begin);
-        is_finite = quant_all_finite(out + begin, n) && is_finite;
+        weight_source_read(&filling->sources[row], begin, n, values);
+        is_finite = quant_all_finite(values, n) && is_finite;
+        out = is_kept ? out + n : NULL;
         begin += n;
     }
     return is_finite;
@@ -296,12 +300,29 @@ static size_t count_experts(const struct weight_table *table)
     return 0;
 }
 
-static enum status load_from(struct loader *loader, const struct weight_table *table, float *data)
+/* All that the headers and scales tell. */
+static enum status prepare(struct loader *loader, const struct weight_table *table)
 {
     TRY(memory_alloc(safetensors_count(loader->file), sizeof(bool), &loader->is_used));
     TRY(memory_alloc(table->n_rows, sizeof(struct weight_source), &loader->sources));
+    return find_sources(loader, table);
+}
+
+static enum status check_from(struct loader *loader, const struct weight_table *table,
+                              bool with_values)
+{
+    TRY(prepare(loader, table));
+    if (!with_values) {
+        return STATUS_OK;
+    }
     TRY(safetensors_verify(loader->file));
-    TRY(find_sources(loader, table));
+    return fill(loader, table, NULL);
+}
+
+static enum status load_from(struct loader *loader, const struct weight_table *table, float *data)
+{
+    TRY(prepare(loader, table));
+    TRY(safetensors_verify(loader->file));
     if (loader->n_coded > 0) {
         log_info("model", "%s: %zu of %zu parameters are FP8 blocks; computed with as FP32",
                  safetensors_path(loader->file), loader->n_coded, table->n_rows);
@@ -309,18 +330,34 @@ static enum status load_from(struct loader *loader, const struct weight_table *t
     return fill(loader, table, data);
 }
 
+static void dispose(struct loader *loader, struct safetensors *file)
+{
+    memory_free(loader->sources);
+    memory_free(loader->is_used);
+    safetensors_close(file);
+}
+
 enum status weights_load(const char *dir, const struct weight_table *table, float *data)
 {
     struct loader loader = {.n_experts = count_experts(table)};
     struct safetensors *file;
-    enum status status;
 
     TRY(safetensors_open_folder(dir, &file));
     loader.file = file;
-    status = load_from(&loader, table, data);
-    memory_free(loader.sources);
-    memory_free(loader.is_used);
-    safetensors_close(file);
+    const enum status status = load_from(&loader, table, data);
+    dispose(&loader, file);
+    return status;
+}
+
+enum status weights_check(const char *dir, const struct weight_table *table, bool with_values)
+{
+    struct loader loader = {.n_experts = count_experts(table)};
+    struct safetensors *file;
+
+    TRY(safetensors_open_folder(dir, &file));
+    loader.file = file;
+    const enum status status = check_from(&loader, table, with_values);
+    dispose(&loader, file);
     return status;
 }
 

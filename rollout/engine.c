@@ -17,12 +17,10 @@ struct engine {
     uint64_t n_drawn;
 };
 
-/* Pages for the options: what was asked for, or enough that only slots limit how many sequences
+/* What was asked for, or enough that only slots limit how many sequences
  * run: each its full length and a prompt's last page beside its own copy. */
-static enum status count_pages(const struct engine *engine, const struct engine_options *options,
-                               size_t *n_pages)
+enum status engine_pages(const struct engine_options *options, size_t page_bytes, size_t *n_pages)
 {
-    const size_t page_bytes = policy_cache_page_bytes(engine->policy);
     const size_t n_per_sequence = kv_cache_pages_for(options->max_sequence) + 1;
 
     if (options->kv_cache_bytes != 0) {
@@ -49,7 +47,7 @@ static enum status build(struct engine *engine, const struct engine_options *opt
                                             .max_sequence = options->max_sequence};
     size_t n_pages = 0;
 
-    TRY(count_pages(engine, options, &n_pages));
+    TRY(engine_pages(options, policy_cache_page_bytes(engine->policy), &n_pages));
     TRY(kv_cache_create(n_pages, &engine->cache));
     TRY(scheduler_create(&limits, engine->cache, &engine->scheduler));
     TRY(memory_alloc(options->max_num_seqs, sizeof(*engine->drawn), &engine->drawn));

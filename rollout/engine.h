@@ -46,6 +46,10 @@ struct engine_request {
     void *tag;
 };
 
+/* Pages of page_bytes that an engine of these options has. Errors: BAD_CONFIG when kv_cache_bytes
+ * does not hold one sequence. */
+MUST_CHECK enum status engine_pages(const struct engine_options *options, size_t page_bytes,
+                                    size_t *n_pages);
 /* policy: borrowed, from policy_create with max_rows >= max_batch_tokens and max_draws >=
  * max_num_seqs. The end tokens are the model's. */
 MUST_CHECK enum status engine_create(struct policy *policy, const struct engine_options *options,

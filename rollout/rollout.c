@@ -57,6 +57,26 @@ static enum status read_model(const char *dir, size_t max_sequence, struct model
     return STATUS_OK;
 }
 
+/* Bytes of a page over all layers: an entry is padded to whole cache lines, as the policy does. */
+static size_t page_bytes_of(const struct model_config *model)
+{
+    const size_t line = 16; /* floats */
+    const size_t n_layers = model->n_layers > 0 ? model->n_layers : 1;
+    const size_t entry = model_config_kv_floats(model) / n_layers;
+
+    return n_layers * ((entry + line - 1) / line * line) * KV_BLOCK_TOKENS * sizeof(float);
+}
+
+enum status rollout_check(const struct run_config *config)
+{
+    const struct engine_options options = engine_options_of(config);
+    struct model_config model;
+    size_t n_pages = 0;
+
+    TRY(read_model(config->model.path, options.max_sequence, &model));
+    return engine_pages(&options, page_bytes_of(&model), &n_pages);
+}
+
 static enum status open_model(struct worker *worker, const struct engine_options *options)
 {
     const struct policy_options policy_options = {.max_rows = options->max_batch_tokens,

@@ -11,4 +11,8 @@
 MUST_CHECK enum status rollout_main(const struct run_config *config, const char *run_dir,
                                     const char *name);
 
+/* Checks what a worker needs before any is started: positions for a whole sequence, and room for
+ * one in rollout.kv_cache_bytes. */
+MUST_CHECK enum status rollout_check(const struct run_config *config);
+
 #endif

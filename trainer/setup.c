@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+#define QUICK_FLOATS ((size_t)1 << 29) /* about a second to look at */
+
 /* Scorers that compare with nothing; every other one needs the answer column. */
 static bool needs_answer(const struct run_config *config)
 {
@@ -40,10 +42,25 @@ static enum status check_lengths(const struct run_config *config, const struct m
     return STATUS_OK;
 }
 
+static bool is_quickly_read(const struct weight_table *table)
+{
+    return table->n_floats <= QUICK_FLOATS;
+}
+
+enum status setup_check_weights(const char *dir, const struct model_config *model, bool with_values)
+{
+    struct weight_table *table = NULL;
+    TRY(weight_table_create(model, &table));
+    const enum status status = weights_check(dir, table, with_values && is_quickly_read(table));
+    weight_table_destroy(table);
+    return status;
+}
+
 static enum status open_model_files(const struct run_config *config, struct setup_data *out)
 {
     TRY(model_config_load(config->model.path, &out->model));
     TRY(weights_probe_mtp(config->model.path, &out->model));
+    TRY(setup_check_weights(config->model.path, &out->model, false));
     TRY(tokenizer_load(config->model.path, &out->tokenizer));
     if (tokenizer_vocab_size(out->tokenizer) > out->model.vocab_size) {
         return status_set(STATUS_BAD_FORMAT,

@@ -24,6 +24,11 @@ MUST_CHECK enum status setup_data_open(const struct run_config *config, enum dat
                                        struct setup_data *out);
 void setup_data_close(struct setup_data *data);
 
+/* The tensors of dir are those of the model, in name, shape and type; with_values: all of them are
+ * finite too, unless there are so many that looking takes more than a second or so. */
+MUST_CHECK enum status setup_check_weights(const char *dir, const struct model_config *model,
+                                           bool with_values);
+
 /* A policy with the weights of weights_dir (NULL: left at zero for the caller to fill). */
 MUST_CHECK enum status setup_policy(const struct model_config *model, struct backend *backend,
                                     const char *weights_dir, size_t max_rows, bool is_trainable,

@@ -253,6 +253,9 @@ enum status trainer_check(const struct run_config *config)
 {
     struct setup_data data;
     enum status status = setup_data_open(config, DATASET_PROMPTS, &data);
+    if (status == STATUS_OK) {
+        status = setup_check_weights(config->model.path, &data.model, true);
+    }
     setup_data_close(&data);
     return status;
 }

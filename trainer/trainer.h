@@ -24,7 +24,7 @@ typedef void step_listener(void *context, const struct step_report *report);
 MUST_CHECK enum status trainer_main(const struct run_config *config, const char *run_dir,
                                     step_listener *listener, void *context);
 /* Checks what a run needs before any process starts: data rows, columns, prompt lengths, model,
- * tokenizer, arithmetic of the batch. The message is the one line to show. */
+ * tokenizer, tensors, arithmetic of the batch. The message is the one line to show. */
 MUST_CHECK enum status trainer_check(const struct run_config *config);
 
 struct sft_report {
