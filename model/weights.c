@@ -16,7 +16,7 @@
 struct table_builder {
     struct weight_row *rows;
     size_t n_rows, n_floats;
-    bool is_mtp;
+    bool is_mtp, is_indexer;
     size_t mtp_module;
     bool has_overflow;
     struct weight_row counted_only; /* takes what nobody keeps while counting */
@@ -52,6 +52,7 @@ static struct weight_row *add_row(struct table_builder *builder, size_t n_rows, 
         row->decays = n_columns > 0;
         row->is_trainable = true;
         row->is_mtp = builder->is_mtp;
+        row->is_indexer = builder->is_indexer;
         row->mtp_module = builder->mtp_module;
     }
     builder->n_rows++;
@@ -65,6 +66,20 @@ static void add_bias(struct table_builder *b, bool has_bias, size_t n, size_t la
     if (has_bias) {
         add_row(b, n, 0, "model.layers.%zu.self_attn.%s.bias", layer, part)->is_bias = true;
     }
+}
+
+static void add_indexer(struct table_builder *b, const struct model_config *c, size_t layer)
+{
+    static const char *const name = "model.layers.%zu.self_attn.indexer.%s";
+    const size_t dim = c->index_head_dim, d = c->hidden_size;
+
+    b->is_indexer = true;
+    add_row(b, c->index_n_heads * dim, c->q_lora_rank, name, layer, "wq_b.weight");
+    add_row(b, dim, d, name, layer, "wk.weight");
+    add_row(b, dim, 0, name, layer, "k_norm.weight");
+    add_row(b, dim, 0, name, layer, "k_norm.bias")->is_bias = true;
+    add_row(b, c->index_n_heads, d, name, layer, "weights_proj.weight");
+    b->is_indexer = false;
 }
 
 static void add_latent_attention(struct table_builder *b, const struct model_config *c,
@@ -90,6 +105,9 @@ static void add_latent_attention(struct table_builder *b, const struct model_con
     add_row(b, kv_dim, c->kv_lora_rank, "model.layers.%zu.self_attn.kv_b_proj.weight", layer);
     add_row(b, d, c->n_heads * c->v_head_dim, "model.layers.%zu.self_attn.o_proj.weight", layer);
     add_bias(b, c->has_attention_bias, d, layer, "o_proj");
+    if (c->index_n_heads > 0) {
+        add_indexer(b, c, layer);
+    }
 }
 
 /* One of q, k, v, o, with its bias. */
