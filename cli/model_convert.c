@@ -7,8 +7,6 @@
 #include "base/memory.h"
 #include "cli/cli.h"
 #include "cli/model_command.h"
-#include "model/model_config.h"
-#include "model/weights.h"
 #include "model/weights_export.h"
 
 #include <errno.h>
@@ -18,7 +16,8 @@
 
 enum { OPTION_DTYPE = 'd', OPTION_SHARD_SIZE = 's', OPTION_JSON = 256 };
 static const struct cli_option options[] = {
-    {OPTION_DTYPE, "dtype", "NAME", "f32, bf16 or fp8 (E4M3 blocks with power-of-two scales)"},
+    {OPTION_DTYPE, "dtype", "NAME",
+     "f32, bf16 or fp8 (E4M3 blocks with power-of-two scales); a GGUF file: f32"},
     {OPTION_SHARD_SIZE, "shard-size", "SIZE",
      "most bytes of tensors a file: 500MB, 4GiB ... (2GB)"},
     {OPTION_JSON, "json", NULL, "print one object"},
@@ -26,18 +25,22 @@ static const struct cli_option options[] = {
 static const struct cli_command command = {
     .name = "model convert",
     .arguments = "SRC DST",
-    .summary = "Writes the model folder SRC as DST in another storage type, tokenizer included.",
+    .summary =
+        "Writes the model folder SRC as DST in another storage type, tokenizer included. SRC "
+        "may be a\nGGUF file of the llama architecture (F32, F16, BF16, Q8_0, Q4_0, Q4_1).",
     .options = options,
     .n_options = sizeof(options) / sizeof(options[0]),
     .n_arguments_min = 2,
     .n_arguments_max = 2,
     .examples = "  hone model convert model model-bf16 --dtype bf16\n"
+                "  hone model convert SmolLM2-135M-Instruct.Q4_1.gguf smollm2\n"
                 "  hone model convert model model-fp8 --dtype fp8 --shard-size 5GB\n",
 };
 
 struct request {
     const char *from, *to, *dtype;
     struct weights_export_options export;
+    bool is_file; /* from is a GGUF file, not a folder */
     bool wants_json;
 };
 
@@ -143,34 +146,12 @@ static enum status report(const struct request *request, const struct weights_ex
     return cli_print_json(object);
 }
 
-/* A model in memory. */
-struct loaded {
-    struct model_config config;
-    struct weight_table *table;
-    float *data;
-};
-
-static void loaded_dispose(struct loaded *loaded)
-{
-    weight_table_destroy(loaded->table);
-    memory_free(loaded->data);
-}
-
-static enum status load(const char *dir, struct loaded *out)
-{
-    TRY(model_config_load(dir, &out->config));
-    TRY(weights_probe_mtp(dir, &out->config));
-    TRY(weight_table_create(&out->config, &out->table));
-    TRY(memory_alloc(out->table->n_floats, sizeof(float), &out->data));
-    return weights_load(dir, out->table, out->data);
-}
-
 /* Says before an hour's work what the disk would say after it. */
-static enum status check_space(const struct request *request, const struct loaded *loaded,
+static enum status check_space(const struct request *request, const struct model_source *source,
                                const char *folder)
 {
     const size_t n_bytes =
-        weights_export_bytes(&loaded->config, loaded->table, request->export.format);
+        weights_export_bytes(&source->config, source->table, request->export.format);
     uint64_t n_free;
 
     TRY(file_free_bytes(folder, &n_free));
@@ -185,24 +166,19 @@ static enum status check_space(const struct request *request, const struct loade
 static enum status write_folder(const struct request *request, const char *temporary,
                                 struct weights_export_stats *stats)
 {
-    struct loaded loaded = {.table = NULL};
-    enum status status = load(request->from, &loaded);
+    struct model_source source;
+    enum status status;
 
+    TRY(model_source_open(request->from, request->is_file, &source));
+    status = check_space(request, &source, temporary);
     if (status == STATUS_OK) {
-        status = check_space(request, &loaded, temporary);
-    }
-    if (status == STATUS_OK) {
-        status = weights_export(temporary, &loaded.config, loaded.table, loaded.data,
+        status = weights_export(temporary, &source.config, source.table, source.data,
                                 &request->export, stats);
     }
     if (status == STATUS_OK) {
-        status = model_convert_carry(request->from, temporary);
+        status = model_source_carry(&source, temporary, request->export.format);
     }
-    if (status == STATUS_OK) {
-        status = model_convert_config(request->from, temporary, request->export.format,
-                                      loaded.config.n_mtp_modules);
-    }
-    loaded_dispose(&loaded);
+    model_source_close(&source);
     TRY(status);
     TRY(folder_sync(temporary));
     return file_rename_new(temporary, request->to);
@@ -251,7 +227,9 @@ static enum status convert(const struct request *request)
     char *temporary;
     enum status status;
 
-    TRY(cli_check_model(request->from, false));
+    if (!request->is_file) {
+        TRY(cli_check_model(request->from, false));
+    }
     if (file_exists(request->to) || folder_exists(request->to)) {
         return status_set(STATUS_BAD_ARGUMENT, "%s: is there already and is not written over",
                           request->to);
@@ -283,10 +261,12 @@ int model_convert_command(int argc, char **argv)
     if (code < 0) {
         return parse.exit_code;
     }
-    if (request.dtype == NULL) {
+    request.from = parse.arguments[0];
+    request.is_file = file_exists(request.from) && !folder_exists(request.from);
+    if (request.dtype == NULL && !request.is_file) {
         return cli_usage_error(&command, "want --dtype f32, bf16 or fp8");
     }
-    request.from = parse.arguments[0];
+    request.dtype = request.dtype == NULL ? "f32" : request.dtype; /* WEIGHTS_F32 is 0 */
     for (size_t n = strlen(parse.arguments[1]); n > 1 && parse.arguments[1][n - 1] == '/'; n--) {
         parse.arguments[1][n - 1] = '\0'; /* what stands beside DST/ is not inside it */
     }
