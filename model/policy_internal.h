@@ -1,6 +1,7 @@
 /* Owns what the files of the policy share: shapes, packed weights, activations, scratch.
  *
  *   policy.c         create, destroy, accessors          policy_layout.c  sizes and buffers
+ *   policy_attention.c  kinds of attention: policy_mla*.c, policy_gqa*.c
  *   policy_pack.c    packed copies of the weights         policy_block.c   one layer, forward
  *   policy_block_backward.c  one layer, backward          policy_forward.c a packed batch
  *   policy_backward.c  its gradient                       policy_mtp.c     the MTP modules
@@ -16,31 +17,45 @@
 
 /* Widths (columns in use) and strides (columns allocated) of the activation rows. */
 struct policy_sizes {
-    size_t d, heads, nope, rope, v, q_rank, kv_rank;
-    size_t q_head;     /* nope + rope */
-    size_t q_dim;      /* heads * q_head */
-    size_t kv_dim;     /* kv_rank + rope: latent and rotary key before the cache */
+    size_t d, heads;
+    size_t rope;    /* rotated columns of a query head, its last (GQA: all) */
+    size_t q_head;  /* columns of a query head */
+    size_t q_dim;   /* heads * q_head */
+    size_t project; /* columns of the joint projection of the normed input */
+    size_t kv_at;   /* where its keys' part begins: a panel border */
+    bool has_own_q; /* queries have rows of q_columns; else they are the projection's first */
+    size_t q_columns;
+    size_t q_norms, kv_norms; /* norms a row has for queries and for keys */
+    size_t value_dim;         /* columns that o_proj reads */
+    bool has_o_bias;
+    size_t entry_dim; /* floats of a token's cache entry */
+    /* MLA: projection [first | latent, rotary key], see policy_mla.c */
+    size_t nope, v, q_rank, kv_rank;
     size_t first;      /* q_rank, or q_dim without q_lora */
-    size_t kv_at;      /* where kv_dim begins beside first in a projection row: a panel border */
-    size_t project;    /* kv_at + kv_dim */
+    size_t kv_dim;     /* kv_rank + rope: latent and rotary key before the cache */
     size_t latent_dim; /* heads * kv_rank */
-    size_t value_dim;  /* heads * v */
+    /* GQA: projection [q | k | v], see policy_gqa.c */
+    size_t kv_heads, head;
+    size_t kv_half; /* kv_heads * head: all keys, or all values, of a token */
+    size_t v_at;    /* where v begins in the projection: a panel border */
     size_t n_experts, top_k, expert_width;
     size_t d_stride, project_stride, q_rank_stride, q_stride, kv_rank_stride, latent_stride,
         value_stride;
     size_t ffn_width[2]; /* of a dense layer; of the shared experts (0: none): index is_moe */
     size_t ffn_up_at[2]; /* where up begins beside gate: a panel border */
     size_t gate_up_stride[2];
-    size_t page_stride, entry_stride; /* latent cache */
+    size_t page_stride, entry_stride; /* cache */
 };
 
 /* One layer's parameters: offsets of its rows in the flat buffer, and packed copies (see
  * policy_pack.c for what each holds). The *_t copies serve the backward pass. */
 struct policy_layer {
     bool is_moe;
-    size_t input_norm, first, q_a_norm, q_b, kv_a, kv_a_norm, kv_b, o, post_norm;
-    size_t q_a_bias, kv_a_bias, o_bias; /* with attention biases; q_a_bias with q_lora too */
-    size_t gate, up, down;              /* dense MLP or shared experts */
+    size_t input_norm, o, o_bias, post_norm;
+    size_t first, q_a_norm, q_b, kv_a, kv_a_norm, kv_b; /* MLA; first: q_a or q_proj */
+    size_t q_a_bias, kv_a_bias; /* with attention biases; q_a_bias with q_lora too */
+    size_t q, k, v, q_bias, k_bias, v_bias, q_norm, k_norm; /* GQA */
+    size_t gate, up, down;                                  /* dense MLP or shared experts */
     size_t router, router_bias, expert_gate, expert_up, expert_down, expert_stride;
     float *project_bias; /* (project) beside w_project, or NULL */
     float *w_project, *w_q_b, *w_uk, *w_uv, *w_o, *w_gate_up, *w_down, *w_router;
@@ -54,19 +69,21 @@ struct policy_layer {
 struct policy_activations {
     float *h_in, *h_mid, *h_out;   /* (T, d) residual stream before, between, after */
     float *normed_in, *normed_mid; /* (T, d) */
-    float *rstd_in, *rstd_mid, *rstd_q, *rstd_kv; /* (T) */
-    float *project;       /* (T, project): [q_a or q | latent, rotary key (rotated)] before norms */
-    float *q_latent;      /* (T, rq) normed; unused without q_lora */
-    float *q;             /* (T, H, nope | rope (rotated)) */
-    float *latent;        /* (T, rk) normed */
-    float *q_absorbed;    /* (T, H, rk) */
-    float *attended;      /* (T, H, rk) */
-    float *lse;           /* (T, H) */
-    float *values;        /* (T, H, v) */
-    float *gate_up;       /* (T, gate | up) of the dense MLP or the shared experts */
-    float *scores;        /* (T, E) */
-    float *route_weights; /* (T, K) */
-    int32_t *indices;     /* (T, K) */
+    float *rstd_in, *rstd_mid;     /* (T) */
+    float *rstd_q, *rstd_kv;       /* (T, q_norms), (T, kv_norms) */
+    float *project; /* (T, project): MLA [q_a or q | latent, rotary key (rotated)], GQA [q | k | v];
+                       before norms */
+    float *q;       /* queries as they meet keys (rotated); with GQA's norms [q | k] */
+    float *lse;     /* (T, H) */
+    float *values;  /* (T, value_dim) that o_proj reads */
+    float *q_latent;       /* MLA: (T, rq) normed; unused without q_lora */
+    float *latent;         /* MLA: (T, rk) normed */
+    float *q_absorbed;     /* MLA: (T, H, rk) */
+    float *attended;       /* MLA: (T, H, rk) */
+    float *gate_up;        /* (T, gate | up) of the dense MLP or the shared experts */
+    float *scores;         /* (T, E) */
+    float *route_weights;  /* (T, K) */
+    int32_t *indices;      /* (T, K) */
     float *expert_gate_up; /* (T K, 2 F) */
 };
 
@@ -166,6 +183,9 @@ struct policy {
 /* Columns allocated for rows of n: whole cache lines, and no multiple of 4 KiB (cpu.md 5.1). */
 size_t policy_stride(size_t n);
 
+/* First column at or behind n where a panel of packed weights may begin. */
+size_t policy_next_panel(size_t n);
+
 /* policy_layout.c: sizes from the configuration; all buffers in one block; host arrays. */
 void policy_sizes_fill(const struct model_config *config, struct policy_sizes *out);
 MUST_CHECK enum status policy_layout_create(struct policy *policy);
@@ -180,6 +200,61 @@ struct policy_block_rows {
     size_t n_spans;
     struct kv_pages pages;
 };
+/* A kind of attention. Between it and the block lie normed_in (T, d) and values (T, value_dim),
+ * their gradients, and the cache's pages; o_proj, norms and residual are the block's. */
+struct policy_plan;
+struct policy_attention {
+    /* The attention's part of the sizes; d and heads are there. */
+    void (*sizes)(const struct model_config *config, struct policy_sizes *s);
+    /* Offsets of its rows in the flat buffer. */
+    void (*find)(const struct policy *policy, size_t index, struct policy_layer *layer);
+    /* Its packed copies. */
+    void (*plan)(struct policy_plan *plan, struct policy_layer *layer);
+    /* normed_in -> values; the rows' entries go to the pages. */
+    enum status (*forward)(struct policy *policy, const struct policy_layer *layer,
+                           const struct policy_activations *a,
+                           const struct policy_block_rows *rows);
+    /* d_values -> d_normed, and the gradients of its parameters; pages are filled again. */
+    enum status (*backward)(struct policy *policy, const struct policy_layer *layer,
+                            const struct policy_activations *a,
+                            const struct policy_block_rows *rows);
+};
+const struct policy_attention *policy_attention_of(enum model_attention kind);
+
+void policy_mla_sizes(const struct model_config *config, struct policy_sizes *s);
+void policy_mla_find(const struct policy *policy, size_t index, struct policy_layer *layer);
+void policy_mla_plan(struct policy_plan *plan, struct policy_layer *layer);
+MUST_CHECK enum status policy_mla_forward(struct policy *policy, const struct policy_layer *layer,
+                                          const struct policy_activations *a,
+                                          const struct policy_block_rows *rows);
+MUST_CHECK enum status policy_mla_backward(struct policy *policy, const struct policy_layer *layer,
+                                           const struct policy_activations *a,
+                                           const struct policy_block_rows *rows);
+/* The attention op's arguments, the same in both directions. */
+struct attention_args policy_mla_args(const struct policy *policy,
+                                      const struct policy_activations *a,
+                                      const struct policy_block_rows *rows);
+
+void policy_gqa_sizes(const struct model_config *config, struct policy_sizes *s);
+void policy_gqa_find(const struct policy *policy, size_t index, struct policy_layer *layer);
+void policy_gqa_plan(struct policy_plan *plan, struct policy_layer *layer);
+MUST_CHECK enum status policy_gqa_forward(struct policy *policy, const struct policy_layer *layer,
+                                          const struct policy_activations *a,
+                                          const struct policy_block_rows *rows);
+MUST_CHECK enum status policy_gqa_backward(struct policy *policy, const struct policy_layer *layer,
+                                           const struct policy_activations *a,
+                                           const struct policy_block_rows *rows);
+/* Rotates queries and keys of rows [q | k], forth or back. */
+MUST_CHECK enum status policy_gqa_rotate(struct policy *policy, float *q,
+                                         const struct policy_block_rows *rows, bool is_inverse);
+/* Keys of rows [q | k] and values of rows [q | k | v] to entries of the pages, or from them. */
+MUST_CHECK enum status policy_gqa_copy(struct policy *policy, const struct policy_block_rows *rows,
+                                       float *q, float *project, struct kv_pages pages,
+                                       bool to_pages);
+struct attention_args policy_gqa_args(const struct policy *policy,
+                                      const struct policy_activations *a,
+                                      const struct policy_block_rows *rows);
+
 /* h_in of `a` -> h_out of `a`. */
 MUST_CHECK enum status policy_block_forward(struct policy *policy, const struct policy_layer *layer,
                                             const struct policy_activations *a,
@@ -189,10 +264,6 @@ MUST_CHECK enum status policy_block_backward(struct policy *policy,
                                              const struct policy_layer *layer,
                                              const struct policy_activations *a,
                                              const struct policy_block_rows *rows, float *d_h);
-/* The attention op's arguments, the same in both directions. */
-struct attention_args policy_attention_args(const struct policy *policy,
-                                            const struct policy_activations *a,
-                                            const struct policy_block_rows *rows);
 /* The feed-forward half of the above. */
 MUST_CHECK enum status policy_ffn_backward(struct policy *policy, const struct policy_layer *layer,
                                            const struct policy_activations *a, size_t n_rows,
@@ -206,6 +277,12 @@ MUST_CHECK enum status policy_balance_backward(struct policy *policy,
 void policy_balance_destroy(struct policy *policy);
 
 /* Small shared steps. */
+/* Offset of "model.layers.LAYER.REST", 0 where the table has no such row. */
+size_t policy_offset_of(const struct policy *policy, size_t layer, const char *rest);
+/* The gradient of a bias (n) at offset: sums of the columns of dy. */
+MUST_CHECK enum status policy_bias_backward(struct policy *policy, const float *dy,
+                                            size_t dy_stride, size_t offset, size_t n,
+                                            size_t n_rows);
 struct policy_activations *policy_activations_of(struct policy *policy, size_t layer);
 MUST_CHECK enum status policy_copy_rows(struct policy *policy, const float *src, float *dst,
                                         size_t n_rows);

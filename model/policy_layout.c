@@ -13,46 +13,40 @@ size_t policy_stride(size_t n)
     return padded > 0 && padded % 1024 == 0 ? padded + 16 : padded;
 }
 
-static size_t next_panel(size_t n)
+size_t policy_next_panel(size_t n)
 {
     return (n + PANEL_COLUMNS - 1) / PANEL_COLUMNS * PANEL_COLUMNS;
+}
+
+/* Whether a layer, an MTP module's included, has a dense MLP. */
+static bool has_dense_layer(const struct model_config *config)
+{
+    return model_config_moe_layers(config) < config->n_layers + config->n_mtp_modules;
 }
 
 void policy_sizes_fill(const struct model_config *config, struct policy_sizes *out)
 {
     struct policy_sizes s = {.d = config->hidden_size,
                              .heads = config->n_heads,
-                             .nope = config->qk_nope_head_dim,
-                             .rope = config->qk_rope_head_dim,
-                             .v = config->v_head_dim,
-                             .q_rank = config->q_lora_rank,
-                             .kv_rank = config->kv_lora_rank,
                              .n_experts = config->n_experts,
-                             .top_k = config->experts_per_token,
+                             .top_k = config->n_experts > 0 ? config->experts_per_token : 0,
                              .expert_width = config->moe_intermediate_size};
 
-    s.q_head = s.nope + s.rope;
-    s.q_dim = s.heads * s.q_head;
-    s.kv_dim = s.kv_rank + s.rope;
-    s.first = s.q_rank > 0 ? s.q_rank : s.q_dim;
-    s.kv_at = next_panel(s.first);
-    s.project = s.kv_at + s.kv_dim;
-    s.latent_dim = s.heads * s.kv_rank;
-    s.value_dim = s.heads * s.v;
+    policy_attention_of(config->attention)->sizes(config, &s);
     s.d_stride = policy_stride(s.d);
     s.project_stride = policy_stride(s.project);
     s.q_rank_stride = policy_stride(s.q_rank);
-    s.q_stride = s.q_rank > 0 ? policy_stride(s.q_dim) : s.project_stride;
+    s.q_stride = s.has_own_q ? policy_stride(s.q_columns) : s.project_stride;
     s.kv_rank_stride = policy_stride(s.kv_rank);
     s.latent_stride = policy_stride(s.latent_dim);
     s.value_stride = policy_stride(s.value_dim);
-    s.ffn_width[0] = config->intermediate_size;
+    s.ffn_width[0] = has_dense_layer(config) ? config->intermediate_size : 0;
     s.ffn_width[1] = config->n_shared_experts * config->moe_intermediate_size;
     for (size_t i = 0; i < 2; i++) {
-        s.ffn_up_at[i] = next_panel(s.ffn_width[i]);
+        s.ffn_up_at[i] = policy_next_panel(s.ffn_width[i]);
         s.gate_up_stride[i] = policy_stride(s.ffn_up_at[i] + s.ffn_width[i]);
     }
-    s.entry_stride = (s.kv_dim + 15) / 16 * 16;
+    s.entry_stride = (s.entry_dim + 15) / 16 * 16;
     s.page_stride = s.entry_stride * KV_BLOCK_TOKENS;
     *out = s;
 }
@@ -103,14 +97,11 @@ static void carve_activations(struct carver *c, const struct policy *policy, boo
     a->normed_in = carve_floats(c, t, s->d_stride);
     a->rstd_in = carve_floats(c, t, 1);
     a->project = carve_floats(c, t, s->project_stride);
-    a->q = a->project;
-    if (s->q_rank > 0) {
-        a->q_latent = carve_floats(c, t, s->q_rank_stride);
-        a->rstd_q = carve_floats(c, t, 1);
-        a->q = carve_floats(c, t, s->q_stride);
-    }
+    a->q_latent = carve_floats(c, t, s->q_rank_stride);
+    a->rstd_q = carve_floats(c, t, s->q_norms);
+    a->q = s->has_own_q ? carve_floats(c, t, s->q_stride) : a->project;
     a->latent = carve_floats(c, t, s->kv_rank_stride);
-    a->rstd_kv = carve_floats(c, t, 1);
+    a->rstd_kv = carve_floats(c, t, s->kv_norms);
     a->q_absorbed = carve_floats(c, t, s->latent_stride);
     a->attended = carve_floats(c, t, s->latent_stride);
     a->lse = carve_floats(c, t, s->heads);
@@ -174,7 +165,7 @@ static void carve_gradients(struct carver *c, struct policy *policy)
     g->d_h_mtp = carve_floats(c, t, stride);
     g->d_normed = carve_floats(c, t, stride);
     g->d_project = carve_floats(c, t, s->project_stride);
-    g->d_q = s->q_rank > 0 ? carve_floats(c, t, s->q_stride) : g->d_project;
+    g->d_q = s->has_own_q ? carve_floats(c, t, s->q_stride) : g->d_project;
     g->d_q_latent = carve_floats(c, t, s->q_rank_stride);
     g->d_latent = carve_floats(c, t, s->kv_rank_stride);
     g->d_absorbed = carve_floats(c, t, s->latent_stride);

@@ -1,0 +1,20 @@
+/* Owns the table of attention kinds: to add one, write its five functions and a row here. */
+#include "model/policy_internal.h"
+
+const struct policy_attention *policy_attention_of(enum model_attention kind)
+{
+    static const struct policy_attention kinds[] = {
+        [MODEL_ATTENTION_MLA] = {.sizes = policy_mla_sizes,
+                                 .find = policy_mla_find,
+                                 .plan = policy_mla_plan,
+                                 .forward = policy_mla_forward,
+                                 .backward = policy_mla_backward},
+        [MODEL_ATTENTION_GQA] = {.sizes = policy_gqa_sizes,
+                                 .find = policy_gqa_find,
+                                 .plan = policy_gqa_plan,
+                                 .forward = policy_gqa_forward,
+                                 .backward = policy_gqa_backward},
+    };
+
+    return &kinds[kind];
+}

@@ -1,0 +1,104 @@
+/* Owns the backward pass of grouped attention: from the gradient of values to that of the block's
+ * normed input. Keys and values gather what all query heads of their group ask of them. */
+#include "model/policy_internal.h"
+
+/* d_values -> gradients of rotated queries and keys in d_q, of values in d_project. */
+static enum status scores_backward(struct policy *policy, const struct policy_activations *a,
+                                   const struct policy_block_rows *rows)
+{
+    const struct backend_ops *ops = policy->backend->ops;
+    struct policy_gradients_scratch *g = &policy->grad;
+    struct kv_pages d_pages = rows->pages;
+
+    d_pages.data = g->d_pages;
+    TRY(policy_gqa_copy(policy, rows, a->q, a->project, rows->pages, true));
+    TRY(ops->fill(policy->backend, g->d_pages, policy->n_pages_used * policy->sizes.page_stride,
+                  0));
+    TRY(ops->attention_backward(policy->backend, &(struct attention_backward_args){
+                                                     .forward = policy_gqa_args(policy, a, rows),
+                                                     .d_out = g->d_values,
+                                                     .dq = g->d_q,
+                                                     .d_pages = d_pages}));
+    return policy_gqa_copy(policy, rows, g->d_q, g->d_project, d_pages, false);
+}
+
+/* Through the norm of every head of queries (part 0) or keys: d_q -> d_project. */
+static enum status norm_backward(struct policy *policy, const struct policy_activations *a,
+                                 size_t part, size_t norm, size_t n_heads, const float *rstd,
+                                 size_t n_rows)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    return policy->backend->ops->rms_norm_backward(
+        policy->backend, &(struct rms_norm_backward_args){.x = a->project + part,
+                                                          .x_stride = s->project_stride,
+                                                          .w = policy->weights + norm,
+                                                          .rstd = rstd,
+                                                          .dy = policy->grad.d_q + part,
+                                                          .dy_stride = s->q_stride,
+                                                          .dx = policy->grad.d_project + part,
+                                                          .dx_stride = s->project_stride,
+                                                          .dw = policy->gradients + norm,
+                                                          .n_rows = n_rows,
+                                                          .d = s->head,
+                                                          .n_heads = n_heads});
+}
+
+/* The weight and, where there is one, the bias of q, k or v: n columns of d_project from `part`. */
+static enum status weights_backward(struct policy *policy, const struct policy_activations *a,
+                                    size_t part, size_t weight, size_t bias, size_t n,
+                                    size_t n_rows)
+{
+    const struct policy_sizes *s = &policy->sizes;
+    const float *dy = policy->grad.d_project + part;
+
+    if (policy->config.has_qkv_bias) {
+        TRY(policy_bias_backward(policy, dy, s->project_stride, bias, n, n_rows));
+    }
+    return policy->backend->ops->gemm_dw(policy->backend,
+                                         &(struct gemm_dw_args){.dy = dy,
+                                                                .dy_stride = s->project_stride,
+                                                                .x = a->normed_in,
+                                                                .x_stride = s->d_stride,
+                                                                .dw = policy->gradients + weight,
+                                                                .dw_stride = s->d,
+                                                                .n_rows = n_rows,
+                                                                .n_in = s->d,
+                                                                .n_out = n});
+}
+
+/* d_project -> d_normed, with the gradients of the three projections. */
+static enum status project_backward(struct policy *policy, const struct policy_layer *layer,
+                                    const struct policy_activations *a, size_t n_rows)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    TRY(weights_backward(policy, a, 0, layer->q, layer->q_bias, s->q_dim, n_rows));
+    TRY(weights_backward(policy, a, s->kv_at, layer->k, layer->k_bias, s->kv_half, n_rows));
+    TRY(weights_backward(policy, a, s->v_at, layer->v, layer->v_bias, s->kv_half, n_rows));
+    return policy->backend->ops->gemm(policy->backend,
+                                      &(struct gemm_args){.x = policy->grad.d_project,
+                                                          .x_stride = s->project_stride,
+                                                          .w = layer->t_project,
+                                                          .y = policy->grad.d_normed,
+                                                          .y_stride = s->d_stride,
+                                                          .n_rows = n_rows,
+                                                          .n_in = s->project,
+                                                          .n_out = s->d});
+}
+
+enum status policy_gqa_backward(struct policy *policy, const struct policy_layer *layer,
+                                const struct policy_activations *a,
+                                const struct policy_block_rows *rows)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    TRY(scores_backward(policy, a, rows));
+    TRY(policy_gqa_rotate(policy, policy->grad.d_q, rows, true));
+    if (s->has_own_q) {
+        TRY(norm_backward(policy, a, 0, layer->q_norm, s->heads, a->rstd_q, rows->n_rows));
+        TRY(norm_backward(policy, a, s->kv_at, layer->k_norm, s->kv_heads, a->rstd_kv,
+                          rows->n_rows));
+    }
+    return project_backward(policy, layer, a, rows->n_rows);
+}
