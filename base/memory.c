@@ -9,6 +9,7 @@
 
 #define BLOCK_ALIGNMENT ((size_t)64) /* a cache line, and the widest vector */
 #define LARGE_BYTES ((size_t)1 << 20)
+#define HUGE_BYTES ((size_t)1 << 25) /* in pages of 2 MiB where the kernel has them */
 
 static atomic_size_t live_blocks;
 static atomic_size_t total_blocks;
@@ -61,6 +62,9 @@ static void zero(unsigned char *block, size_t n_bytes)
     if (n_bytes < LARGE_BYTES || madvise(pages, end - begin, MADV_DONTNEED) != 0) {
         memset(block, 0, n_bytes);
         return;
+    }
+    if (n_bytes >= HUGE_BYTES) {
+        (void)madvise(pages, end - begin, MADV_HUGEPAGE); /* fewer, larger pages; only faster */
     }
     memset(block, 0, begin - (uintptr_t)block);
     memset(pages + (end - begin), 0, (uintptr_t)block + n_bytes - end);
