@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "base/hash.h"
 #include "tests/ops/op_fixture.h"
 
 #include <math.h>
@@ -14,10 +15,12 @@
 #define MAX_SPANS 8
 #define SCALE 0.31F
 
-/* n_kv 0: absorbed MLA, whose value is its key's first part. Else grouped heads, dr 0. */
+/* n_kv 0: absorbed MLA, whose value is its key's first part. Else grouped heads, dr 0. n_selected
+ * 0: every row sees all. */
 struct shape {
     size_t n_heads, rk, dr;
     size_t n_kv;
+    size_t n_selected;
 };
 
 static size_t entry_width(struct shape s)
@@ -42,6 +45,7 @@ struct attention_case {
     size_t n_sequences, lengths[MAX_SPANS];
     size_t n_rows;
     float *q_latent, *q_rope, *entries, *d_out; /* entries: (T, entry_width) */
+    int32_t *selected;                          /* (T, n_selected), or NULL */
 };
 
 /* Pages in an order that is not the tokens'. */
@@ -56,6 +60,31 @@ static size_t pages_of(size_t n_tokens)
     return (n_tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
 }
 
+/* Of a row at position t: min(n_selected, t + 1) different positions up to t, ascending. */
+static void make_selection(struct attention_case *c)
+{
+    const size_t k = c->shape.n_selected;
+    size_t row = 0;
+
+    assert_ok(memory_alloc(c->n_rows * k, sizeof(int32_t), &c->selected));
+    for (size_t s = 0; s < c->n_sequences; s++) {
+        for (size_t t = 0; t < c->lengths[s]; t++, row++) {
+            size_t n = 0;
+            for (size_t key = 0; key <= t && n < k; key++) { /* as many as must be, by chance */
+                const size_t left = t + 1 - key;
+                const uint64_t number = row * 1000 + key;
+                const bool is_drawn = hash_64(&number, sizeof(number)) % left < k - n;
+                if (left <= k - n || is_drawn) {
+                    c->selected[row * k + n++] = (int32_t)key;
+                }
+            }
+            while (n < k) {
+                c->selected[row * k + n++] = -1;
+            }
+        }
+    }
+}
+
 static void make_case(struct attention_case *c, struct shape shape, size_t n_sequences,
                       const size_t *lengths)
 {
@@ -68,6 +97,9 @@ static void make_case(struct attention_case *c, struct shape shape, size_t n_seq
     c->q_rope = random_floats(c->n_rows * shape.n_heads * shape.dr, 2, 1.0F);
     c->entries = random_floats(c->n_rows * entry_width(shape), 3, 1.0F);
     c->d_out = random_floats(c->n_rows * shape.n_heads * shape.rk, 4, 1.0F);
+    if (shape.n_selected > 0) {
+        make_selection(c);
+    }
 }
 
 static void drop_case(struct attention_case *c)
@@ -76,6 +108,7 @@ static void drop_case(struct attention_case *c)
     memory_free(c->q_rope);
     memory_free(c->entries);
     memory_free(c->d_out);
+    memory_free(c->selected);
 }
 
 /* Fresh slots hold NaN: what no token wrote must not be used. */
@@ -148,7 +181,9 @@ static struct attention_args forward_args(const struct attention_case *c, const 
                                    .kv_head_stride = s.n_kv == 0 ? 0 : s.rk,
                                    .value_at = s.n_kv * s.rk,
                                    .value_dim = s.rk,
-                                   .scale = SCALE};
+                                   .scale = SCALE,
+                                   .selected = c->selected,
+                                   .n_selected = s.n_selected};
 }
 
 static size_t out_floats(const struct attention_case *c)
@@ -235,6 +270,18 @@ static double oracle_score(const struct attention_case *c, const struct oracle_v
     return (double)SCALE * dot;
 }
 
+static bool is_seen(const struct attention_case *c, size_t row, size_t position)
+{
+    const size_t k = c->shape.n_selected;
+
+    for (size_t i = 0; i < k; i++) {
+        if (c->selected[row * k + i] == (int32_t)position) {
+            return true;
+        }
+    }
+    return k == 0;
+}
+
 /* out (rk) of a pair that sees rows first .. last; returns the log-sum-exp. */
 static double oracle_pair(const struct attention_case *c, const struct oracle_view *v, size_t pair,
                           size_t first, size_t last, double *out)
@@ -244,11 +291,14 @@ static double oracle_pair(const struct attention_case *c, const struct oracle_vi
     double max = -HUGE_VAL, sum = 0.0;
 
     for (size_t key = first; key <= last; key++) {
-        max = fmax(max, oracle_score(c, v, pair, key));
+        if (is_seen(c, last, key - first)) {
+            max = fmax(max, oracle_score(c, v, pair, key));
+        }
     }
     memset(out, 0, c->shape.rk * sizeof(*out));
     for (size_t key = first; key <= last; key++) {
-        const double e = exp(oracle_score(c, v, pair, key) - max);
+        const double e =
+            is_seen(c, last, key - first) ? exp(oracle_score(c, v, pair, key) - max) : 0.0;
         sum += e;
         for (size_t j = 0; j < c->shape.rk; j++) {
             out[j] += e * values[key * width + j];
@@ -308,13 +358,16 @@ static double *operands(const struct attention_case *c, size_t *n)
     return x;
 }
 
-static const struct shape shapes[] = {{1, 1, 2, 0},  {3, 7, 2, 0},   {4, 64, 16, 0},
-                                      {8, 17, 6, 0}, {2, 127, 8, 0}, {5, 129, 4, 0},
-                                      {70, 8, 2, 0}, {8, 64, 32, 0}};
+static const struct shape shapes[] = {{1, 1, 2, 0, 0},  {3, 7, 2, 0, 0},   {4, 64, 16, 0, 0},
+                                      {8, 17, 6, 0, 0}, {2, 127, 8, 0, 0}, {5, 129, 4, 0, 0},
+                                      {70, 8, 2, 0, 0}, {8, 64, 32, 0, 0}};
 /* MHA, GQA, MQA. */
-static const struct shape grouped[] = {{1, 1, 0, 1},   {4, 7, 0, 4},   {6, 8, 0, 3},
-                                       {4, 17, 0, 1},  {8, 64, 0, 2},  {2, 127, 0, 2},
-                                       {6, 129, 0, 2}, {70, 8, 0, 70}, {130, 8, 0, 2}};
+static const struct shape grouped[] = {{1, 1, 0, 1, 0},   {4, 7, 0, 4, 0},   {6, 8, 0, 3, 0},
+                                       {4, 17, 0, 1, 0},  {8, 64, 0, 2, 0},  {2, 127, 0, 2, 0},
+                                       {6, 129, 0, 2, 0}, {70, 8, 0, 70, 0}, {130, 8, 0, 2, 0}};
+/* The same with a selection. */
+static const struct shape sparse[] = {
+    {1, 1, 2, 0, 1}, {3, 7, 2, 0, 4}, {4, 64, 16, 0, 17}, {70, 8, 2, 0, 6}, {6, 8, 0, 3, 16}};
 
 static void check_forward(struct shape shape, size_t n_sequences, const size_t *lengths)
 {
@@ -344,6 +397,10 @@ static void forward_agrees_with_the_oracle(void **state)
     for (size_t i = 0; i < sizeof(grouped) / sizeof(grouped[0]); i++) {
         check_forward(grouped[i], 4, lengths);
     }
+    for (size_t i = 0; i < sizeof(sparse) / sizeof(sparse[0]); i++) {
+        check_forward(sparse[i], 4, lengths);
+    }
+    check_forward((struct shape){4, 17, 6, 0, 131}, 2, long_lengths);
     check_forward(shapes[2], 2, long_lengths);
     check_forward(shapes[3], 2, long_lengths);
     check_forward(grouped[1], 2, long_lengths);
@@ -372,16 +429,19 @@ static void gradient_agrees_with_differences(void **state)
     static const size_t lengths[] = {1, 17, 8};
     static const size_t long_lengths[] = {133};
     (void)state;
-    check_gradient((struct shape){1, 1, 2, 0}, 3, lengths);
-    check_gradient((struct shape){3, 7, 2, 0}, 3, lengths);
-    check_gradient((struct shape){4, 17, 6, 0}, 3, lengths);
-    check_gradient((struct shape){1, 1, 2, 0}, 1, long_lengths); /* two key blocks */
-    check_gradient((struct shape){70, 2, 2, 0}, 1, &lengths[2]);
-    check_gradient((struct shape){1, 1, 0, 1}, 1, long_lengths);
-    check_gradient((struct shape){4, 7, 0, 4}, 3, lengths);
-    check_gradient((struct shape){6, 8, 0, 3}, 3, lengths);
-    check_gradient((struct shape){4, 17, 0, 1}, 3, lengths);
-    check_gradient((struct shape){140, 2, 0, 2}, 1, &lengths[2]);
+    check_gradient((struct shape){1, 1, 2, 0, 0}, 3, lengths);
+    check_gradient((struct shape){3, 7, 2, 0, 0}, 3, lengths);
+    check_gradient((struct shape){4, 17, 6, 0, 0}, 3, lengths);
+    check_gradient((struct shape){1, 1, 2, 0, 0}, 1, long_lengths); /* two key blocks */
+    check_gradient((struct shape){70, 2, 2, 0, 0}, 1, &lengths[2]);
+    check_gradient((struct shape){1, 1, 0, 1, 0}, 1, long_lengths);
+    check_gradient((struct shape){4, 7, 0, 4, 0}, 3, lengths);
+    check_gradient((struct shape){6, 8, 0, 3, 0}, 3, lengths);
+    check_gradient((struct shape){4, 17, 0, 1, 0}, 3, lengths);
+    check_gradient((struct shape){140, 2, 0, 2, 0}, 1, &lengths[2]);
+    check_gradient((struct shape){3, 7, 2, 0, 4}, 3, lengths);
+    check_gradient((struct shape){4, 2, 0, 2, 5}, 3, lengths);
+    check_gradient((struct shape){1, 1, 2, 0, 130}, 1, long_lengths);
 }
 
 /* The gradients of sequence s of a case, whose rows begin at `first`, alone and in its batch. */
@@ -398,6 +458,7 @@ static void check_alone(struct backend *b, const struct attention_case *c, size_
     one.q_rope = c->q_rope + first * r_width;
     one.entries = c->entries + first * width;
     one.d_out = c->d_out + first * q_width;
+    one.selected = c->selected == NULL ? NULL : c->selected + first * shape.n_selected;
     run_backward(b, &one, alone);
     const float *got = alone + out_floats(&one), *want = all + out_floats(c);
     assert_same_bits("dq_latent", got, want + first * q_width, one.n_rows * q_width);
@@ -437,6 +498,7 @@ static void gradient_of_a_sequence_does_not_depend_on_its_batch(void **state)
     check_batch(shapes[2]);
     check_batch(grouped[4]);
     check_batch(grouped[5]);
+    check_batch(sparse[2]);
 }
 
 /* Feeds every sequence in pieces of `step` rows, all sequences side by side. */
@@ -495,6 +557,32 @@ static void prefill_chunks_and_decode_give_the_same_bits(void **state)
         check_steps(grouped[i]);
     }
     check_steps(grouped[5]); /* one query head a KV head */
+    check_steps(sparse[2]);
+    check_steps((struct shape){4, 17, 6, 0, 130});
+}
+
+static void a_selection_of_all_gives_the_bits_of_none(void **state)
+{
+    static const size_t lengths[] = {40, 150};
+    struct attention_case c;
+    struct backend *b;
+    size_t n;
+    (void)state;
+
+    make_case(&c, shapes[2], 2, lengths);
+    memory_free(operands(&c, &n));
+    n += out_floats(&c);
+    float *want = new_floats(n), *got = new_floats(n);
+    assert_ok(backend_open("cpu", 2, &b));
+    run_backward(b, &c, want);
+    c.shape.n_selected = 150;
+    make_selection(&c);
+    run_backward(b, &c, got);
+    assert_same_bits("all selected", got, want, n);
+    backend_close(b);
+    memory_free(got);
+    memory_free(want);
+    drop_case(&c);
 }
 
 static void a_part_can_be_stored_behind_the_others(void **state)
@@ -556,6 +644,7 @@ int main(void)
         cmocka_unit_test(gradient_agrees_with_differences),
         cmocka_unit_test(gradient_of_a_sequence_does_not_depend_on_its_batch),
         cmocka_unit_test(prefill_chunks_and_decode_give_the_same_bits),
+        cmocka_unit_test(a_selection_of_all_gives_the_bits_of_none),
         cmocka_unit_test(a_part_can_be_stored_behind_the_others),
         cmocka_unit_test(backward_refuses_cached_tokens),
     };
