@@ -23,8 +23,16 @@ enum variant_bit {
     VARIANT_NO_NORM = 32,
     VARIANT_TWO_MODULES = 64,
     VARIANT_PRE_NORM = 128,
-    VARIANT_YARN = 256
+    VARIANT_YARN = 256,
+    /* Grouped attention: one of these, with biases, tied head, no norm and YaRN from above. */
+    VARIANT_LLAMA = 512, /* with Llama 3's rope */
+    VARIANT_QWEN3 = 1024,
+    VARIANT_QWEN3_MOE = 2048, /* layer 0 dense */
+    VARIANT_MIXTRAL = 4096,
+    VARIANT_ONE_KV_HEAD = 8192,
+    VARIANT_ALL_KV_HEADS = 16384
 };
+#define VARIANT_GROUPED (VARIANT_LLAMA | VARIANT_QWEN3 | VARIANT_QWEN3_MOE | VARIANT_MIXTRAL)
 static unsigned variant; /* of the models that make_policy makes */
 static const unsigned variants[] = {
     0,
@@ -35,11 +43,56 @@ static const unsigned variants[] = {
     VARIANT_HALF_ROPE | VARIANT_NO_NORM | VARIANT_YARN,
     VARIANT_BIASES | VARIANT_TIED | VARIANT_HALF_ROPE | VARIANT_Q_PROJ | VARIANT_NO_NORM |
         VARIANT_TWO_MODULES | VARIANT_PRE_NORM,
+    VARIANT_LLAMA,
+    VARIANT_LLAMA | VARIANT_ONE_KV_HEAD | VARIANT_BIASES,
+    VARIANT_LLAMA | VARIANT_ALL_KV_HEADS | VARIANT_TIED | VARIANT_YARN,
+    VARIANT_QWEN3 | VARIANT_BIASES,
+    VARIANT_QWEN3_MOE | VARIANT_NO_NORM,
+    VARIANT_MIXTRAL | VARIANT_TIED,
 };
 #define N_VARIANTS (sizeof(variants) / sizeof(variants[0]))
 
+static const struct rope_scaling variant_yarn = {.kind = ROPE_YARN,
+                                                 .factor = 4,
+                                                 .beta_fast = 8,
+                                                 .beta_slow = 0.1,
+                                                 .mscale = 0.8,
+                                                 .mscale_all_dim = 1,
+                                                 .original_max_positions = 64,
+                                                 .truncate = true};
+static const struct rope_scaling variant_llama3 = {.kind = ROPE_LLAMA3,
+                                                   .factor = 8,
+                                                   .low_freq_factor = 1,
+                                                   .high_freq_factor = 4,
+                                                   .original_max_positions = 64};
+
+static inline void grouped_config(struct model_config *config)
+{
+    const char *const name = (variant & VARIANT_LLAMA) != 0     ? "llama"
+                             : (variant & VARIANT_QWEN3) != 0   ? "qwen3"
+                             : (variant & VARIANT_MIXTRAL) != 0 ? "mixtral"
+                                                                : "qwen3-moe";
+
+    assert_ok(model_config_preset(name, config));
+    config->n_kv_heads = (variant & VARIANT_ONE_KV_HEAD) != 0    ? 1
+                         : (variant & VARIANT_ALL_KV_HEADS) != 0 ? config->n_heads
+                                                                 : config->n_kv_heads;
+    config->has_qkv_bias = (variant & VARIANT_BIASES) != 0;
+    config->has_o_bias = config->has_qkv_bias;
+    config->has_tied_head = (variant & VARIANT_TIED) != 0;
+    config->norm_topk_prob = (variant & VARIANT_NO_NORM) == 0;
+    config->dense_layers[0] = (variant & VARIANT_QWEN3_MOE) != 0 ? 1 : 0;
+    config->rope = (variant & VARIANT_YARN) != 0    ? variant_yarn
+                   : (variant & VARIANT_LLAMA) != 0 ? variant_llama3
+                                                    : config->rope;
+}
+
 static inline void variant_config(struct model_config *config)
 {
+    if ((variant & VARIANT_GROUPED) != 0) {
+        grouped_config(config);
+        return;
+    }
     assert_ok(model_config_preset("tiny", config));
     config->has_softmax_router = (variant & VARIANT_SOFTMAX) != 0;
     config->has_attention_bias = (variant & VARIANT_BIASES) != 0;
@@ -50,14 +103,7 @@ static inline void variant_config(struct model_config *config)
     config->n_mtp_modules = (variant & VARIANT_TWO_MODULES) != 0 ? 2 : 1;
     config->has_pre_norm_mtp = (variant & VARIANT_PRE_NORM) != 0;
     if ((variant & VARIANT_YARN) != 0) {
-        config->rope = (struct rope_scaling){.kind = ROPE_YARN,
-                                             .factor = 4,
-                                             .beta_fast = 8,
-                                             .beta_slow = 0.1,
-                                             .mscale = 0.8,
-                                             .mscale_all_dim = 1,
-                                             .original_max_positions = 64,
-                                             .truncate = true};
+        config->rope = variant_yarn;
     }
 }
 
