@@ -35,10 +35,14 @@ bool model_config_is_eos(const struct model_config *config, int32_t token)
     return false;
 }
 
-/* V2's checkpoint code normalises more than one weight instead of scaling them. */
+/* V2's checkpoint code normalises more than one weight instead of scaling them; the standard
+ * routers of Mixtral and Qwen3-MoE make of a lone weight a 1. */
 bool model_config_normalises_routes(const struct model_config *config)
 {
-    return config->norm_topk_prob && (!config->has_softmax_router || config->experts_per_token > 1);
+    const bool is_v2_router =
+        config->has_softmax_router && config->attention == MODEL_ATTENTION_MLA;
+
+    return config->norm_topk_prob && (!is_v2_router || config->experts_per_token > 1);
 }
 
 double model_config_route_scale(const struct model_config *config)
