@@ -78,6 +78,8 @@ static enum status read_steps(const struct json *value, struct decoder *decoder)
     }
     if (strcmp(json_text(json_get(value, "type"), ""), "Sequence") != 0) {
         TRY(read_step(value, decoder));
+    } else {
+        TRY(check_list(list, "decoder Sequence: \"decoders\""));
     }
     for (size_t i = 0; i < json_count(list); i++) {
         TRY(read_step(json_at(list, i), decoder));

@@ -14,6 +14,9 @@ static enum status put_special(const struct json *processor, const struct text_t
     const struct json *ids = json_get(entry, "ids");
     const int32_t id = text_table_find(names, text, json_text_bytes(name));
 
+    if (ids != NULL && !json_is(ids, JSON_ARRAY)) {
+        return status_set(STATUS_BAD_FORMAT, "post_processor: the ids of %.64s are no list", text);
+    }
     for (size_t i = 0; i < json_count(ids); i++) {
         const int64_t value = json_int(json_at(ids, i), -1);
         if (value < 0 || (uint64_t)value >= names->n_refs) {
@@ -84,7 +87,8 @@ enum status token_frame_load(const struct json *post_processor, const struct tex
         strcmp(json_text(json_get(post_processor, "type"), ""), "Sequence") == 0;
 
     *out = (struct token_frame){.bos = -1};
-    enum status status = is_sequence ? STATUS_OK : read_one(post_processor, names, out);
+    enum status status = is_sequence ? check_list(list, "post_processor Sequence: \"processors\"")
+                                     : read_one(post_processor, names, out);
     for (size_t i = 0; is_sequence && status == STATUS_OK && i < json_count(list); i++) {
         status = read_one(json_at(list, i), names, out);
     }

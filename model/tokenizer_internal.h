@@ -210,6 +210,9 @@ MUST_CHECK enum status token_frame_load(const struct json *post_processor,
                                         const struct text_table *names, struct token_frame *out);
 void token_frame_dispose(struct token_frame *frame);
 
+/* BAD_FORMAT unless the value, which messages call what, is a list (tokenizer_load.c). */
+MUST_CHECK enum status check_list(const struct json *value, const char *what);
+
 /* --- The tokenizer --- */
 
 struct tokenizer {

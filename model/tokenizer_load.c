@@ -43,6 +43,13 @@ size_t undo_alphabet(const char *name, size_t n, char *out)
     return count;
 }
 
+enum status check_list(const struct json *value, const char *what)
+{
+    return json_is(value, JSON_ARRAY)
+               ? STATUS_OK
+               : status_set(STATUS_BAD_FORMAT, "%s is missing or no list", what);
+}
+
 /* --- Vocabulary and added tokens into names --- */
 
 static enum status check_id(const struct json *value, const char *name, int32_t *id)
@@ -376,6 +383,9 @@ static enum status read_model(const struct json *root, struct tokenizer *tokeniz
     bool *flags = NULL;
 
     TRY(check_model(model));
+    if (!json_is(added, JSON_NULL)) {
+        TRY(check_list(added, "added_tokens"));
+    }
     TRY(read_names(json_get(model, "vocab"), added, tokenizer));
     TRY(memory_alloc(tokenizer->vocab_size, sizeof(*flags), &flags));
     for (size_t id = 0; id < tokenizer->vocab_size; id++) {

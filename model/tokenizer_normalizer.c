@@ -73,6 +73,7 @@ static enum status read_steps(const struct json *value, unsigned depth,
     if (depth == DEPTH_MAX) {
         return status_set(STATUS_UNSUPPORTED, "normalizer: sequences in sequences");
     }
+    TRY(check_list(list, "normalizer Sequence: \"normalizers\""));
     for (size_t i = 0; i < json_count(list); i++) {
         TRY(read_steps(json_at(list, i), depth + 1, normalizer));
     }

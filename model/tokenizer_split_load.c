@@ -147,6 +147,7 @@ static enum status read_all(const struct json *value, struct splitter *splitter)
     if (strcmp(json_text(json_get(value, "type"), ""), "Sequence") != 0) {
         return read_one(value, splitter);
     }
+    TRY(check_list(list, "pre_tokenizer Sequence: \"pretokenizers\""));
     for (size_t i = 0; i < json_count(list); i++) {
         TRY(read_one(json_at(list, i), splitter));
     }
