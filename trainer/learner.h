@@ -27,8 +27,8 @@ struct learner_options {
     bool detaches_mtp; /* its gradient stays inside the module (RL) */
     double mtp_coef;
     /* Balance loss of the routers; coefficient 0: none. The kinds that count over the whole update
-     * cost a forward pass over its micro-batches before the first one learns, about a third more,
-     * unless the update is one micro-batch. */
+     * cost a forward pass over its micro-batches before the first one learns, about a quarter
+     * more, unless the update is one micro-batch. */
     enum policy_balance_kind balance;
     double balance_coef;
 };
