@@ -75,7 +75,8 @@ float model_config_attention_scale(const struct model_config *config)
     if (config->attention == MODEL_ATTENTION_GQA) {
         return (float)(1 / sqrt((double)config->head_dim));
     }
-    if (rope->kind == ROPE_YARN && rope->mscale_all_dim != 0 && rope->factor > 1) {
+    /* Of every kind of scaling (model.md 5.2), not of YaRN alone. */
+    if (rope->kind != ROPE_PLAIN && rope->mscale_all_dim != 0 && rope->factor > 1) {
         factor = 0.1 * rope->mscale_all_dim * log(rope->factor) + 1;
     }
     return (float)(factor * factor /

@@ -110,6 +110,7 @@ static enum status parse_linear(const struct json *rope, const char *label,
 {
     out->rope.kind = ROPE_LINEAR;
     TRY(rope_number(rope, "factor", 0, label, &out->rope.factor));
+    TRY(rope_number(rope, "mscale_all_dim", 0, label, &out->rope.mscale_all_dim));
     if (out->rope.factor < 1) {
         return status_set(STATUS_BAD_FORMAT, "%s: linear rope needs factor >= 1, has %g", label,
                           out->rope.factor);
@@ -125,6 +126,7 @@ static enum status parse_llama3(const struct json *rope, const char *label,
     scaling->kind = ROPE_LLAMA3;
     TRY(parse_original(rope, label, 0, scaling));
     TRY(rope_number(rope, "factor", 0, label, &scaling->factor));
+    TRY(rope_number(rope, "mscale_all_dim", 0, label, &scaling->mscale_all_dim));
     TRY(rope_number(rope, "low_freq_factor", 0, label, &scaling->low_freq_factor));
     TRY(rope_number(rope, "high_freq_factor", 0, label, &scaling->high_freq_factor));
     if (scaling->factor < 1 || !(scaling->low_freq_factor > 0) ||
@@ -243,6 +245,8 @@ struct json *model_config_rope_value(const struct rope_scaling *rope, enum statu
     model_config_put(object, "factor", json_from_number(rope->factor), status);
     if (rope->kind == ROPE_YARN) {
         put_yarn(object, rope, status);
+    } else if (rope->mscale_all_dim != 0) {
+        model_config_put(object, "mscale_all_dim", json_from_number(rope->mscale_all_dim), status);
     }
     if (rope->kind == ROPE_LLAMA3) {
         put_llama3(object, rope, status);
