@@ -10,8 +10,10 @@
 
 static enum status read_role(const struct json *value, size_t index, enum chat_role *out)
 {
-    static const char *const names[] = {
-        [CHAT_SYSTEM] = "system", [CHAT_USER] = "user", [CHAT_ASSISTANT] = "assistant"};
+    static const char *const names[] = {[CHAT_SYSTEM] = "system",
+                                        [CHAT_USER] = "user",
+                                        [CHAT_ASSISTANT] = "assistant",
+                                        [CHAT_TOOL] = "tool"};
     const char *role = json_text(value, "");
 
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
@@ -20,11 +22,23 @@ static enum status read_role(const struct json *value, size_t index, enum chat_r
             return STATUS_OK;
         }
     }
-    if (strcmp(role, "tool") == 0) {
-        return status_set(STATUS_UNSUPPORTED, "message %zu: tool output in a prompt", index);
-    }
     return status_set(STATUS_BAD_FORMAT,
-                      "message %zu: role \"%.32s\", want system, user, assistant", index, role);
+                      "message %zu: role \"%.32s\", want system, user, assistant or tool", index,
+                      role);
+}
+
+static enum status read_tool_calls(const struct json *value, size_t index, struct chat_message *out)
+{
+    const struct json *calls = json_get(value, "tool_calls");
+
+    if (json_is(calls, JSON_NULL) || out->role != CHAT_ASSISTANT) {
+        return STATUS_OK;
+    }
+    if (!json_is(calls, JSON_ARRAY)) {
+        return status_set(STATUS_BAD_FORMAT, "message %zu: its tool_calls are not a list", index);
+    }
+    out->tool_calls = calls;
+    return STATUS_OK;
 }
 
 static enum status read_message(const struct json *value, size_t index, struct chat_message *out)
@@ -34,16 +48,14 @@ static enum status read_message(const struct json *value, size_t index, struct c
     if (!json_is(value, JSON_OBJECT)) {
         return status_set(STATUS_BAD_FORMAT, "message %zu is not {role, content}", index);
     }
-    if (json_count(json_get(value, "tool_calls")) > 0) {
-        return status_set(STATUS_UNSUPPORTED, "message %zu: tool calls in a prompt", index);
-    }
     TRY(read_role(json_get(value, "role"), index, &out->role));
-    if (!json_is(content, JSON_STRING)) {
+    TRY(read_tool_calls(value, index, out));
+    if (!json_is(content, JSON_STRING) &&
+        !(json_is(content, JSON_NULL) && out->tool_calls != NULL)) {
         return status_set(STATUS_BAD_FORMAT, "message %zu: its content is not a text", index);
     }
-    const struct json *reasoning = json_get(value, "reasoning_content");
-    out->content = (struct chat_text){json_text(content, ""), json_text_bytes(content)};
-    out->reasoning = (struct chat_text){json_text(reasoning, NULL), json_text_bytes(reasoning)};
+    out->content = chat_text_of(content);
+    out->reasoning = chat_text_of(json_get(value, "reasoning_content"));
     out->is_prefix = json_bool(json_get(value, "prefix"), false);
     return STATUS_OK;
 }
@@ -62,8 +74,8 @@ static bool has_system(const struct chat *chat)
 static enum status read_messages(const struct json *prompt, struct chat *chat)
 {
     if (json_is(prompt, JSON_STRING)) {
-        chat->messages[0] = (struct chat_message){
-            .role = CHAT_USER, .content = {json_text(prompt, ""), json_text_bytes(prompt)}};
+        chat->messages[0] =
+            (struct chat_message){.role = CHAT_USER, .content = chat_text_of(prompt)};
         chat->count = 1;
     }
     for (size_t i = 0; i < json_count(prompt); i++) {
@@ -76,7 +88,7 @@ static enum status read_messages(const struct json *prompt, struct chat *chat)
 static bool has_text(const struct chat *chat)
 {
     for (size_t i = 0; i < chat->count; i++) {
-        if (chat->messages[i].content.n > 0) {
+        if (chat->messages[i].content.n > 0 || chat->messages[i].tool_calls != NULL) {
             return true;
         }
     }
@@ -131,63 +143,78 @@ static enum status render(struct builder *b, enum chat_template template, const 
     return status;
 }
 
-static bool ends_with_assistant(const struct chat *chat)
+/* The last message is an answer that can go on. */
+static bool is_begun(const struct chat *chat)
 {
-    return chat->messages != NULL && chat->count > 0 &&
-           chat->messages[chat->count - 1].role == CHAT_ASSISTANT;
+    const struct chat_message *last = chat->count > 0 ? &chat->messages[chat->count - 1] : NULL;
+
+    return last != NULL && last->role == CHAT_ASSISTANT && last->tool_calls == NULL;
+}
+
+static enum status check_texts(const struct json *prompt, const struct chat *chat)
+{
+    if (json_count(prompt) == 0 && json_text_bytes(prompt) == 0) {
+        return status_set(STATUS_BAD_FORMAT, "the prompt is empty");
+    }
+    if (!has_text(chat)) {
+        return status_set(STATUS_BAD_FORMAT, "no message of the prompt has any text");
+    }
+    return STATUS_OK;
+}
+
+/* What the templates that can do both are told, else what their name says. */
+static bool thinks(enum chat_template chat, const struct json *variables)
+{
+    if (chat == CHAT_TEMPLATE_QWEN3 || chat == CHAT_TEMPLATE_QWEN3_NO_THINKING) {
+        return json_bool(json_get(variables, "enable_thinking"), chat == CHAT_TEMPLATE_QWEN3);
+    }
+    return json_bool(json_get(variables, "thinking"), chat == CHAT_TEMPLATE_DEEPSEEK_V3_1_THINKING);
+}
+
+static enum status encode(const struct tokenizer *tokenizer, enum chat_template template,
+                          const struct json *prompt, const struct chat_options *options,
+                          struct chat *chat, struct chat_prompt *out)
+{
+    struct builder b = {
+        .tokenizer = tokenizer, .parse_special = options->parse_special, .is_at_beginning = true};
+
+    TRY(read_chat(prompt, options->system_prompt, chat));
+    TRY(options->is_closed ? STATUS_OK : check_texts(prompt, chat));
+    chat->tools = json_count(options->tools) > 0 ? options->tools : NULL;
+    chat->thinks = thinks(template, options->variables);
+    const bool is_open = !options->is_closed && is_begun(chat);
+    const struct chat_end end = {.is_open = is_open,
+                                 .asks_for_answer =
+                                     options->is_closed ? options->asks_for_answer : !is_open};
+    return render(&b, template, chat, end, out);
+}
+
+enum status chat_encode_with(const struct tokenizer *tokenizer, enum chat_template chat,
+                             const struct json *prompt, const struct chat_options *options,
+                             struct chat_prompt *out)
+{
+    struct chat messages = {0};
+
+    *out = (struct chat_prompt){0};
+    if (!json_is(options->tools, JSON_NULL) && !json_is(options->tools, JSON_ARRAY)) {
+        return status_set(STATUS_BAD_FORMAT, "the definitions of tools are not a list");
+    }
+    if (chat == CHAT_TEMPLATE_JINJA) {
+        return chat_encode_jinja(tokenizer, prompt, options, out);
+    }
+    const enum status status = encode(tokenizer, chat, prompt, options, &messages, out);
+    memory_free(messages.messages);
+    return status;
 }
 
 enum status chat_encode(const struct tokenizer *tokenizer, enum chat_template chat,
                         const struct json *prompt, const char *system_prompt, bool parse_special,
                         struct chat_prompt *out)
 {
-    struct builder b = {
-        .tokenizer = tokenizer, .parse_special = parse_special, .is_at_beginning = true};
-    struct chat messages = {0};
+    const struct chat_options options = {.system_prompt = system_prompt,
+                                         .parse_special = parse_special};
 
-    *out = (struct chat_prompt){0};
-    if (chat == CHAT_TEMPLATE_JINJA) {
-        const struct jinja_chat own = {.prompt = prompt,
-                                       .system_prompt = system_prompt,
-                                       .parse_special = parse_special,
-                                       .can_be_open = true};
-        return chat_encode_jinja(tokenizer, &own, out);
-    }
-    enum status status = read_chat(prompt, system_prompt, &messages);
-    if (status == STATUS_OK && json_count(prompt) == 0 && json_text_bytes(prompt) == 0) {
-        status = status_set(STATUS_BAD_FORMAT, "the prompt is empty");
-    }
-    if (status == STATUS_OK && !has_text(&messages)) {
-        status = status_set(STATUS_BAD_FORMAT, "no message of the prompt has any text");
-    }
-    if (status == STATUS_OK) {
-        const bool is_open = ends_with_assistant(&messages);
-        const struct chat_end end = {.is_open = is_open, .asks_for_answer = !is_open};
-        status = render(&b, chat, &messages, end, out);
-    }
-    memory_free(messages.messages);
-    return status;
-}
-
-enum status chat_encode_closed(const struct tokenizer *tokenizer, enum chat_template chat,
-                               const struct json *prompt, bool add_generation_prompt,
-                               struct chat_prompt *out)
-{
-    struct builder b = {.tokenizer = tokenizer, .is_at_beginning = true};
-    const struct chat_end end = {.asks_for_answer = add_generation_prompt};
-    struct chat messages = {0};
-
-    *out = (struct chat_prompt){0};
-    if (chat == CHAT_TEMPLATE_JINJA) {
-        const struct jinja_chat own = {.prompt = prompt, .asks_for_answer = add_generation_prompt};
-        return chat_encode_jinja(tokenizer, &own, out);
-    }
-    enum status status = read_chat(prompt, "", &messages);
-    if (status == STATUS_OK) {
-        status = render(&b, chat, &messages, end, out);
-    }
-    memory_free(messages.messages);
-    return status;
+    return chat_encode_with(tokenizer, chat, prompt, &options, out);
 }
 
 void chat_prompt_dispose(struct chat_prompt *prompt)

@@ -1,6 +1,7 @@
 /* Owns building a prompt's text and ids side by side. */
 #include "base/memory.h"
 #include "model/chat_template_internal.h"
+#include "model/jinja.h"
 
 #include <string.h>
 
@@ -55,9 +56,20 @@ enum status builder_id(struct builder *b, int32_t id)
     return id_buffer_put(&b->ids, id);
 }
 
-enum status builder_text(struct builder *b, const char *text, size_t n)
+enum status builder_text(struct builder *b, struct chat_text text)
 {
-    return text_buffer_put(&b->text, text, n);
+    return text.n == 0 ? STATUS_OK : text_buffer_put(&b->text, text.text, text.n);
+}
+
+enum status builder_json(struct builder *b, const struct json *value)
+{
+    char *text = NULL;
+    size_t n = 0;
+
+    TRY(jinja_tojson(value, &text, &n));
+    const enum status status = text_buffer_put(&b->text, text, n);
+    memory_free(text);
+    return status;
 }
 
 enum status builder_line(struct builder *b, const char *text)

@@ -26,6 +26,7 @@ static const struct {
     enum chat_template chat;
 } template_names[] = {
     {"raw", CHAT_TEMPLATE_RAW},
+    {"deepseek-v2", CHAT_TEMPLATE_DEEPSEEK_V2},
     {"deepseek-v3", CHAT_TEMPLATE_DEEPSEEK_V3},
     {"deepseek-v3-0324", CHAT_TEMPLATE_DEEPSEEK_V3_0324},
     {"deepseek-v3.1", CHAT_TEMPLATE_DEEPSEEK_V3_1},
@@ -40,7 +41,7 @@ static const struct {
     {"qwen3-no-thinking", CHAT_TEMPLATE_QWEN3_NO_THINKING},
 };
 #define KNOWN_NAMES                                                                                \
-    "raw, deepseek-v3, deepseek-v3-0324, deepseek-v3.1[-thinking], "                               \
+    "raw, deepseek-v2, deepseek-v3, deepseek-v3-0324, deepseek-v3.1[-thinking], "                  \
     "deepseek-r1[-first|-0528|-distill], chatml, llama-3, qwen3[-no-thinking]"
 
 /* *program is NULL for a template known by name. */
@@ -87,10 +88,10 @@ static enum status choose_by_config(const char *dir, enum chat_template *out,
         status = choose_by_text(json_text(text, ""), json_text_bytes(text), out, program);
     } else if (!json_is(text, JSON_NULL)) {
         status = status_set(STATUS_UNSUPPORTED,
-                            "%s: its chat templates have no default; set model.chat_template", dir);
+                            "chat_template is no text, or a list without a default one");
     }
     json_destroy(config);
-    return status;
+    return status == STATUS_OK ? status : status_wrap(status, "%s/tokenizer_config.json", dir);
 }
 
 static enum status choose_by_folder(const char *dir, enum chat_template *out,
@@ -110,6 +111,7 @@ static enum status choose_by_folder(const char *dir, enum chat_template *out,
         status = file_read(path, TEMPLATE_BYTES_MAX, &text, &n);
         if (status == STATUS_OK) {
             status = choose_by_text(text, n, out, program);
+            status = status == STATUS_OK ? status : status_wrap(status, "%s", path);
         }
     }
     memory_free(text);
@@ -117,7 +119,30 @@ static enum status choose_by_folder(const char *dir, enum chat_template *out,
     return status;
 }
 
-enum status chat_template_choose(const char *name, const char *dir, enum chat_template *out)
+static bool is_file_name(const char *name)
+{
+    static const char ending[] = ".jinja";
+    const size_t n = strlen(name), n_ending = sizeof(ending) - 1;
+
+    return n > n_ending && strcmp(name + n - n_ending, ending) == 0;
+}
+
+/* A template in a file of its own is interpreted, also one that is known by name. */
+static enum status choose_by_file(const char *path, enum chat_template *out, struct jinja **program)
+{
+    char *text = NULL;
+    size_t n = 0;
+
+    *out = CHAT_TEMPLATE_JINJA;
+    TRY(file_read(path, TEMPLATE_BYTES_MAX, &text, &n));
+    const enum status status = jinja_compile(text, n, program);
+    memory_free(text);
+    return status == STATUS_OK ? status : status_wrap(status, "%s", path);
+}
+
+/* *program: what was compiled for it, or NULL. */
+static enum status choose(const char *name, const char *dir, enum chat_template *out,
+                          struct jinja **program)
 {
     for (size_t i = 0; i < sizeof(template_names) / sizeof(template_names[0]); i++) {
         if (strcmp(name, template_names[i].name) == 0) {
@@ -125,20 +150,41 @@ enum status chat_template_choose(const char *name, const char *dir, enum chat_te
             return STATUS_OK;
         }
     }
-    if (strcmp(name, "auto") != 0) {
+    const bool is_file = is_file_name(name);
+    if (!is_file && strcmp(name, "auto") != 0) {
         return status_set(STATUS_BAD_CONFIG,
-                          "chat template \"%.64s\": known are auto, " KNOWN_NAMES, name);
+                          "chat template \"%.64s\": known are auto, FILE.jinja, " KNOWN_NAMES,
+                          name);
     }
+    const enum status status =
+        is_file ? choose_by_file(name, out, program) : choose_by_folder(dir, out, program);
+    if (status != STATUS_BAD_FORMAT && status != STATUS_UNSUPPORTED) {
+        return status;
+    }
+    char reason[512];
+    (void)snprintf(reason, sizeof(reason), "%s", status_message());
+    return status_set(STATUS_UNSUPPORTED, "%s; model.chat_template can be " KNOWN_NAMES, reason);
+}
+
+enum status chat_template_choose(const char *name, const char *dir, enum chat_template *out)
+{
     struct jinja *program = NULL;
-    enum status status = choose_by_folder(dir, out, &program);
+    const enum status status = choose(name, dir, out, &program);
+
     jinja_destroy(program);
-    if (status == STATUS_BAD_FORMAT) {
-        char reason[512];
-        (void)snprintf(reason, sizeof(reason), "%s", status_message());
-        status = status_set(STATUS_UNSUPPORTED, "%s: %s; model.chat_template can be " KNOWN_NAMES,
-                            dir, reason);
-    }
     return status;
+}
+
+enum status chat_template_open(const char *name, const char *dir, struct tokenizer *tokenizer,
+                               enum chat_template *out)
+{
+    struct jinja *program = NULL;
+
+    TRY(choose(name, dir, out, &program));
+    if (program != NULL) {
+        tokenizer_adopt_chat_template(tokenizer, program);
+    }
+    return STATUS_OK;
 }
 
 enum status chat_template_compile(const char *dir, struct jinja **out)

@@ -28,15 +28,16 @@ static bool has_system(const struct json *prompt)
     return false;
 }
 
-static enum status fill_messages(const struct json *prompt, const char *system_prompt,
+static enum status fill_messages(const struct json *prompt, const struct chat_options *options,
                                  struct json *list)
 {
+    const char *system_prompt = options->system_prompt;
     const bool is_text = json_is(prompt, JSON_STRING);
 
     if (!is_text && !json_is(prompt, JSON_ARRAY)) {
         return status_set(STATUS_BAD_FORMAT, "the prompt is neither a text nor a list of messages");
     }
-    if (json_count(prompt) + json_text_bytes(prompt) == 0) {
+    if (!options->is_closed && json_count(prompt) + json_text_bytes(prompt) == 0) {
         return status_set(STATUS_BAD_FORMAT, "the prompt is empty");
     }
     if (system_prompt != NULL && *system_prompt != '\0' && !has_system(prompt)) {
@@ -104,37 +105,67 @@ static enum status render(const struct tokenizer *tokenizer, const struct json *
     return jinja_render(tokenizer_chat_template(tokenizer), &input, out);
 }
 
-static enum status encode(const struct tokenizer *tokenizer, const struct jinja_chat *chat,
-                          struct json *variables, struct chat_prompt *out)
+/* What else the caller gives; what a model library always defines is none without it. */
+static enum status put_variables(const struct chat_options *options, struct json *variables)
+{
+    static const char *const always[] = {"tools", "documents"};
+    struct json_iterator it = {.object = options->variables};
+
+    for (size_t i = 0; i < sizeof(always) / sizeof(always[0]); i++) {
+        TRY(json_put(variables, always[i], json_null_create()));
+    }
+    while (json_next(&it)) {
+        TRY(json_put(variables, it.key, json_retain(it.value)));
+    }
+    if (json_count(options->tools) == 0) {
+        return STATUS_OK;
+    }
+    struct json *tools = json_array_create();
+    TRY(json_put(variables, "tools", tools));
+    for (size_t i = 0; i < json_count(options->tools); i++) {
+        TRY(json_append(tools, json_retain(json_at(options->tools, i))));
+    }
+    return STATUS_OK;
+}
+
+static bool is_begun(const struct json *message)
+{
+    return strcmp(json_text(json_get(message, "role"), ""), "assistant") == 0 &&
+           json_is(json_get(message, "tool_calls"), JSON_NULL);
+}
+
+static enum status encode(const struct tokenizer *tokenizer, const struct json *prompt,
+                          const struct chat_options *options, struct json *variables,
+                          struct chat_prompt *out)
 {
     struct json *list = json_array_create();
     struct jinja_output output = {0};
 
+    TRY(put_variables(options, variables));
     TRY(json_put(variables, "messages", list));
-    TRY(fill_messages(chat->prompt, chat->system_prompt, list));
+    TRY(fill_messages(prompt, options, list));
     const struct json *last = json_at(list, json_count(list) - 1);
-    const bool is_open =
-        chat->can_be_open && strcmp(json_text(json_get(last, "role"), ""), "assistant") == 0;
-    const bool asks = chat->can_be_open ? !is_open : chat->asks_for_answer;
+    const bool is_open = !options->is_closed && is_begun(last);
+    const bool asks = options->is_closed ? options->asks_for_answer : !is_open;
     TRY(json_put(variables, "add_generation_prompt", json_from_bool(asks)));
     TRY(render(tokenizer, variables, &output));
     enum status status = is_open ? cut_after(last, &output.text) : STATUS_OK;
     if (status == STATUS_OK) {
-        status = encode_output(tokenizer, &output, chat->parse_special, out);
+        status = encode_output(tokenizer, &output, options->parse_special, out);
     }
     jinja_output_dispose(&output);
     return status;
 }
 
-enum status chat_encode_jinja(const struct tokenizer *tokenizer, const struct jinja_chat *chat,
-                              struct chat_prompt *out)
+enum status chat_encode_jinja(const struct tokenizer *tokenizer, const struct json *prompt,
+                              const struct chat_options *options, struct chat_prompt *out)
 {
     *out = (struct chat_prompt){0};
     if (tokenizer_chat_template(tokenizer) == NULL) {
         return status_set(STATUS_BAD_CONFIG, "the tokenizer's folder has no chat template");
     }
     struct json *variables = json_object_create();
-    const enum status status = encode(tokenizer, chat, variables, out);
+    const enum status status = encode(tokenizer, prompt, options, variables, out);
     json_destroy(variables);
     return status;
 }

@@ -45,6 +45,9 @@ struct jinja_output {
  * line:column, or its own raise_exception), UNSUPPORTED beyond 10^6 steps or 1 MiB of output. */
 MUST_CHECK enum status jinja_render(const struct jinja *program, const struct jinja_input *input,
                                     struct jinja_output *out);
+/* What the filter tojson makes of a value. Caller frees *out with memory_free. Errors: NO_MEMORY,
+ * UNSUPPORTED (more than 10^6 steps). */
+MUST_CHECK enum status jinja_tojson(const struct json *value, char **out, size_t *n_out);
 void jinja_output_dispose(struct jinja_output *output);
 
 #endif

@@ -243,6 +243,29 @@ enum status value_to_json(struct run *run, const struct node *node, const struct
     return status;
 }
 
+enum status jinja_tojson(const struct json *value, char **out, size_t *n_out)
+{
+    static const struct jinja no_template = {.text = NULL};
+    static const struct json_style style = {
+        .indent = -1,
+        .item_separator = {.kind = VALUE_STRING, .text = ", ", .n = 2},
+        .key_separator = {.kind = VALUE_STRING, .text = ": ", .n = 2},
+    };
+    struct run run = {.program = &no_template};
+    struct writer w = {.run = &run, .style = &style};
+    const struct value whole = value_from_json(value);
+
+    *out = NULL;
+    const enum status status = put_value(&w, &whole, 0);
+    if (status != STATUS_OK) {
+        text_buffer_dispose(&w.text);
+        return status;
+    }
+    *out = w.text.bytes;
+    *n_out = w.text.count;
+    return STATUS_OK;
+}
+
 /* --- Reading --- */
 
 enum status value_parse_json(struct run *run, const struct node *node, const struct value *text,

@@ -154,6 +154,12 @@ struct digest256 tokenizer_digest(const struct tokenizer *tokenizer)
     return tokenizer->digest;
 }
 
+void tokenizer_adopt_chat_template(struct tokenizer *tokenizer, struct jinja *program)
+{
+    jinja_destroy(tokenizer->chat_template);
+    tokenizer->chat_template = program;
+}
+
 const struct jinja *tokenizer_chat_template(const struct tokenizer *tokenizer)
 {
     return tokenizer->chat_template;

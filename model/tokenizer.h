@@ -33,6 +33,8 @@ tokenizer_digest(const struct tokenizer *tokenizer); /* of tokenizer.json's byte
  * that does not compile (chat_template_choose says why). Borrowed. */
 struct jinja;
 const struct jinja *tokenizer_chat_template(const struct tokenizer *tokenizer);
+/* Takes a compiled template in the place of the folder's; before the tokenizer is shared. */
+void tokenizer_adopt_chat_template(struct tokenizer *tokenizer, struct jinja *program);
 /* Content of a token, "" with n 0 for an unknown id. Borrowed. */
 const char *tokenizer_token(const struct tokenizer *tokenizer, int32_t id, size_t *n);
 

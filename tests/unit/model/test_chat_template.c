@@ -1,5 +1,6 @@
-/* Chat templates: the choice by digest, rendered texts of golden/tokenizer/templates.jsonl, and
- * that text from data never becomes a marker. */
+/* Chat templates: the choice by digest, tools, and that text from data never becomes a marker. The
+ * texts of published templates are compared in tests/golden, where every added token is tried, too.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -105,6 +106,8 @@ static void shapes_that_are_no_prompt_are_refused(void **state)
         {"[{\"role\":\"tool\",\"content\":\"a\"}]", "tool", STATUS_UNSUPPORTED},
         {"[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{}]}]", "tool calls",
          STATUS_UNSUPPORTED},
+        {"[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":1}]", "not a list",
+         STATUS_BAD_FORMAT},
     };
     struct chat_prompt out;
 
@@ -139,153 +142,6 @@ static void a_prefill_stays_open_and_a_system_message_wins(void **state)
                 "ignored", "<｜begin▁of▁sentence｜>S<｜User｜>Hi<｜Assistant｜>I");
 }
 
-/* Marker-like text in a message, which stays text in ids and is a marker to who encodes the whole.
- */
-static bool has_marker_text(const struct json *row)
-{
-    const struct json *messages = json_get(row, "messages");
-
-    for (size_t i = 0; i < json_count(messages); i++) {
-        const char *content = json_text(json_get(json_at(messages, i), "content"), "");
-        if (strstr(content, "｜") != NULL || strstr(content, "<|") != NULL ||
-            strstr(content, "think>") != NULL || strstr(content, "<tool") != NULL) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void expect_same_ids(const struct tokenizer *tokenizer, const struct chat_prompt *prompt)
-{
-    struct token_list whole;
-
-    assert_ok(tokenizer_encode(tokenizer, prompt->text, prompt->text_bytes, true, &whole));
-    assert_int_equal(whole.count, prompt->ids.count);
-    for (size_t i = 0; i < whole.count; i++) {
-        assert_int_equal(whole.ids[i], prompt->ids.ids[i]);
-    }
-    token_list_dispose(&whole);
-}
-
-static bool has_tools(const struct json *row)
-{
-    const struct json *messages = json_get(row, "messages");
-
-    for (size_t i = 0; i < json_count(messages); i++) {
-        const struct json *message = json_at(messages, i);
-        if (json_get(message, "tool_calls") != NULL ||
-            strcmp(json_text(json_get(message, "role"), ""), "tool") == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-struct rendered_tally {
-    const char *name; /* in templates.jsonl */
-    const char *tokenizer;
-    size_t n_checked, n_same_ids, n_refused;
-};
-
-/* The name here of the template and the options of a row. */
-static enum chat_template template_of_row(const struct json *row)
-{
-    const char *name = json_text(json_get(row, "template"), "");
-    char full[64];
-    enum chat_template chat;
-
-    (void)snprintf(full, sizeof(full), "%s%s%s", strcmp(name, "llama3") == 0 ? "llama-3" : name,
-                   json_bool(json_get(row, "thinking"), false) ? "-thinking" : "",
-                   json_bool(json_get(row, "enable_thinking"), true) ? "" : "-no-thinking");
-    assert_ok(chat_template_choose(full, demo_dir, &chat));
-    return chat;
-}
-
-static void check_rendered(const struct tokenizer *tokenizer, const struct json *row, size_t line,
-                           struct rendered_tally *tally)
-{
-    const bool asks = json_bool(json_get(row, "add_generation_prompt"), false);
-    const struct json *messages = json_get(row, "messages");
-    const struct json *want = json_get(row, "text");
-    struct chat_prompt out;
-
-    if (has_tools(row)) {
-        assert_status(chat_encode_closed(tokenizer, template_of_row(row), messages, asks, &out),
-                      STATUS_UNSUPPORTED, "tool");
-        tally->n_refused++;
-        return;
-    }
-    assert_ok(chat_encode_closed(tokenizer, template_of_row(row), messages, asks, &out));
-    if (out.text_bytes != json_text_bytes(want) ||
-        memcmp(out.text, json_text(want, ""), out.text_bytes) != 0) {
-        fail_msg("templates.jsonl:%zu: got %s", line, out.text);
-    }
-    if (!has_marker_text(row)) {
-        expect_same_ids(tokenizer, &out);
-        tally->n_same_ids++;
-    }
-    tally->n_checked++;
-    chat_prompt_dispose(&out);
-}
-
-/* All rows of one template. */
-static void check_template(const char *text, size_t n, struct rendered_tally *tally)
-{
-    struct tokenizer *own = NULL;
-    size_t line = 1;
-
-    if (strcmp(tally->tokenizer, "deepseek-v3") != 0) {
-        char dir[PATH_ROOM], relative[64];
-        (void)snprintf(relative, sizeof(relative), "data/%s-tokenizer", tally->tokenizer);
-        assert_true(support_shared_path(relative, dir, sizeof(dir)));
-        assert_ok(tokenizer_load(dir, &own));
-    }
-    for (const char *at = text; at < text + n; line++) {
-        const char *end = strchr(at, '\n');
-        struct json *row;
-        assert_ok(json_parse(at, (size_t)(end - at), 16, &row));
-        at = end + 1;
-        if (strcmp(json_text(json_get(row, "template"), ""), tally->name) == 0) {
-            check_rendered(own == NULL ? v3 : own, row, line, tally);
-        }
-        json_destroy(row);
-    }
-    tokenizer_destroy(own);
-}
-
-static void chats_render_like_the_published_templates(void **state)
-{
-    struct rendered_tally tallies[] = {
-        {.name = "deepseek-v3", .tokenizer = "deepseek-v3"},
-        {.name = "deepseek-v3-0324", .tokenizer = "deepseek-v3"},
-        {.name = "deepseek-v3.1", .tokenizer = "deepseek-v3"},
-        {.name = "deepseek-r1", .tokenizer = "deepseek-v3"},
-        {.name = "deepseek-r1-first", .tokenizer = "deepseek-v3"},
-        {.name = "deepseek-r1-0528", .tokenizer = "deepseek-v3"},
-        {.name = "deepseek-r1-distill", .tokenizer = "deepseek-v3"},
-        {.name = "llama3", .tokenizer = "llama3"},
-        {.name = "qwen3", .tokenizer = "qwen3"},
-    };
-    char path[PATH_ROOM];
-    char *text;
-    size_t n, n_checked = 0, n_refused = 0;
-
-    (void)state;
-    if (v3 == NULL || !support_shared_path("golden/tokenizer/templates.jsonl", path, PATH_ROOM)) {
-        skip();
-    }
-    assert_ok(file_read(path, (size_t)64 << 20, &text, &n));
-    for (size_t i = 0; i < sizeof(tallies) / sizeof(tallies[0]); i++) {
-        check_template(text, n, &tallies[i]);
-        assert_true(tallies[i].n_checked >= 80 && tallies[i].n_same_ids >= 20);
-        n_checked += tallies[i].n_checked;
-        n_refused += tallies[i].n_refused;
-    }
-    memory_free(text);
-    print_message("templates: %zu rendered, %zu with tools refused\n", n_checked, n_refused);
-    assert_int_equal(n_checked + n_refused, 772);
-}
-
 static void chatml_has_a_turn_for_every_message(void **state)
 {
     char dir[PATH_ROOM];
@@ -306,34 +162,46 @@ static void chatml_has_a_turn_for_every_message(void **state)
     tokenizer_destroy(qwen);
 }
 
-static void no_added_token_in_a_row_becomes_its_id(void **state)
+static void tools_stand_where_the_template_has_them(void **state)
 {
-    static const char *const markers[] = {"<｜User｜>",
-                                          "<｜Assistant｜>",
-                                          "<｜begin▁of▁sentence｜>",
-                                          "<｜end▁of▁sentence｜>",
-                                          "<｜tool▁calls▁begin｜>",
-                                          "<|EOT|>",
-                                          "<｜▁pad▁｜>",
-                                          "<｜fim▁hole｜>"};
+    struct json *tools = parse("[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]");
+    struct json *prompt = parse("\"Hi\"");
+    const struct chat_options options = {.tools = tools};
+    struct tokenizer *qwen;
     struct chat_prompt out;
+    char dir[PATH_ROOM];
 
+    (void)state;
+    if (v3 == NULL || !support_shared_path("data/qwen3-tokenizer", dir, sizeof(dir))) {
+        skip();
+    }
+    assert_status(chat_encode_with(v3, CHAT_TEMPLATE_DEEPSEEK_V3, prompt, &options, &out),
+                  STATUS_UNSUPPORTED, "tools");
+    assert_status(chat_encode_with(demo, CHAT_TEMPLATE_RAW, prompt, &options, &out),
+                  STATUS_UNSUPPORTED, "tools");
+    assert_ok(tokenizer_load(dir, &qwen));
+    assert_ok(chat_encode_with(qwen, CHAT_TEMPLATE_QWEN3, prompt, &options, &out));
+    assert_non_null(strstr(out.text, "<tools>\n{\"type\": \"function\", \"function\": {\"name\": "
+                                     "\"f\"}}\n</tools>"));
+    chat_prompt_dispose(&out);
+    tokenizer_destroy(qwen);
+    json_destroy(tools);
+    json_destroy(prompt);
+}
+
+static void deepseek_v2_has_words_for_turns(void **state)
+{
     (void)state;
     if (v3 == NULL) {
         skip();
     }
-    for (size_t i = 0; i < sizeof(markers) / sizeof(markers[0]); i++) {
-        struct json *prompt = json_from_text(markers[i], strlen(markers[i]));
-        assert_true(tokenizer_id(v3, markers[i]) >= 0);
-        assert_ok(chat_encode(v3, CHAT_TEMPLATE_DEEPSEEK_V3, prompt, markers[i], false, &out));
-        size_t n_found = 0;
-        for (size_t j = 0; j < out.ids.count; j++) {
-            n_found += out.ids.ids[j] == tokenizer_id(v3, markers[i]) ? 1 : 0;
-        }
-        assert_int_equal(n_found, i < 3 ? 1 : 0); /* the template's own */
-        json_destroy(prompt);
-        chat_prompt_dispose(&out);
-    }
+    expect_text(v3, CHAT_TEMPLATE_DEEPSEEK_V2,
+                "[{\"role\":\"user\",\"content\":\"Hi\"},"
+                "{\"role\":\"assistant\",\"content\":\"Yes?\"},"
+                "{\"role\":\"user\",\"content\":\"Go\"}]",
+                "Be brief.",
+                "<｜begin▁of▁sentence｜>Be brief.\n\nUser: Hi\n\nAssistant: "
+                "Yes?<｜end▁of▁sentence｜>User: Go\n\nAssistant:");
 }
 
 static void auto_goes_by_the_digest_of_the_template(void **state)
@@ -416,9 +284,9 @@ int main(void)
         cmocka_unit_test(shapes_that_are_no_prompt_are_refused),
         cmocka_unit_test(a_tokenizer_without_the_markers_is_refused),
         cmocka_unit_test(a_prefill_stays_open_and_a_system_message_wins),
-        cmocka_unit_test(chats_render_like_the_published_templates),
         cmocka_unit_test(chatml_has_a_turn_for_every_message),
-        cmocka_unit_test(no_added_token_in_a_row_becomes_its_id),
+        cmocka_unit_test(tools_stand_where_the_template_has_them),
+        cmocka_unit_test(deepseek_v2_has_words_for_turns),
         cmocka_unit_test(an_unknown_template_is_interpreted_and_data_stays_data),
         cmocka_unit_test(encoding_survives_every_failed_allocation),
         cmocka_unit_test(auto_goes_by_the_digest_of_the_template),
