@@ -84,8 +84,10 @@ static void drop_groups(struct oracle *o, double *choice)
     for (size_t i = 0; i < c->top_groups; i++) {
         is_kept[kept[i]] = true;
     }
-    for (size_t i = 0; i < c->n_experts; i++) {
-        choice[i] = is_kept[i / size] ? choice[i] : -HUGE_VAL;
+    for (size_t i = 0; i < c->n_groups; i++) {
+        for (size_t j = i * size; j < (i + 1) * size && !is_kept[i]; j++) {
+            choice[j] = -HUGE_VAL;
+        }
     }
 }
 
