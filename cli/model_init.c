@@ -30,7 +30,8 @@ enum {
     OPTION_JSON
 };
 static const struct cli_option options[] = {
-    {OPTION_PRESET, "preset", "NAME", "demo (3.2 M parameters), small (8.5 M) or tiny"},
+    {OPTION_PRESET, "preset", "NAME",
+     "demo (3.2 M parameters), small (8.5 M), or a tiny one below"},
     {OPTION_CONFIG, "config", "FILE", "a config.json to start from instead"},
     {OPTION_SEED, "seed", "N", "of the random weights (0)"},
     {OPTION_TOKENIZER, "tokenizer", "DIR", "copy its tokenizer files; sets vocabulary, bos, eos"},
@@ -48,7 +49,11 @@ static const struct cli_command command = {
     .n_arguments_max = 1,
     .examples = "  hone model init model --preset demo --seed 1\n"
                 "  hone model init model --preset small --tokenizer DeepSeek-V3/ \\\n"
-                "      --set num_hidden_layers=6\n",
+                "      --set num_hidden_layers=6\n"
+                "  hone model init model --preset qwen3\n"
+                "Tiny presets: tiny (V3), v2, v32 (sparse attention), tied (V3, one matrix for\n"
+                "embedding and head), llama, qwen2, qwen3, qwen3-moe, mixtral. All but small and\n"
+                "tiny come with the demo's tokenizer.\n",
 };
 
 struct request {
@@ -136,7 +141,8 @@ static enum status place_tokenizer(const struct request *request, bool *has_toke
         TRY(copy_file(request->tokenizer, request->dir, "tokenizer.json", true));
         return copy_file(request->tokenizer, request->dir, "tokenizer_config.json", false);
     }
-    if (request->preset != NULL && strcmp(request->preset, "demo") == 0) {
+    if (request->preset != NULL && strcmp(request->preset, "small") != 0 &&
+        strcmp(request->preset, "tiny") != 0) {
         return demo_tokenizer_write(request->dir);
     }
     *has_tokenizer = false;

@@ -96,6 +96,17 @@ static void preset_v2(struct model_config *out)
     out->n_mtp_modules = 0;
 }
 
+/* V3 with an indexer, which looks at few keys. */
+static void preset_v32(struct model_config *out)
+{
+    preset_tiny(out);
+    out->family = MODEL_DEEPSEEK_V32;
+    out->index_n_heads = 2;
+    out->index_head_dim = 16;
+    out->index_topk = 8;
+    out->n_mtp_modules = 0;
+}
+
 static void preset_tied(struct model_config *out)
 {
     preset_tiny(out);
@@ -174,9 +185,11 @@ static const struct {
     const char *name;
     void (*fill)(struct model_config *);
 } presets[] = {
-    {"demo", preset_demo},       {"small", preset_small}, {"tiny", preset_tiny},
-    {"v2", preset_v2},           {"tied", preset_tied},   {"llama", preset_llama},
-    {"qwen2", preset_qwen2},     {"qwen3", preset_qwen3}, {"qwen3-moe", preset_qwen3_moe},
+    {"demo", preset_demo},       {"small", preset_small},
+    {"tiny", preset_tiny},       {"v2", preset_v2},
+    {"v32", preset_v32},         {"tied", preset_tied},
+    {"llama", preset_llama},     {"qwen2", preset_qwen2},
+    {"qwen3", preset_qwen3},     {"qwen3-moe", preset_qwen3_moe},
     {"mixtral", preset_mixtral},
 };
 
