@@ -124,7 +124,7 @@ def other_commands_take_the_same_files():
         again = support.hone("generate", "taught", "--prompt", "1 + 1 =", "-n", 3, "--max-tokens", 5, "--json",
                              cwd=folder, check=0)
         assert done.stdout == again.stdout and len(done.stdout.splitlines()) == 3, done.stdout
-        assert all(len(json.loads(line)["tokens"]) <= 5 for line in done.stdout.splitlines())
+        assert all(len(json.loads(line)["ids"]) <= 5 for line in done.stdout.splitlines())
 
 
 # --- Mistakes: one line before anything starts ---
