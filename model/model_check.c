@@ -20,12 +20,22 @@ struct tolerance {
     double absolute, relative, of_max;
 };
 static const struct tolerance tolerances[] = {
-    {"logits", 2e-5, 1e-4, 0},         {"loss", 1e-5, 0, 0},
-    {"hidden", 2e-5, 1e-4, 0},         {"router_indices", 0, 0, 0},
-    {"router_weights", 2e-5, 1e-4, 0}, {"mtp_logits", 2e-5, 1e-4, 0},
-    {"mtp_hidden", 2e-5, 1e-4, 0},     {"mtp_ce", 1e-5, 0, 0},
-    {"mtp_loss", 1e-5, 0, 0},          {"grad", 1e-9, 0, 1e-4},
+    {"logits", 2e-5, 1e-4, 0},
+    {"loss", 1e-5, 0, 0},
+    {"hidden", 2e-5, 1e-4, 0},
+    {"router_indices", 0, 0, 0},
+    {"router_weights", 2e-5, 1e-4, 0},
+    {"mtp_logits", 2e-5, 1e-4, 0},
+    {"mtp_hidden", 2e-5, 1e-4, 0},
+    {"mtp_ce", 1e-5, 0, 0},
+    {"mtp_loss", 1e-5, 0, 0},
+    {"grad", 1e-9, 0, 1e-4},
     {"grad_detached", 1e-9, 0, 1e-4},
+    {"index_scores", 2e-5, 1e-4, 0},
+    {"index_topk", 0, 0, 0},
+    {"indexer_loss", 1e-5, 1e-5, 0},
+    {"grad_indexer_dense", 1e-9, 0, 1e-4},
+    {"grad_indexer_sparse", 1e-9, 0, 1e-4},
 };
 
 /* What was computed for one stored tensor. */
@@ -147,9 +157,55 @@ static bool find_mtp(const struct model_run *run, const char *kind, const char *
     return true;
 }
 
+/* index_scores.LAYER, index_topk.LAYER */
+static bool find_selection(const struct model_run *run, bool is_scores, const char *rest,
+                           struct computed *out)
+{
+    const struct model_config *config = policy_config(run->policy);
+    const size_t layer = parse_index(rest, config->n_layers);
+    const size_t n_scores = run->n_rows * run->n_tokens, n = run->n_rows * run->n_selected;
+
+    if (layer == SIZE_MAX || run->trace.index_scores == NULL) {
+        return false;
+    }
+    if (is_scores) {
+        *out =
+            (struct computed){.floats = run->trace.index_scores + layer * n_scores, .n = n_scores};
+    } else {
+        *out = (struct computed){.integers = run->trace.index_selected + layer * n, .n = n};
+    }
+    return true;
+}
+
+/* indexer_loss.dense, indexer_loss.sparse */
+static bool find_indexer_loss(const struct model_run *run, const char *rest, struct computed *out)
+{
+    const bool is_sparse = strcmp(rest, "sparse") == 0;
+
+    *out = (struct computed){.floats = run->indexer_losses[is_sparse],
+                             .n = policy_config(run->policy)->n_layers};
+    return (is_sparse || strcmp(rest, "dense") == 0) && out->floats != NULL;
+}
+
+static bool find_indexer(const struct model_run *run, const char *kind, const char *rest,
+                         struct computed *out)
+{
+    if (strncmp(kind, "index_", 6) == 0) {
+        return find_selection(run, strcmp(kind, "index_scores") == 0, rest, out);
+    }
+    if (strcmp(kind, "indexer_loss") == 0) {
+        return find_indexer_loss(run, rest, out);
+    }
+    return find_gradient(run, run->gradients_indexer[strcmp(kind, "grad_indexer_sparse") == 0],
+                         rest, out);
+}
+
 static bool find_computed(const struct model_run *run, const char *kind, const char *rest,
                           struct computed *out)
 {
+    if (strncmp(kind, "index", 5) == 0 || strncmp(kind, "grad_indexer", 12) == 0) {
+        return find_indexer(run, kind, rest, out);
+    }
     if (strncmp(kind, "mtp_", 4) == 0) {
         return find_mtp(run, kind, rest, out);
     }
@@ -340,6 +396,8 @@ static struct model_run_wants wants_of(const struct safetensors *io)
         wants.gradients = wants.gradients || strncmp(name, "grad.", 5) == 0;
         wants.gradients_detached =
             wants.gradients_detached || strncmp(name, "grad_detached.", 14) == 0;
+        wants.indexer_losses = wants.indexer_losses || strncmp(name, "indexer_loss.", 13) == 0 ||
+                               strncmp(name, "grad_indexer_", 13) == 0;
     }
     return wants;
 }

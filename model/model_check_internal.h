@@ -17,9 +17,12 @@ struct model_run {
     struct policy_trace trace; /* MTP values of each module packed to its rows, n_rows apart */
     float *gradients;          /* of loss (+ 0.3 mtp_loss), or NULL when nobody asks */
     float *gradients_detached; /* the same with the trunk constant in the MTP term, or NULL */
+    /* Of the indexers' losses, (n_layers) each, or NULL: dense, sparse. */
+    float *indexer_losses[2], *gradients_indexer[2];
+    size_t n_selected; /* per row in the trace */
 };
 struct model_run_wants {
-    bool gradients, gradients_detached;
+    bool gradients, gradients_detached, indexer_losses;
 };
 
 /* Rows of an MTP module. */

@@ -117,6 +117,26 @@ static enum status differentiate(const struct model_run *run, const struct all_t
     return STATUS_OK;
 }
 
+/* Gradients and losses of the indexers, dense then sparse. */
+static enum status differentiate_indexers(const struct all_targets *all, struct model_run *run)
+{
+    const struct model_config *config = policy_config(run->policy);
+    const enum policy_indexer_loss kinds[] = {POLICY_INDEXER_DENSE, POLICY_INDEXER_SPARSE};
+    double *losses;
+
+    TRY(arena_alloc(run->arena, config->n_layers + config->n_mtp_modules, sizeof(double), &losses));
+    for (size_t i = 0; i < 2; i++) {
+        TRY(policy_set_indexer_loss(run->policy, kinds[i], 1.0f));
+        TRY(differentiate(run, all, true, &run->gradients_indexer[i]));
+        TRY(arena_alloc(run->arena, config->n_layers, sizeof(float), &run->indexer_losses[i]));
+        policy_indexer_losses(run->policy, losses);
+        for (size_t j = 0; j < config->n_layers; j++) {
+            run->indexer_losses[i][j] = (float)losses[j];
+        }
+    }
+    return policy_set_indexer_loss(run->policy, POLICY_INDEXER_OFF, 0);
+}
+
 /* Drops the rows of every sequence that a module does not have. */
 static void pack_rows(const struct model_run *run, size_t module, void *values, size_t row_bytes)
 {
@@ -165,6 +185,18 @@ static enum status allocate_trace(struct model_run *run)
     return arena_alloc(run->arena, n_routes, sizeof(float), &trace->weights);
 }
 
+static enum status allocate_index_trace(struct model_run *run)
+{
+    const struct model_config *config = policy_config(run->policy);
+    const size_t n = config->n_layers * run->n_rows;
+
+    run->n_selected =
+        config->index_topk < config->max_positions ? config->index_topk : config->max_positions;
+    TRY(arena_alloc(run->arena, n * run->n_tokens, sizeof(float), &run->trace.index_scores));
+    return arena_alloc(run->arena, n * run->n_selected, sizeof(int32_t),
+                       &run->trace.index_selected);
+}
+
 static enum status read_trace(struct model_run *run)
 {
     const struct model_config *config = policy_config(run->policy);
@@ -172,6 +204,9 @@ static enum status read_trace(struct model_run *run)
     struct policy_trace *trace = &run->trace;
 
     TRY(allocate_trace(run));
+    if (config->index_n_heads > 0) {
+        TRY(allocate_index_trace(run));
+    }
     TRY(policy_read_trace(run->policy, trace));
     if (config->n_mtp_modules == 0) {
         return STATUS_OK;
@@ -211,6 +246,9 @@ static enum status run_backward(const struct all_targets *all, const struct mode
     }
     if (wants->gradients_detached) {
         TRY(differentiate(run, all, true, &run->gradients_detached));
+    }
+    if (wants->indexer_losses && policy_config(run->policy)->index_n_heads > 0) {
+        TRY(differentiate_indexers(all, run));
     }
     return STATUS_OK;
 }

@@ -22,18 +22,26 @@ static enum status create_weights(struct policy *policy)
     return STATUS_OK;
 }
 
-static enum status create_parts(struct policy *policy)
+/* All that says how large things are. */
+static enum status create_shape(struct policy *policy)
 {
     const size_t n_layers = policy->config.n_layers + policy->config.n_mtp_modules;
     const size_t n_kept = policy->options.is_trainable ? n_layers : 1;
 
     policy_sizes_fill(&policy->config, &policy->sizes);
     TRY(weight_table_create(&policy->config, &policy->table));
-    TRY(create_weights(policy));
     TRY(memory_alloc(n_layers, sizeof(struct policy_layer), &policy->layers));
     TRY(memory_alloc(policy->config.n_mtp_modules, sizeof(struct policy_mtp_module),
                      &policy->modules));
     TRY(memory_alloc(n_kept, sizeof(struct policy_activations), &policy->activations));
+    policy_packs_measure(policy);
+    return policy_layout_measure(policy);
+}
+
+static enum status create_parts(struct policy *policy)
+{
+    TRY(create_shape(policy));
+    TRY(create_weights(policy));
     TRY(policy_packs_create(policy));
     return policy_layout_create(policy);
 }
@@ -98,14 +106,21 @@ static void release_device(struct policy *policy)
     ops->release(policy->backend, policy->weights);
 }
 
-static void destroy_modules(struct policy *policy)
+static void destroy_module_arrays(struct policy *policy)
 {
     for (size_t i = 0; policy->modules != NULL && i < policy->config.n_mtp_modules; i++) {
         memory_free(policy->modules[i].spans);
         memory_free(policy->modules[i].of_row);
         memory_free(policy->modules[i].host_targets);
     }
+}
+
+static void destroy_shape(struct policy *policy)
+{
+    memory_free(policy->activations);
     memory_free(policy->modules);
+    memory_free(policy->layers);
+    weight_table_destroy(policy->table);
 }
 
 void policy_destroy(struct policy *policy)
@@ -115,7 +130,9 @@ void policy_destroy(struct policy *policy)
     }
     policy_balance_destroy(policy);
     release_device(policy);
-    destroy_modules(policy);
+    destroy_module_arrays(policy);
+    memory_free(policy->host_index_losses);
+    memory_free(policy->indexer_losses);
     memory_free(policy->host_values);
     memory_free(policy->counts);
     memory_free(policy->moe_layers);
@@ -126,9 +143,7 @@ void policy_destroy(struct policy *policy)
     memory_free(policy->blocks);
     memory_free(policy->spans);
     memory_free(policy->packs);
-    memory_free(policy->activations);
-    memory_free(policy->layers);
-    weight_table_destroy(policy->table);
+    destroy_shape(policy);
     memory_free(policy);
 }
 
@@ -159,16 +174,31 @@ void policy_set_mtp_input(struct policy *policy, bool is_pre_norm)
 
 struct policy_memory policy_memory(const struct policy *policy)
 {
+    const struct model_config *config = &policy->config;
     const size_t weights = policy->table->n_floats * sizeof(float);
     const size_t tied =
-        policy->tied_gradients == NULL
-            ? 0
-            : policy->config.vocab_size * policy->config.hidden_size * sizeof(float);
+        config->has_tied_head ? config->vocab_size * config->hidden_size * sizeof(float) : 0;
 
-    return (struct policy_memory){.weights = weights,
-                                  .packed = policy->packed_floats * sizeof(float),
-                                  .gradients = policy->gradients == NULL ? 0 : weights + tied,
-                                  .activations = policy->buffer_bytes};
+    return (struct policy_memory){
+        .weights = weights,
+        .packed = policy->packed_floats * sizeof(float),
+        .gradients = policy->options.is_trainable ? weights + tied : 0,
+        .activations = policy->buffer_bytes,
+        .cache_page = policy_cache_page_bytes(policy),
+    };
+}
+
+enum status policy_measure(const struct model_config *config, const struct policy_options *options,
+                           struct policy_memory *out)
+{
+    struct policy policy = {.config = *config, .options = *options};
+    const enum status status = create_shape(&policy);
+
+    if (status == STATUS_OK) {
+        *out = policy_memory(&policy);
+    }
+    destroy_shape(&policy);
+    return status;
 }
 
 struct policy_activations *policy_activations_of(struct policy *policy, size_t layer)

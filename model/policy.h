@@ -47,8 +47,13 @@ void policy_set_mtp_input(struct policy *policy, bool is_pre_norm);
 /* Bytes held, for the memory table: weights, packed copies, gradients, activations. */
 struct policy_memory {
     size_t weights, packed, gradients, activations;
+    size_t cache_page; /* of one page over all layers; none is held */
 };
 struct policy_memory policy_memory(const struct policy *policy);
+/* What such a policy would hold. Errors: NO_MEMORY (a size overflows). */
+MUST_CHECK enum status policy_measure(const struct model_config *config,
+                                      const struct policy_options *options,
+                                      struct policy_memory *out);
 
 /* --- Sampling: the latent cache's pages for every layer. Which page is whose is the caller's
  * business. --- */
@@ -156,16 +161,36 @@ MUST_CHECK enum status policy_set_balance(struct policy *policy,
 /* The loss, without its coefficient, of the rows that went back since policy_set_balance. */
 double policy_balance_loss(const struct policy *policy);
 
+/* --- The indexer of sparse attention (model.md 11.2) --- */
+enum policy_indexer_loss {
+    POLICY_INDEXER_OFF,    /* the indexer stays as it is */
+    POLICY_INDEXER_DENSE,  /* warm-up: policy_forward attends to all keys, and the backward passes
+                              give gradients to the indexers alone (g and h are not read) */
+    POLICY_INDEXER_SPARSE, /* beside the model's own gradient, over the selected keys */
+};
+/* From now on the backward passes add coefficient times the gradient of the indexers' losses, the
+ * KL divergence of the head sum of attention from their scores, summed over layers and rows. Inputs
+ * of an indexer are constants, and nothing but it gets this gradient. A forward pass before this is
+ * forgotten; losses start from 0. Errors: BAD_ARGUMENT (no indexer, not trainable). */
+MUST_CHECK enum status policy_set_indexer_loss(struct policy *policy, enum policy_indexer_loss loss,
+                                               float coefficient);
+/* The losses, without the coefficient, of the rows that went back since they were set:
+ * (n_layers + n_mtp_modules). */
+void policy_indexer_losses(const struct policy *policy, double *losses);
+
 /* --- Looking inside (hone model check, tests) --- */
 /* What MTP computed stands at the batch row of i; rows without it hold zeros, and index -1. */
 struct policy_trace {
-    float *hidden;     /* (n_layers, n_rows, d) residual stream after each layer, or NULL */
-    float *normed;     /* (n_rows, d) after the final norm, or NULL */
-    float *logits;     /* (n_rows, V), or NULL */
-    int32_t *indices;  /* (n_moe_layers, n_rows, K), or NULL */
-    float *weights;    /* (n_moe_layers, n_rows, K), or NULL */
-    float *mtp_hidden; /* (modules that ran, n_rows, d) residual stream after each, or NULL */
-    float *mtp_logits; /* (modules that ran, n_rows, V), or NULL */
+    float *hidden;       /* (n_layers, n_rows, d) residual stream after each layer, or NULL */
+    float *normed;       /* (n_rows, d) after the final norm, or NULL */
+    float *logits;       /* (n_rows, V), or NULL */
+    int32_t *indices;    /* (n_moe_layers, n_rows, K), or NULL */
+    float *weights;      /* (n_moe_layers, n_rows, K), or NULL */
+    float *index_scores; /* (n_layers, n_rows, longest sequence) of the keys a row sees, or NULL */
+    int32_t *index_selected; /* (n_layers, n_rows, the smaller of index_topk and max_positions), -1
+                                behind, or NULL */
+    float *mtp_hidden;       /* (modules that ran, n_rows, d) residual stream after each, or NULL */
+    float *mtp_logits;       /* (modules that ran, n_rows, V), or NULL */
 };
 /* Fills what is not NULL from the last policy_forward / policy_mtp_forward of a trainable policy.
  */

@@ -238,6 +238,22 @@ static enum status trunk_backward(struct policy *policy)
     return STATUS_OK;
 }
 
+/* The indexers alone, each from what its layer saw. */
+static enum status indexers_backward(struct policy *policy)
+{
+    const struct policy_block_rows rows = {.n_rows = policy->n_rows,
+                                           .positions = policy->positions,
+                                           .spans = policy->spans,
+                                           .n_spans = policy->n_spans,
+                                           .pages = policy->pages,
+                                           .is_dense = true};
+
+    for (size_t i = policy->config.n_layers; i-- > 0;) {
+        TRY(policy_indexer_backward(policy, &policy->layers[i], &policy->activations[i], &rows));
+    }
+    return STATUS_OK;
+}
+
 /* Merges trunk rows and MTP rows of embedding gradients; both lie in d_h, MTP's behind max_rows. */
 static enum status merge_embedding(struct policy *policy, struct embedding_backward_args *args)
 {
@@ -288,6 +304,9 @@ enum status policy_backward(struct policy *policy, const float *g, const float *
     if (policy->n_mtp_left > 0 && !policy->mtp_detached) {
         return status_set(STATUS_BAD_ARGUMENT,
                           "the MTP modules' gradient must be given before the policy's");
+    }
+    if (policy->indexer_loss == POLICY_INDEXER_DENSE) {
+        return indexers_backward(policy);
     }
     TRY(begin_final(policy));
     TRY(head_backward(policy, g, h));

@@ -89,7 +89,9 @@ static enum status run_layers(struct policy *policy, size_t n_rows)
                                            .positions = policy->positions,
                                            .spans = policy->spans,
                                            .n_spans = policy->n_spans,
-                                           .pages = policy->pages};
+                                           .pages = policy->pages,
+                                           .is_dense =
+                                               policy->indexer_loss == POLICY_INDEXER_DENSE};
     size_t moe_index = 0;
 
     for (size_t i = 0; i < policy->config.n_layers; i++) {

@@ -7,6 +7,7 @@
  *   policy_backward.c  its gradient                       policy_mtp.c     the MTP modules
  *   policy_extend.c  cache, prefill, decode, draws        policy_trace.c   looking inside
  *   policy_balance.c the balance loss of routers
+ *   policy_indexer.c the indexer of sparse attention      policy_indexer_backward.c  its losses
  *
  * Letters: T rows, d hidden_size, rq q_lora_rank, rk kv_lora_rank, H heads. Row strides are padded
  * (policy_stride), so buffers are (T, stride). */
@@ -34,6 +35,12 @@ struct policy_sizes {
     size_t first;      /* q_rank, or q_dim without q_lora */
     size_t kv_dim;     /* kv_rank + rope: latent and rotary key before the cache */
     size_t latent_dim; /* heads * kv_rank */
+    /* The indexer of sparse attention, 0 without: projection [key | weights], policy_indexer.c */
+    size_t index_heads, index_dim, n_selected;
+    size_t index_w_at;     /* where the weights begin: a panel border */
+    size_t index_columns;  /* of the projection */
+    size_t index_entry_at; /* where its key begins in a cache entry */
+    size_t index_stride, index_key_stride, index_q_stride;
     /* GQA: projection [q | k | v], see policy_gqa.c */
     size_t kv_heads, head;
     size_t kv_half; /* kv_heads * head: all keys, or all values, of a token */
@@ -54,12 +61,13 @@ struct policy_layer {
     size_t input_norm, o, o_bias, post_norm;
     size_t first, q_a_norm, q_b, kv_a, kv_a_norm, kv_b; /* MLA; first: q_a or q_proj */
     size_t q_a_bias, kv_a_bias; /* with attention biases; q_a_bias with q_lora too */
-    size_t q, k, v, q_bias, k_bias, v_bias, q_norm, k_norm; /* GQA */
-    size_t gate, up, down;                                  /* dense MLP or shared experts */
+    size_t index_q, index_k, index_norm, index_norm_bias, index_w; /* the indexer */
+    size_t q, k, v, q_bias, k_bias, v_bias, q_norm, k_norm;        /* GQA */
+    size_t gate, up, down;                                         /* dense MLP or shared experts */
     size_t router, router_bias, expert_gate, expert_up, expert_down, expert_stride;
     float *project_bias; /* (project) beside w_project, or NULL */
     float *w_project, *w_q_b, *w_uk, *w_uv, *w_o, *w_gate_up, *w_down, *w_router;
-    float *w_expert_gate_up, *w_expert_down;
+    float *w_expert_gate_up, *w_expert_down, *w_index, *w_index_q;
     float *t_project, *t_q_b, *t_uk, *t_uv, *t_o, *t_gate_up, *t_down, *t_router;
     float *t_expert_gate, *t_expert_up, *t_expert_down;
 };
@@ -76,15 +84,20 @@ struct policy_activations {
     float *q;       /* queries as they meet keys (rotated); with GQA's norms [q | k] */
     float *lse;     /* (T, H) */
     float *values;  /* (T, value_dim) that o_proj reads */
-    float *q_latent;       /* MLA: (T, rq) normed; unused without q_lora */
-    float *latent;         /* MLA: (T, rk) normed */
-    float *q_absorbed;     /* MLA: (T, H, rk) */
-    float *attended;       /* MLA: (T, H, rk) */
-    float *gate_up;        /* (T, gate | up) of the dense MLP or the shared experts */
-    float *scores;         /* (T, E) */
-    float *route_weights;  /* (T, K) */
-    int32_t *indices;      /* (T, K) */
-    float *expert_gate_up; /* (T K, 2 F) */
+    float *q_latent;                /* MLA: (T, rq) normed; unused without q_lora */
+    float *latent;                  /* MLA: (T, rk) normed */
+    float *q_absorbed;              /* MLA: (T, H, rk) */
+    float *attended;                /* MLA: (T, H, rk) */
+    float *index_project;           /* indexer: (T, key before its norm | weights) */
+    float *index_mean, *index_rstd; /* (T) of the key's norm */
+    float *index_key;               /* (T, index_dim) normed and rotated */
+    float *index_q;                 /* (T, index_heads, index_dim) rotated */
+    int32_t *selected;              /* (T, n_selected) */
+    float *gate_up;                 /* (T, gate | up) of the dense MLP or the shared experts */
+    float *scores;                  /* (T, E) */
+    float *route_weights;           /* (T, K) */
+    int32_t *indices;               /* (T, K) */
+    float *expert_gate_up;          /* (T K, 2 F) */
 };
 
 /* Gradients on the way, shared by all layers. */
@@ -97,6 +110,8 @@ struct policy_gradients_scratch {
     float *d_hidden; /* (T, ffn) */
     float *d_route_weights, *d_logits;
     float *d_pages;
+    float *d_index, *d_index_q; /* of index_project and index_q */
+    float *index_loss;          /* (T) of one layer */
     float *d_final;  /* (T + 1, d) after the final norm; the last row takes what nobody wants */
     float *d_head;   /* (N T, d) of the head's inputs; N: one, and one a module */
     float *g, *h;    /* (N T) upstream gradients of targets */
@@ -171,6 +186,11 @@ struct policy {
 
     struct policy_balance_state *balance; /* policy_balance.c; NULL until there is a loss */
 
+    enum policy_indexer_loss indexer_loss;
+    float indexer_coefficient;
+    double *indexer_losses;   /* (layers, modules' too) since the loss was set */
+    float *host_index_losses; /* (T) */
+
     /* The last policy_forward. */
     size_t n_rows, n_spans, n_targets, n_pages_used;
     struct sampling_params sampling;
@@ -186,10 +206,13 @@ size_t policy_stride(size_t n);
 /* First column at or behind n where a panel of packed weights may begin. */
 size_t policy_next_panel(size_t n);
 
-/* policy_layout.c: sizes from the configuration; all buffers in one block; host arrays. */
+/* policy_layout.c: sizes from the configuration; all buffers in one block, measured first; host
+ * arrays. */
 void policy_sizes_fill(const struct model_config *config, struct policy_sizes *out);
+MUST_CHECK enum status policy_layout_measure(struct policy *policy);
 MUST_CHECK enum status policy_layout_create(struct policy *policy);
-/* policy_pack.c: offsets, packed copies and the list of packs. */
+/* policy_pack.c: offsets and sizes of packed copies; then the copies and the list of packs. */
+void policy_packs_measure(struct policy *policy);
 MUST_CHECK enum status policy_packs_create(struct policy *policy);
 
 /* One layer over n_rows rows whose entries go to spans' pages. */
@@ -199,6 +222,7 @@ struct policy_block_rows {
     const struct kv_span *spans;
     size_t n_spans;
     struct kv_pages pages;
+    bool is_dense; /* attention to all keys, whatever an indexer would select */
 };
 /* A kind of attention. Between it and the block lie normed_in (T, d) and values (T, value_dim),
  * their gradients, and the cache's pages; o_proj, norms and residual are the block's. */
@@ -254,6 +278,32 @@ MUST_CHECK enum status policy_gqa_copy(struct policy *policy, const struct polic
 struct attention_args policy_gqa_args(const struct policy *policy,
                                       const struct policy_activations *a,
                                       const struct policy_block_rows *rows);
+
+/* The indexer (policy_indexer.c): its part of sizes, offsets and packed copies, with MLA's. */
+void policy_indexer_sizes(const struct model_config *config, struct policy_sizes *s);
+void policy_indexer_find(const struct policy *policy, size_t index, struct policy_layer *layer);
+void policy_indexer_plan(struct policy_plan *plan, struct policy_layer *layer);
+/* normed_in, q_latent -> keys in the pages, and the selection of every row unless rows is dense. */
+MUST_CHECK enum status policy_indexer_forward(struct policy *policy,
+                                              const struct policy_layer *layer,
+                                              const struct policy_activations *a,
+                                              const struct policy_block_rows *rows);
+/* The loss of a layer's indexer and the gradients of its parameters; pages are filled again. */
+MUST_CHECK enum status policy_indexer_backward(struct policy *policy,
+                                               const struct policy_layer *layer,
+                                               const struct policy_activations *a,
+                                               const struct policy_block_rows *rows);
+/* The selection op's arguments. */
+struct index_args policy_index_args(const struct policy *policy, const struct policy_activations *a,
+                                    const struct policy_block_rows *rows);
+/* Index keys of rows to the pages, or (their gradients) from them. */
+MUST_CHECK enum status policy_indexer_copy(struct policy *policy,
+                                           const struct policy_block_rows *rows, float *keys,
+                                           size_t stride, struct kv_pages pages, bool to_pages);
+/* Rotates queries and keys (key_stride apart), forth or back. */
+MUST_CHECK enum status policy_indexer_rotate(struct policy *policy, float *q, float *keys,
+                                             size_t key_stride,
+                                             const struct policy_block_rows *rows, bool is_inverse);
 
 /* h_in of `a` -> h_out of `a`. */
 MUST_CHECK enum status policy_block_forward(struct policy *policy, const struct policy_layer *layer,

@@ -108,6 +108,14 @@ static void carve_activations(struct carver *c, const struct policy *policy, boo
     a->values = carve_floats(c, t, s->value_stride);
     a->normed_mid = carve_floats(c, t, s->d_stride);
     a->rstd_mid = carve_floats(c, t, 1);
+    if (s->index_heads > 0) {
+        a->index_project = carve_floats(c, t, s->index_stride);
+        a->index_mean = carve_floats(c, t, 1);
+        a->index_rstd = carve_floats(c, t, 1);
+        a->index_key = carve_floats(c, t, s->index_key_stride);
+        a->index_q = carve_floats(c, t, s->index_q_stride);
+        a->selected = carve(c, t * s->n_selected, sizeof(int32_t));
+    }
     a->gate_up = carve_floats(c, t, s->gate_up_stride[is_moe]);
     if (is_moe) {
         a->scores = carve_floats(c, t, s->n_experts);
@@ -177,6 +185,9 @@ static void carve_gradients(struct carver *c, struct policy *policy)
     g->d_route_weights = carve_floats(c, t, s->top_k);
     g->d_logits = carve_floats(c, t, s->n_experts);
     g->d_pages = carve_floats(c, t, s->page_stride);
+    g->d_index = carve_floats(c, t, s->index_stride);
+    g->d_index_q = carve_floats(c, t, s->index_q_stride);
+    g->index_loss = carve_floats(c, t, 1);
     g->d_final = carve_floats(c, t + 1, stride);
     g->d_head = carve_floats(c, nt, stride);
     g->g = carve_floats(c, nt, 1);
@@ -288,6 +299,16 @@ static enum status create_counters(struct policy *policy)
                         &policy->counts);
 }
 
+static enum status create_index_losses(struct policy *policy)
+{
+    if (policy->sizes.index_heads == 0 || !policy->options.is_trainable) {
+        return STATUS_OK;
+    }
+    TRY(memory_alloc(policy->config.n_layers + policy->config.n_mtp_modules, sizeof(double),
+                     &policy->indexer_losses));
+    return memory_alloc(policy->options.max_rows, sizeof(float), &policy->host_index_losses);
+}
+
 static enum status create_host_arrays(struct policy *policy)
 {
     const size_t t = policy->options.max_rows;
@@ -304,6 +325,7 @@ static enum status create_host_arrays(struct policy *policy)
         TRY(create_module_arrays(t, &policy->modules[i]));
     }
     TRY(memory_alloc(policy->logit_rows, sizeof(float), &policy->host_values));
+    TRY(create_index_losses(policy));
     return create_counters(policy);
 }
 
@@ -341,7 +363,7 @@ static enum status fill_rope(struct policy *policy)
     return status;
 }
 
-enum status policy_layout_create(struct policy *policy)
+enum status policy_layout_measure(struct policy *policy)
 {
     const struct policy_options *options = &policy->options;
     const size_t n_heads = 1 + policy->config.n_mtp_modules;
@@ -350,17 +372,24 @@ enum status policy_layout_create(struct policy *policy)
     policy->head_rows = largest(n_heads * options->max_rows, options->max_draws);
     policy->logit_rows =
         largest(options->max_draws, options->max_rows < 64 ? options->max_rows : 64);
-    TRY(create_host_arrays(policy));
-    fill_host_arrays(policy);
     carve_all(&carver, policy);
     if (carver.has_overflow) {
         return status_set(STATUS_NO_MEMORY, "buffers for %zu rows overflow a size",
                           options->max_rows);
     }
     policy->buffer_bytes = carver.used;
-    TRY(policy->backend->ops->alloc(policy->backend, carver.used, 1, &policy->buffers));
-    carver = (struct carver){.base = policy->buffers};
+    return STATUS_OK;
+}
+
+enum status policy_layout_create(struct policy *policy)
+{
+    struct carver carver = {.base = NULL};
+
+    TRY(create_host_arrays(policy));
+    fill_host_arrays(policy);
+    TRY(policy->backend->ops->alloc(policy->backend, policy->buffer_bytes, 1, &policy->buffers));
+    carver.base = policy->buffers;
     carve_all(&carver, policy);
-    TRY(policy_upload_rows(policy, policy->identity, policy->blocks, options->max_rows));
+    TRY(policy_upload_rows(policy, policy->identity, policy->blocks, policy->options.max_rows));
     return fill_rope(policy);
 }

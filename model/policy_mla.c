@@ -99,7 +99,9 @@ struct attention_args policy_mla_args(const struct policy *policy,
                                    .key_dim = s->kv_rank,
                                    .rope_dim = s->rope,
                                    .value_dim = s->kv_rank,
-                                   .scale = model_config_attention_scale(&policy->config)};
+                                   .scale = model_config_attention_scale(&policy->config),
+                                   .selected = rows->is_dense ? NULL : a->selected,
+                                   .n_selected = s->n_selected};
 }
 
 /* Queries through UK, attention over the latent pages, results through UV. */
@@ -158,5 +160,8 @@ enum status policy_mla_forward(struct policy *policy, const struct policy_layer 
 {
     TRY(project_rows(policy, layer, a, rows->n_rows));
     TRY(rotate_rows(policy, a, rows));
+    if (policy->sizes.index_heads > 0) {
+        TRY(policy_indexer_forward(policy, layer, a, rows));
+    }
     return attend_rows(policy, layer, a, rows);
 }

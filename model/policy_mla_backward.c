@@ -245,6 +245,9 @@ enum status policy_mla_backward(struct policy *policy, const struct policy_layer
                                 const struct policy_activations *a,
                                 const struct policy_block_rows *rows)
 {
+    if (policy->indexer_loss == POLICY_INDEXER_SPARSE) {
+        TRY(policy_indexer_backward(policy, layer, a, rows));
+    }
     TRY(values_backward(policy, layer, a, rows->n_rows));
     TRY(scores_backward(policy, a, rows));
     TRY(absorb_backward(policy, layer, a, rows->n_rows));

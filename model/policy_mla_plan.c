@@ -24,6 +24,7 @@ void policy_mla_sizes(const struct model_config *config, struct policy_sizes *s)
     s->value_dim = s->heads * s->v;
     s->has_o_bias = config->has_attention_bias;
     s->entry_dim = s->kv_dim;
+    policy_indexer_sizes(config, s);
 }
 
 void policy_mla_find(const struct policy *policy, size_t index, struct policy_layer *layer)
@@ -39,6 +40,7 @@ void policy_mla_find(const struct policy *policy, size_t index, struct policy_la
     layer->kv_a = policy_offset_of(policy, index, "self_attn.kv_a_proj_with_mqa.weight");
     layer->kv_a_norm = policy_offset_of(policy, index, "self_attn.kv_a_layernorm.weight");
     layer->kv_b = policy_offset_of(policy, index, "self_attn.kv_b_proj.weight");
+    policy_indexer_find(policy, index, layer);
 }
 
 /* One part of kv_b for every head: rows part_row .. of each head, as they are or transposed. */
@@ -83,6 +85,7 @@ void policy_mla_plan(struct policy_plan *plan, struct policy_layer *layer)
     }
     layer->w_uk = plan_heads(plan, layer->kv_b, 0, s->nope, true);
     layer->w_uv = plan_heads(plan, layer->kv_b, s->nope, s->v, false);
+    policy_indexer_plan(plan, layer);
     if (!plan->policy->options.is_trainable) {
         return;
     }

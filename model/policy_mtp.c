@@ -142,7 +142,8 @@ static struct policy_block_rows module_rows(const struct policy *policy,
                                       .positions = module->positions,
                                       .spans = module->spans,
                                       .n_spans = module->n_spans,
-                                      .pages = policy->pages};
+                                      .pages = policy->pages,
+                                      .is_dense = policy->indexer_loss == POLICY_INDEXER_DENSE};
 }
 
 /* The module's layer and its norm, for all rows. */
@@ -370,6 +371,10 @@ enum status policy_mtp_backward(struct policy *policy, const float *g)
     policy->n_mtp_left = index;
     if (rows.n_rows == 0) {
         return STATUS_OK;
+    }
+    if (rows.is_dense) {
+        return policy_indexer_backward(policy, &policy->layers[layer], &policy->activations[layer],
+                                       &rows);
     }
     TRY(head_backward(policy, index, g));
     TRY(output_backward(policy, index));

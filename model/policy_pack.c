@@ -305,19 +305,26 @@ static void find_all(struct policy *policy)
     }
 }
 
-enum status policy_packs_create(struct policy *policy)
+void policy_packs_measure(struct policy *policy)
 {
     struct policy_plan plan = {.policy = policy};
 
     find_all(policy);
     plan_all(&plan);
     policy->packed_floats = plan.n_floats;
-    TRY(memory_alloc(plan.n_packs, sizeof(struct pack_args), &policy->packs));
-    TRY(policy->backend->ops->alloc(policy->backend, plan.n_floats, sizeof(float),
-                                    &policy->packed));
-    plan = (struct policy_plan){.policy = policy, .base = policy->packed, .packs = policy->packs};
-    plan_all(&plan);
     policy->n_packs = plan.n_packs;
+}
+
+enum status policy_packs_create(struct policy *policy)
+{
+    struct policy_plan plan = {.policy = policy};
+
+    TRY(memory_alloc(policy->n_packs, sizeof(struct pack_args), &policy->packs));
+    TRY(policy->backend->ops->alloc(policy->backend, policy->packed_floats, sizeof(float),
+                                    &policy->packed));
+    plan.base = policy->packed;
+    plan.packs = policy->packs;
+    plan_all(&plan);
     return STATUS_OK;
 }
 

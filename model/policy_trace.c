@@ -131,6 +131,76 @@ static enum status read_mtp(struct policy *policy, const struct policy_trace *tr
     return STATUS_OK;
 }
 
+static size_t longest_sequence(const struct policy *policy)
+{
+    size_t longest = 0;
+
+    for (size_t i = 0; i < policy->n_spans; i++) {
+        longest = policy->spans[i].n_rows > longest ? policy->spans[i].n_rows : longest;
+    }
+    return longest;
+}
+
+/* One layer's scores (n_rows, longest) in device memory `scores`, selections made again. */
+static enum status score_layer(struct policy *policy, const struct policy_activations *a,
+                               size_t longest, float *scores)
+{
+    const struct policy_block_rows rows = {.n_rows = policy->n_rows,
+                                           .spans = policy->spans,
+                                           .n_spans = policy->n_spans,
+                                           .pages = policy->pages};
+    struct index_args args = policy_index_args(policy, a, &rows);
+
+    args.scores = scores;
+    args.scores_stride = longest;
+    TRY(policy->backend->ops->fill(policy->backend, scores, policy->n_rows * longest, 0));
+    TRY(policy_indexer_copy(policy, &rows, a->index_key, policy->sizes.index_key_stride, rows.pages,
+                            true));
+    return policy->backend->ops->index_select(policy->backend, &args);
+}
+
+static enum status read_layers(struct policy *policy, const struct policy_trace *trace,
+                               float *scores)
+{
+    const struct backend_ops *ops = policy->backend->ops;
+    const size_t longest = longest_sequence(policy), n_scores = policy->n_rows * longest;
+    const size_t n_selected = policy->n_rows * policy->sizes.n_selected;
+
+    for (size_t i = 0; i < policy->config.n_layers; i++) {
+        const struct policy_activations *a = &policy->activations[i];
+
+        TRY(score_layer(policy, a, longest, scores));
+        if (trace->index_scores != NULL) {
+            TRY(ops->download(policy->backend, trace->index_scores + i * n_scores, scores,
+                              n_scores * sizeof(float)));
+        }
+        if (trace->index_selected != NULL) {
+            TRY(ops->download(policy->backend, trace->index_selected + i * n_selected, a->selected,
+                              n_selected * sizeof(int32_t)));
+        }
+    }
+    return STATUS_OK;
+}
+
+static enum status read_indexers(struct policy *policy, const struct policy_trace *trace)
+{
+    const struct backend_ops *ops = policy->backend->ops;
+    float *scores;
+    enum status status;
+
+    if (trace->index_scores == NULL && trace->index_selected == NULL) {
+        return STATUS_OK;
+    }
+    if (policy->sizes.index_heads == 0) {
+        return status_set(STATUS_BAD_ARGUMENT, "the model has no indexers to look into");
+    }
+    TRY(ops->alloc(policy->backend, policy->n_rows * longest_sequence(policy), sizeof(float),
+                   &scores));
+    status = read_layers(policy, trace, scores);
+    ops->release(policy->backend, scores);
+    return status;
+}
+
 enum status policy_read_trace(struct policy *policy, const struct policy_trace *trace)
 {
     const struct policy_sizes *s = &policy->sizes;
@@ -147,5 +217,6 @@ enum status policy_read_trace(struct policy *policy, const struct policy_trace *
     }
     TRY(read_all_routes(policy, trace));
     TRY(read_hidden(policy, trace->hidden));
+    TRY(read_indexers(policy, trace));
     return read_mtp(policy, trace);
 }

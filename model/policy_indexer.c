@@ -1,0 +1,166 @@
+/* Owns the indexer of sparse attention, forward (model.md 11.1): its queries, keys and weights, and
+ * the selection of keys. Only the newest tokens are projected; older keys stand in the cache's
+ * entries, behind latent and rotary key. */
+#include "model/policy_internal.h"
+#include "model/policy_plan_internal.h"
+
+#include <math.h>
+
+#define KEY_NORM_EPS 1e-6F
+
+void policy_indexer_sizes(const struct model_config *config, struct policy_sizes *s)
+{
+    if (config->index_n_heads == 0) {
+        return;
+    }
+    s->index_heads = config->index_n_heads;
+    s->index_dim = config->index_head_dim;
+    s->n_selected =
+        config->index_topk < config->max_positions ? config->index_topk : config->max_positions;
+    s->index_w_at = policy_next_panel(s->index_dim);
+    s->index_columns = s->index_w_at + s->index_heads;
+    s->index_stride = policy_stride(s->index_columns);
+    s->index_key_stride = policy_stride(s->index_dim);
+    s->index_q_stride = policy_stride(s->index_heads * s->index_dim);
+    s->index_entry_at = s->entry_dim;
+    s->entry_dim += s->index_dim;
+}
+
+void policy_indexer_find(const struct policy *policy, size_t index, struct policy_layer *layer)
+{
+    layer->index_q = policy_offset_of(policy, index, "self_attn.indexer.wq_b.weight");
+    layer->index_k = policy_offset_of(policy, index, "self_attn.indexer.wk.weight");
+    layer->index_norm = policy_offset_of(policy, index, "self_attn.indexer.k_norm.weight");
+    layer->index_norm_bias = policy_offset_of(policy, index, "self_attn.indexer.k_norm.bias");
+    layer->index_w = policy_offset_of(policy, index, "self_attn.indexer.weights_proj.weight");
+}
+
+/* No transposed copies: an indexer's inputs are constants. */
+void policy_indexer_plan(struct policy_plan *plan, struct policy_layer *layer)
+{
+    const struct policy_sizes *s = &plan->policy->sizes;
+    const struct plan_beside project = {.parts = {{layer->index_k, s->index_dim, 0},
+                                                  {layer->index_w, s->index_heads, s->index_w_at}},
+                                        .n_parts = 2,
+                                        .n_in = s->d};
+
+    if (s->index_heads == 0) {
+        return;
+    }
+    layer->w_index = plan_beside(plan, &project);
+    layer->w_index_q = plan_plain(plan, layer->index_q, s->q_rank, s->index_heads * s->index_dim);
+}
+
+struct index_args policy_index_args(const struct policy *policy, const struct policy_activations *a,
+                                    const struct policy_block_rows *rows)
+{
+    const struct policy_sizes *s = &policy->sizes;
+    const double n = (double)s->index_heads * (double)s->index_dim;
+
+    return (struct index_args){.q = a->index_q,
+                               .q_stride = s->index_q_stride,
+                               .w = a->index_project + s->index_w_at,
+                               .w_stride = s->index_stride,
+                               .pages = rows->pages,
+                               .key_at = s->index_entry_at,
+                               .spans = rows->spans,
+                               .n_spans = rows->n_spans,
+                               .n_heads = s->index_heads,
+                               .dim = s->index_dim,
+                               .scale = (float)(1.0 / sqrt(n)),
+                               .selected = a->selected,
+                               .n_selected = s->n_selected};
+}
+
+enum status policy_indexer_copy(struct policy *policy, const struct policy_block_rows *rows,
+                                float *keys, size_t stride, struct kv_pages pages, bool to_pages)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    return policy->backend->ops->kv_copy(policy->backend,
+                                         &(struct kv_copy_args){.latent = keys,
+                                                                .latent_stride = stride,
+                                                                .spans = rows->spans,
+                                                                .n_spans = rows->n_spans,
+                                                                .pages = pages,
+                                                                .rk = s->index_dim,
+                                                                .entry_at = s->index_entry_at,
+                                                                .to_pages = to_pages});
+}
+
+enum status policy_indexer_rotate(struct policy *policy, float *q, float *keys, size_t key_stride,
+                                  const struct policy_block_rows *rows, bool is_inverse)
+{
+    const struct policy_sizes *s = &policy->sizes;
+    struct rope_args args = {.x = q, /* the rotated part comes first */
+                             .row_stride = s->index_q_stride,
+                             .head_stride = s->index_dim,
+                             .positions = rows->positions,
+                             .cos_table = policy->cos_table,
+                             .sin_table = policy->sin_table,
+                             .n_rows = rows->n_rows,
+                             .n_heads = s->index_heads,
+                             .dr = s->rope,
+                             .interleaved = policy->config.index_rope_interleave,
+                             .inverse = is_inverse};
+
+    TRY(policy->backend->ops->rope(policy->backend, &args));
+    args.x = keys;
+    args.row_stride = key_stride;
+    args.n_heads = 1;
+    return policy->backend->ops->rope(policy->backend, &args);
+}
+
+/* normed_in -> keys and weights, q_latent -> queries; keys are normed. */
+static enum status project_rows(struct policy *policy, const struct policy_layer *layer,
+                                const struct policy_activations *a, size_t n_rows)
+{
+    const struct policy_sizes *s = &policy->sizes;
+    const struct backend_ops *ops = policy->backend->ops;
+
+    TRY(ops->gemm(policy->backend, &(struct gemm_args){.x = a->normed_in,
+                                                       .x_stride = s->d_stride,
+                                                       .w = layer->w_index,
+                                                       .y = a->index_project,
+                                                       .y_stride = s->index_stride,
+                                                       .n_rows = n_rows,
+                                                       .n_in = s->d,
+                                                       .n_out = s->index_columns}));
+    TRY(ops->gemm(policy->backend, &(struct gemm_args){.x = a->q_latent,
+                                                       .x_stride = s->q_rank_stride,
+                                                       .w = layer->w_index_q,
+                                                       .y = a->index_q,
+                                                       .y_stride = s->index_q_stride,
+                                                       .n_rows = n_rows,
+                                                       .n_in = s->q_rank,
+                                                       .n_out = s->index_heads * s->index_dim}));
+    return ops->layer_norm(policy->backend,
+                           &(struct layer_norm_args){.x = a->index_project,
+                                                     .x_stride = s->index_stride,
+                                                     .w = policy->weights + layer->index_norm,
+                                                     .b = policy->weights + layer->index_norm_bias,
+                                                     .y = a->index_key,
+                                                     .y_stride = s->index_key_stride,
+                                                     .mean = a->index_mean,
+                                                     .rstd = a->index_rstd,
+                                                     .n_rows = n_rows,
+                                                     .d = s->index_dim,
+                                                     .eps = KEY_NORM_EPS});
+}
+
+enum status policy_indexer_forward(struct policy *policy, const struct policy_layer *layer,
+                                   const struct policy_activations *a,
+                                   const struct policy_block_rows *rows)
+{
+    const struct index_args select = policy_index_args(policy, a, rows);
+
+    TRY(project_rows(policy, layer, a, rows->n_rows));
+    TRY(policy_indexer_rotate(policy, a->index_q, a->index_key, policy->sizes.index_key_stride,
+                              rows, false));
+    TRY(policy_indexer_copy(policy, rows, a->index_key, policy->sizes.index_key_stride, rows->pages,
+                            true));
+    if (rows->is_dense) {
+        return STATUS_OK;
+    }
+    return policy->backend->ops->index_select(policy->backend, &select);
+}
