@@ -109,7 +109,7 @@ static enum status measure_prompts(const struct check_request *request, struct c
     struct dataset_encoding encoding = {.eos_id = -1, .system_prompt = request->system_prompt};
 
     TRY(tokenizer_load(request->tokenizer, &report->tokenizer));
-    TRY(chat_template_choose(request->chat, request->tokenizer, &encoding.chat));
+    TRY(chat_template_open(request->chat, request->tokenizer, report->tokenizer, &encoding.chat));
     encoding.tokenizer = report->tokenizer;
     TRY(dataset_prepare(report->dataset, &encoding, &report->counts));
     const size_t n = dataset_usable(report->dataset);

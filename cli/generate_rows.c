@@ -22,8 +22,8 @@ enum status generate_texts_open(const struct generate_request *request, struct g
     *out = (struct generate_texts){.tokenizer = NULL};
     TRY(model_config_load(request->model, &config));
     out->n_positions = config.max_positions;
-    TRY(chat_template_choose(request->chat, request->model, &out->chat));
     TRY(tokenizer_load(request->model, &out->tokenizer));
+    TRY(chat_template_open(request->chat, request->model, out->tokenizer, &out->chat));
     if (tokenizer_vocab_size(out->tokenizer) > config.vocab_size) {
         return status_set(STATUS_BAD_FORMAT,
                           "%s: tokenizer.json has ids up to %zu, config.json a vocabulary of %zu",

@@ -65,10 +65,15 @@ enum status dataset_encode_prompt(const struct dataset *dataset, const struct da
                                   struct chat_prompt *out)
 {
     const struct dataset_encoding *e = &dataset->encoding;
+    const struct json *tools = json_get(row->row, "tools");
+    const struct chat_options options = {
+        .system_prompt = e->system_prompt,
+        .parse_special = e->parse_special,
+        .tools = json_is(tools, JSON_ARRAY) ? tools : NULL,
+        .variables = json_get(row->row, "chat_template_kwargs"),
+    };
 
-    return wrap_row(
-        chat_encode(e->tokenizer, e->chat, row->prompt, e->system_prompt, e->parse_special, out),
-        row);
+    return wrap_row(chat_encode_with(e->tokenizer, e->chat, row->prompt, &options, out), row);
 }
 
 static enum status join(const struct token_list *prompt, const struct token_list *completion,
