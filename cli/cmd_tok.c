@@ -1,4 +1,5 @@
-/* `hone tok encode|decode MODEL`: texts to token ids and back, one or a file of JSON lines. */
+/* `hone tok encode|decode|render MODEL`: texts to token ids and back, and conversations as the
+ * model sees them; one or a file of JSON lines. */
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -6,6 +7,7 @@
 #include "base/text_buffer.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/tok_render.h"
 #include "model/tokenizer.h"
 
 #include <errno.h>
@@ -15,7 +17,14 @@
 #define FILE_BYTES_MAX ((size_t)4 << 30)
 #define DEPTH_MAX 32u
 
-enum { OPTION_FILE = 'f', OPTION_JSON = 'j', OPTION_PLAIN = 256, OPTION_SPECIAL, OPTION_SKIP };
+enum {
+    OPTION_FILE = 'f',
+    OPTION_JSON = 'j',
+    OPTION_PLAIN = 256,
+    OPTION_SPECIAL,
+    OPTION_SKIP,
+    OPTION_CHAT
+};
 
 static const struct cli_option encode_options[] = {
     {OPTION_FILE, "file", "F.jsonl", "rows of {\"text\": ...} instead of TEXT"},
@@ -27,6 +36,11 @@ static const struct cli_option decode_options[] = {
     {OPTION_FILE, "file", "F.jsonl", "rows of {\"ids\": [...]} instead of IDS"},
     {OPTION_SKIP, "skip-special", NULL, "without special tokens"},
     {OPTION_JSON, "json", NULL, "one object a list: text (always so with --file)"},
+};
+static const struct cli_option render_options[] = {
+    {OPTION_FILE, "file", "F.jsonl", "rows of {\"messages\": [...]} instead of TEXT"},
+    {OPTION_CHAT, "chat", "NAME", "chat template or FILE.jinja; by default the model's own"},
+    {OPTION_JSON, "json", NULL, "one object a row: text and ids (always so with --file)"},
 };
 static const struct cli_command encode_command = {
     .name = "tok encode",
@@ -50,9 +64,22 @@ static const struct cli_command decode_command = {
     .examples = "  hone tok decode demo/model \"3 4 5\"\n",
 };
 
+static const struct cli_command render_command = {
+    .name = "tok render",
+    .arguments = "MODEL [TEXT]",
+    .summary = "Prints a conversation as the model sees it.",
+    .options = render_options,
+    .n_options = sizeof(render_options) / sizeof(render_options[0]),
+    .n_arguments_min = 1,
+    .n_arguments_max = 2,
+    .examples = "  hone tok render demo/model 1234567890=\n"
+                "  hone tok render MODEL --file rows.jsonl --chat deepseek-v3.1\n",
+};
+
 struct request {
-    const struct tokenizer *tokenizer;
-    const char *model, *text, *file;
+    struct tokenizer *tokenizer;
+    const char *model, *text, *file, *chat_name;
+    enum chat_template chat;
     struct encode_options encoding;
     bool skip_special;
     bool wants_json;
@@ -111,6 +138,13 @@ static enum status encode_row(const struct request *request, const struct json *
         return status_set(STATUS_BAD_FORMAT, "want {\"text\": \"...\"}");
     }
     return encode_text(request, json_text(text, ""), json_text_bytes(text));
+}
+
+/* --- Rendering --- */
+
+static enum status render_row(const struct request *request, const struct json *row)
+{
+    return tok_render_row(request->tokenizer, request->chat, row, request->wants_json);
 }
 
 /* --- Decoding --- */
@@ -254,7 +288,18 @@ static enum status take_file(const struct request *request, row_action *act)
     return status == STATUS_OK ? status : status_wrap(status, "%s:%zu", request->file, n_lines);
 }
 
-/* --- The command --- */
+/* --- The commands --- */
+
+enum word { WORD_ENCODE, WORD_DECODE, WORD_RENDER };
+static const struct {
+    const char *name;
+    const struct cli_command *command;
+    row_action *act;
+} words[] = {
+    [WORD_ENCODE] = {"encode", &encode_command, encode_row},
+    [WORD_DECODE] = {"decode", &decode_command, decode_row},
+    [WORD_RENDER] = {"render", &render_command, render_row},
+};
 
 static void take_option(int code, const char *value, struct request *request)
 {
@@ -267,33 +312,44 @@ static void take_option(int code, const char *value, struct request *request)
         request->encoding.parse_special = false;
     } else if (code == OPTION_SPECIAL) {
         request->encoding.add_special = true;
+    } else if (code == OPTION_CHAT) {
+        request->chat_name = value;
     } else {
         request->skip_special = true;
     }
 }
 
-static enum status work(struct request *request, bool is_encode)
+static enum status take_text(const struct request *request, enum word word)
 {
-    struct tokenizer *tokenizer = NULL;
+    if (word == WORD_ENCODE) {
+        return encode_text(request, request->text, strlen(request->text));
+    }
+    return word == WORD_DECODE ? decode_text(request, request->text)
+                               : tok_render_text(request->tokenizer, request->chat, request->text,
+                                                 request->wants_json);
+}
+
+static enum status work(struct request *request, enum word word)
+{
     enum status status = STATUS_OK;
 
-    TRY(tokenizer_load(request->model, &tokenizer));
-    request->tokenizer = tokenizer;
-    if (request->file != NULL) {
-        status = take_file(request, is_encode ? encode_row : decode_row);
-    } else if (is_encode) {
-        status = encode_text(request, request->text, strlen(request->text));
-    } else {
-        status = decode_text(request, request->text);
+    TRY(tokenizer_load(request->model, &request->tokenizer));
+    if (word == WORD_RENDER) {
+        status = chat_template_open(request->chat_name, request->model, request->tokenizer,
+                                    &request->chat);
     }
-    tokenizer_destroy(tokenizer);
+    if (status == STATUS_OK) {
+        status =
+            request->file != NULL ? take_file(request, words[word].act) : take_text(request, word);
+    }
+    tokenizer_destroy(request->tokenizer);
     return status;
 }
 
-static int run_word(int argc, char **argv, bool is_encode)
+static int run_word(int argc, char **argv, enum word word)
 {
-    const struct cli_command *command = is_encode ? &encode_command : &decode_command;
-    struct request request = {.encoding = {.parse_special = true}};
+    const struct cli_command *command = words[word].command;
+    struct request request = {.encoding = {.parse_special = true}, .chat_name = "auto"};
     struct cli_parse parse;
     int code = 0;
 
@@ -305,28 +361,32 @@ static int run_word(int argc, char **argv, bool is_encode)
         return parse.exit_code;
     }
     if ((parse.n_arguments == 2) == (request.file != NULL)) {
-        return cli_usage_error(command, "want either %s or --file", is_encode ? "TEXT" : "IDS");
+        return cli_usage_error(command, "want either %s or --file",
+                               word == WORD_DECODE ? "IDS" : "TEXT");
     }
     request.model = parse.arguments[0];
     request.text = parse.n_arguments == 2 ? parse.arguments[1] : NULL;
-    const enum status status = work(&request, is_encode);
+    const enum status status = work(&request, word);
     return status == STATUS_OK ? 0 : cli_fail(command->name, status);
 }
 
 int cmd_tok(int argc, char **argv)
 {
-    const char *word = argc > 1 ? argv[1] : "";
+    const char *name = argc > 1 ? argv[1] : "";
 
-    if (strcmp(word, "encode") == 0 || strcmp(word, "decode") == 0) {
-        return run_word(argc - 1, argv + 1, word[0] == 'e');
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+        if (strcmp(name, words[i].name) == 0) {
+            return run_word(argc - 1, argv + 1, (enum word)i);
+        }
     }
-    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
         (void)printf("usage: hone tok WORD ...\n\n"
                      "  hone tok encode  the token ids of texts\n"
-                     "  hone tok decode  the text of token ids\n\n"
+                     "  hone tok decode  the text of token ids\n"
+                     "  hone tok render  conversations as the model sees them\n\n"
                      "hone tok WORD --help shows its options.\n");
         return 0;
     }
-    (void)fprintf(stderr, "hone tok: want encode or decode (see hone tok --help)\n");
+    (void)fprintf(stderr, "hone tok: want encode, decode or render (see hone tok --help)\n");
     return 2;
 }

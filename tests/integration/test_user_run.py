@@ -238,7 +238,7 @@ def other_commands_name_the_mistake():
 # --- The command line ---
 
 
-GROUPS = {"model": ["init", "inspect", "check", "convert"], "data": ["make", "check"], "tok": ["encode", "decode"]}
+GROUPS = {"model": ["init", "inspect", "check", "convert"], "data": ["make", "check"], "tok": ["encode", "decode", "render"]}
 
 
 def commands():
