@@ -47,7 +47,7 @@ static const struct cli_option options[] = {
     {OPTION_TOP_P, "top-p", "P", "draw among the likeliest tokens of mass P; 1: off (1)"},
     {OPTION_MIN_P, "min-p", "P", "drop tokens below P times the likeliest; 0: off (0)"},
     {OPTION_SEED, "seed", "S", "the same seed draws the same completions (0)"},
-    {OPTION_CHAT, "chat", "NAME", "auto, raw, deepseek-v3, chatml, ... (auto: the model's own)"},
+    {OPTION_CHAT, "chat", "NAME", "auto, raw, deepseek-v3, ... or FILE.jinja (auto: the model's)"},
     {OPTION_RAW, "raw", NULL, "no chat template: the text itself is continued"},
     {OPTION_SYSTEM, "system", "TEXT", "system message where the prompt has none"},
     {OPTION_SPECIAL, "parse-special", NULL, "special tokens in prompts are tokens, not text"},

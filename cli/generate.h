@@ -39,11 +39,13 @@ MUST_CHECK enum status generate_texts_open(const struct generate_request *reques
                                            struct generate_texts *out);
 void generate_texts_close(struct generate_texts *texts);
 
-/* prompt: a text or a list of messages. Caller disposes *out. Errors: BAD_FORMAT (wrong shape,
- * characters without a token, no position left for a completion). */
+/* prompt: a text or a list of messages; tools: a list of definitions, or NULL. Caller disposes
+ * *out. Errors: BAD_FORMAT (wrong shape, characters without a token, no position left for a
+ * completion). */
 MUST_CHECK enum status generate_encode(const struct generate_request *request,
                                        const struct generate_texts *texts,
-                                       const struct json *prompt, struct token_list *out);
+                                       const struct json *prompt, const struct json *tools,
+                                       struct token_list *out);
 /* Tokens that may follow a prompt. Errors: BAD_FORMAT when --max-tokens asks for more than there
  * are positions. */
 MUST_CHECK enum status generate_room(const struct generate_request *request,

@@ -139,7 +139,7 @@ static enum status take_turn(struct conversation *c, const char *text, size_t n)
     struct token_list prompt = {.ids = NULL};
 
     TRY(with_message(c, text, n, &messages));
-    enum status status = generate_encode(c->request, &c->texts, messages, &prompt);
+    enum status status = generate_encode(c->request, &c->texts, messages, NULL, &prompt);
     if (status == STATUS_OK) {
         status = answer(c, messages, &prompt);
     }

@@ -59,13 +59,15 @@ static enum status check_ids(const struct generate_texts *texts, const struct to
 
 enum status generate_encode(const struct generate_request *request,
                             const struct generate_texts *texts, const struct json *prompt,
-                            struct token_list *out)
+                            const struct json *tools, struct token_list *out)
 {
+    const struct chat_options options = {.system_prompt = request->system_prompt,
+                                         .tools = tools,
+                                         .parse_special = request->parse_special};
     struct chat_prompt encoded;
 
     *out = (struct token_list){.ids = NULL};
-    TRY(chat_encode(texts->tokenizer, texts->chat, prompt, request->system_prompt,
-                    request->parse_special, &encoded));
+    TRY(chat_encode_with(texts->tokenizer, texts->chat, prompt, &options, &encoded));
     const enum status status = check_ids(texts, &encoded.ids);
     if (status == STATUS_OK) {
         *out = encoded.ids;
@@ -92,7 +94,7 @@ enum status generate_room(const struct generate_request *request,
 
 static enum status add_prompt(const struct generate_request *request,
                               const struct generate_texts *texts, const struct json *prompt,
-                              struct generate_rows *rows)
+                              const struct json *tools, struct generate_rows *rows)
 {
     struct generate_row row = {.max_tokens = 0};
 
@@ -101,7 +103,7 @@ static enum status add_prompt(const struct generate_request *request,
         TRY(memory_resize(rows->count * sizeof(row), room, sizeof(row), &rows->items));
         rows->room = room;
     }
-    TRY(generate_encode(request, texts, prompt, &row.ids));
+    TRY(generate_encode(request, texts, prompt, tools, &row.ids));
     const enum status status = generate_room(request, texts, row.ids.count, &row.max_tokens);
     if (status != STATUS_OK) {
         token_list_dispose(&row.ids);
@@ -137,7 +139,8 @@ static enum status add_row(const struct generate_request *request,
         return status_set(STATUS_BAD_FORMAT,
                           "want {\"messages\": [...]} or {\"prompt\": \"...\"}, one of them");
     }
-    return add_prompt(request, texts, has_messages ? messages : prompt, rows);
+    return add_prompt(request, texts, has_messages ? messages : prompt, json_get(row, "tools"),
+                      rows);
 }
 
 static bool is_blank(const char *line, size_t n)
@@ -235,7 +238,7 @@ static enum status take_text(const struct generate_request *request,
     if (prompt == NULL) {
         return status_set(STATUS_NO_MEMORY, "no memory for the prompt");
     }
-    const enum status status = add_prompt(request, texts, prompt, rows);
+    const enum status status = add_prompt(request, texts, prompt, NULL, rows);
     json_destroy(prompt);
     /* A wrong prompt is a wrong command line, not a damaged file. */
     return status == STATUS_BAD_FORMAT
