@@ -96,7 +96,7 @@ static enum status filter_tojson(struct run *run, const struct node *node,
     if (style.item_separator.kind != VALUE_STRING || style.key_separator.kind != VALUE_STRING) {
         return run_fail(run, node, "the separators of tojson are two texts");
     }
-    return value_to_json(run, node, subject, &style, out);
+    return value_print_json(run, node, subject, &style, out);
 }
 
 static enum status filter_from_json(struct run *run, const struct node *node,

@@ -239,9 +239,9 @@ struct json_style {
     int64_t indent;
     struct value item_separator, key_separator;
 };
-MUST_CHECK enum status value_to_json(struct run *run, const struct node *node,
-                                     const struct value *value, const struct json_style *style,
-                                     struct value *out);
+MUST_CHECK enum status value_print_json(struct run *run, const struct node *node,
+                                        const struct value *value, const struct json_style *style,
+                                        struct value *out);
 MUST_CHECK enum status value_parse_json(struct run *run, const struct node *node,
                                         const struct value *text, struct value *out);
 /* A real number as Python writes it. */

@@ -225,8 +225,8 @@ static enum status put_value(struct writer *w, const struct value *value, unsign
     return run_fail(w->run, w->node, "tojson of something undefined");
 }
 
-enum status value_to_json(struct run *run, const struct node *node, const struct value *value,
-                          const struct json_style *style, struct value *out)
+enum status value_print_json(struct run *run, const struct node *node, const struct value *value,
+                             const struct json_style *style, struct value *out)
 {
     struct writer w = {.run = run, .node = node, .style = style};
     char *copy = NULL;
