@@ -42,6 +42,19 @@ static enum status check_lengths(const struct run_config *config, const struct m
     return STATUS_OK;
 }
 
+/* The balancing bias is part of the sigmoid router alone. */
+static enum status check_router(const struct run_config *config, const struct model_config *model)
+{
+    const bool has_bias = model->n_experts > 0 && !model->has_softmax_router;
+    if (config->model.router_bias_update > 0.0 && !has_bias) {
+        return status_set(STATUS_BAD_CONFIG, "model.router_bias_update is %g, but %s %s; want 0",
+                          config->model.router_bias_update, config->model.path,
+                          model->n_experts == 0 ? "has no experts"
+                                                : "has a softmax router, which has no bias");
+    }
+    return STATUS_OK;
+}
+
 static bool is_quickly_read(const struct weight_table *table)
 {
     return table->n_floats <= QUICK_FLOATS;
@@ -60,6 +73,7 @@ static enum status open_model_files(const struct run_config *config, struct setu
 {
     TRY(model_config_load(config->model.path, &out->model));
     TRY(weights_probe_mtp(config->model.path, &out->model));
+    TRY(check_router(config, &out->model));
     TRY(setup_check_weights(config->model.path, &out->model, false));
     TRY(tokenizer_load(config->model.path, &out->tokenizer));
     if (tokenizer_vocab_size(out->tokenizer) > out->model.vocab_size) {
