@@ -1,51 +1,63 @@
-/* Owns `hone model inspect`: what a model folder holds. */
+/* Owns `hone model inspect`: what a model folder holds, whether its tensors are those of its
+ * config.json, and what a run would need. */
 #include "base/json.h"
 #include "base/memory.h"
 #include "cli/cli.h"
 #include "cli/model_command.h"
+#include "cli/model_memory.h"
 #include "model/model_config.h"
+#include "model/safetensors.h"
 #include "model/weights.h"
 
 #include <stdio.h>
 #include <string.h>
 
-enum { OPTION_JSON = 256 };
+enum { OPTION_CONFIG = 'c', OPTION_JSON = 256, OPTION_SET };
 static const struct cli_option options[] = {
-    {OPTION_JSON, "json", NULL, "one object: parameters, config, tensors"},
+    {OPTION_CONFIG, "config", "FILE", "the run whose memory is shown (default: the defaults)"},
+    {OPTION_SET, "set", "KEY=VALUE", "change a setting of it (repeatable)"},
+    {OPTION_JSON, "json", NULL, "one object: architecture, parameters, memory, config, tensors"},
 };
 static const struct cli_command command = {
     .name = "model inspect",
     .arguments = "DIR",
-    .summary = "Shows shapes, parameters and the size of the latent cache.",
+    .summary =
+        "Shows architecture, parameters, cache and memory; checks every tensor's name, shape "
+        "and type against config.json.",
     .options = options,
     .n_options = sizeof(options) / sizeof(options[0]),
     .n_arguments_min = 1,
     .n_arguments_max = 1,
-    .examples = "  hone model inspect demo/model\n",
+    .examples = "  hone model inspect demo/model\n"
+                "  hone model inspect model --config run.yaml --set rollout.max_num_seqs=64\n",
 };
 
 struct model_folder {
     struct model_config config;
     struct weight_table *table;
+    size_t n_tensors; /* in the files, scales and copies included */
+    char dtypes[64];  /* theirs, "BF16, F32" */
+    struct model_memory trainer, sampler;
+    size_t n_samplers;
 };
 
-/* Bytes that one token keeps in the latent cache (FP32). */
+/* Bytes that one token keeps in the cache (FP32). */
 static size_t cache_bytes(const struct model_config *config)
 {
-    return config->n_layers * (config->kv_lora_rank + config->qk_rope_head_dim) * sizeof(float);
+    return model_config_kv_floats(config) * sizeof(float);
 }
 
 /* Experts after the first of a layer are counted, not listed. */
 static bool is_later_expert(const char *name)
 {
-    const char *expert = strstr(name, ".mlp.experts.");
+    const char *expert = strstr(name, ".experts.");
 
-    return expert != NULL && strncmp(expert, ".mlp.experts.0.", 15) != 0;
+    return expert != NULL && strncmp(expert, ".experts.0.", 11) != 0;
 }
 
 static void print_row(const struct model_folder *folder, const struct weight_row *row)
 {
-    const bool is_expert = strstr(row->name, ".mlp.experts.0.") != NULL;
+    const bool is_expert = strstr(row->name, ".experts.0.") != NULL;
     const size_t copies = is_expert ? folder->config.n_experts : 1;
     char shape[48];
 
@@ -61,24 +73,54 @@ static void print_row(const struct model_folder *folder, const struct weight_row
     (void)printf("\n");
 }
 
-static void print_table(const struct model_folder *folder)
+static void print_rows(const struct model_folder *folder)
 {
-    const struct model_config *c = &folder->config;
-
     (void)printf("%-60s %16s %12s\n", "tensor", "shape", "parameters");
     for (size_t i = 0; i < folder->table->n_rows; i++) {
         if (!is_later_expert(folder->table->rows[i].name)) {
             print_row(folder, &folder->table->rows[i]);
         }
     }
-    (void)printf("\nlayers              %zu (%zu with experts), %zu MTP modules\n", c->n_layers,
-                 model_config_moe_layers(c) - (c->n_experts > 0 ? c->n_mtp_modules : 0),
-                 c->n_mtp_modules);
-    (void)printf("parameters          %zu\n", model_config_parameters(c));
+}
+
+static void print_layers(const struct model_config *c)
+{
+    const size_t n_moe = model_config_moe_layers(c) - (c->n_experts > 0 ? c->n_mtp_modules : 0);
+
+    (void)printf("layers              %zu", c->n_layers);
+    if (n_moe > 0) {
+        (void)printf(", %zu with experts: %zu of %zu a token", n_moe, c->experts_per_token,
+                     c->n_experts);
+    }
+    if (n_moe > 0 && c->n_shared_experts > 0) {
+        (void)printf(", %zu shared", c->n_shared_experts);
+    }
+    if (c->n_mtp_modules > 0) {
+        (void)printf("; %zu MTP module%s", c->n_mtp_modules, c->n_mtp_modules == 1 ? "" : "s");
+    }
+    (void)printf("\n");
+}
+
+static void print_table(const struct model_folder *folder)
+{
+    const struct model_config *c = &folder->config;
+
+    print_rows(folder);
+    (void)printf("\narchitecture        %s, attention %s, %s\n", model_config_family_name(c),
+                 model_config_attention_name(c), model_config_moe_layers(c) > 0 ? "moe" : "dense");
+    print_layers(c);
+    (void)printf("heads               %zu", c->n_heads);
+    if (c->attention == MODEL_ATTENTION_GQA) {
+        (void)printf(" on %zu of keys and values", c->n_kv_heads);
+    }
+    (void)printf("\nparameters          %zu\n", model_config_parameters(c));
     (void)printf("active a token      %zu\n", model_config_active_parameters(c));
-    (void)printf("weights             %.1f MiB in FP32\n",
-                 (double)folder->table->n_floats * 4 / 1048576);
-    (void)printf("latent cache        %zu bytes a token in FP32\n", cache_bytes(c));
+    (void)printf("cache               %zu bytes a token in FP32 (BF16 would be %zu)\n",
+                 cache_bytes(c), cache_bytes(c) / 2);
+    (void)printf(
+        "files               %zu tensors (%s): every name, shape and type is config.json's\n",
+        folder->n_tensors, folder->dtypes);
+    model_memory_print(&folder->trainer, &folder->sampler, folder->n_samplers);
 }
 
 static enum status add_tensor(struct json *list, const struct weight_row *row)
@@ -121,15 +163,40 @@ static enum status list_tensors(const struct weight_table *table, struct json **
     return STATUS_OK;
 }
 
+static enum status put_text(struct json *object, const char *key, const char *text)
+{
+    return json_put(object, key, json_from_text(text, strlen(text)));
+}
+
+static enum status put_size(struct json *object, const char *key, size_t value)
+{
+    return json_put(object, key, json_from_int((int64_t)value));
+}
+
 static enum status describe_sizes(const struct model_folder *folder, struct json *object)
 {
     const struct model_config *c = &folder->config;
 
-    TRY(json_put(object, "parameters", json_from_int((int64_t)model_config_parameters(c))));
-    TRY(json_put(object, "active_parameters",
-                 json_from_int((int64_t)model_config_active_parameters(c))));
-    TRY(json_put(object, "cache_bytes_per_token", json_from_int((int64_t)cache_bytes(c))));
-    return json_put(object, "weight_bytes", json_from_int((int64_t)(folder->table->n_floats * 4)));
+    TRY(put_text(object, "architecture", model_config_family_name(c)));
+    TRY(put_text(object, "attention", model_config_attention_name(c)));
+    TRY(put_text(object, "ffn", model_config_moe_layers(c) > 0 ? "moe" : "dense"));
+    TRY(put_size(object, "parameters", model_config_parameters(c)));
+    TRY(put_size(object, "active_parameters", model_config_active_parameters(c)));
+    TRY(put_size(object, "cache_bytes_per_token", cache_bytes(c)));
+    TRY(put_size(object, "weight_bytes", folder->table->n_floats * sizeof(float)));
+    TRY(put_size(object, "file_tensors", folder->n_tensors));
+    return put_text(object, "file_dtypes", folder->dtypes);
+}
+
+static enum status describe_memory(const struct model_folder *folder, struct json *object)
+{
+    struct json *part;
+
+    TRY(model_memory_describe(&folder->trainer, &part));
+    TRY(json_put(object, "trainer_memory", part));
+    TRY(model_memory_describe(&folder->sampler, &part));
+    TRY(json_put(object, "sampler_memory", part));
+    return put_size(object, "samplers", folder->n_samplers);
 }
 
 static enum status describe(const struct model_folder *folder, struct json *object)
@@ -137,6 +204,7 @@ static enum status describe(const struct model_folder *folder, struct json *obje
     struct json *part;
 
     TRY(describe_sizes(folder, object));
+    TRY(describe_memory(folder, object));
     TRY(model_config_print(&folder->config, &part));
     TRY(json_put(object, "config", part));
     TRY(list_tensors(folder->table, &part));
@@ -155,39 +223,102 @@ static enum status print_json(const struct model_folder *folder)
     return cli_print_json(object);
 }
 
-static enum status inspect(const char *dir, bool wants_json)
+/* Counts the files' tensors and names their types. */
+static enum status read_files(const char *dir, struct model_folder *folder)
+{
+    struct safetensors *file;
+    size_t n = 0;
+
+    TRY(safetensors_open_folder(dir, &file));
+    folder->n_tensors = safetensors_count(file);
+    folder->dtypes[0] = '\0';
+    for (size_t i = 0; i < folder->n_tensors; i++) {
+        const char *name = tensor_dtype_name(safetensors_at(file, i)->dtype);
+
+        if (strstr(folder->dtypes, name) == NULL && n + strlen(name) + 3 < sizeof(folder->dtypes)) {
+            const int added = snprintf(folder->dtypes + n, sizeof(folder->dtypes) - n, "%s%s",
+                                       n > 0 ? ", " : "", name);
+
+            n += added > 0 ? (size_t)added : 0;
+        }
+    }
+    safetensors_close(file);
+    return STATUS_OK;
+}
+
+struct request {
+    const char *dir, *config;
+    struct cli_sets sets;
+    bool wants_json;
+};
+
+static enum status inspect_with(const struct request *request, const struct run_config *run,
+                                struct model_folder *folder)
+{
+    TRY(weights_check(request->dir, folder->table, false));
+    TRY(read_files(request->dir, folder));
+    TRY(model_memory_measure(run, &folder->config, &folder->trainer, &folder->sampler));
+    folder->n_samplers = run->rollout.workers;
+    if (request->wants_json) {
+        return print_json(folder);
+    }
+    print_table(folder);
+    return STATUS_OK;
+}
+
+static enum status inspect(const struct request *request, const struct run_config *run)
 {
     struct model_folder folder;
-    enum status status = STATUS_OK;
+    enum status status;
 
-    TRY(cli_check_model(dir, false));
-    TRY(model_config_load(dir, &folder.config));
-    TRY(weights_probe_mtp(dir, &folder.config));
+    TRY(cli_check_model(request->dir, false));
+    TRY(model_config_load(request->dir, &folder.config));
+    TRY(weights_probe_mtp(request->dir, &folder.config));
     TRY(weight_table_create(&folder.config, &folder.table));
-    if (wants_json) {
-        status = print_json(&folder);
-    } else {
-        print_table(&folder);
-    }
+    status = inspect_with(request, run, &folder);
     weight_table_destroy(folder.table);
     return status;
 }
 
+/* 0, or the exit code of a wrong option. */
+static int take_option(int code, const char *value, struct request *request)
+{
+    if (code == OPTION_JSON) {
+        request->wants_json = true;
+    } else if (code == OPTION_CONFIG) {
+        request->config = value;
+    } else if (cli_sets_add(&request->sets, value) != STATUS_OK) {
+        return cli_usage_error(&command, "%s", status_message());
+    }
+    return 0;
+}
+
 int model_inspect_command(int argc, char **argv)
 {
+    struct request request = {.wants_json = false};
+    struct run_config *run = NULL;
     struct cli_parse parse;
-    bool wants_json = false;
     int code;
 
     cli_parse_begin(&parse, &command, argc, argv);
     while ((code = cli_parse_next(&parse)) > 0) {
-        wants_json = true;
+        const int wrong = take_option(code, parse.value, &request);
+
+        if (wrong != 0) {
+            return wrong;
+        }
     }
     if (code < 0) {
         return parse.exit_code;
     }
+    request.dir = parse.arguments[0];
+    code = cli_load_config(request.config, &request.sets, CONFIG_ANY, &run);
+    if (code != 0) {
+        return code;
+    }
 
-    const enum status status = inspect(parse.arguments[0], wants_json);
+    const enum status status = inspect(&request, run);
 
+    config_destroy(run);
     return status == STATUS_OK ? 0 : cli_fail(command.name, status);
 }

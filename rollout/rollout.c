@@ -15,7 +15,7 @@
 #define MEBI ((size_t)1 << 20)
 
 /* A step's samples and prompts bound what can run at once; nothing is kept for more. */
-static struct engine_options engine_options_of(const struct run_config *config)
+struct engine_options rollout_engine_options(const struct run_config *config)
 {
     const size_t n_samples = config->grpo.prompts_per_step * config->grpo.num_generations;
     const size_t n_seqs =
@@ -69,7 +69,7 @@ static size_t page_bytes_of(const struct model_config *model)
 
 enum status rollout_check(const struct run_config *config)
 {
-    const struct engine_options options = engine_options_of(config);
+    const struct engine_options options = rollout_engine_options(config);
     struct model_config model;
     size_t n_pages = 0;
 
@@ -154,7 +154,7 @@ static void close_all(struct worker *worker)
 
 static enum status open_and_run(struct worker *worker, const char *run_dir)
 {
-    const struct engine_options options = engine_options_of(worker->config);
+    const struct engine_options options = rollout_engine_options(worker->config);
 
     TRY(config_digest(worker->config, worker->config_sha));
     TRY(open_model(worker, &options));

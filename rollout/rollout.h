@@ -4,6 +4,7 @@
 
 #include "base/status.h"
 #include "configs/config.h"
+#include "rollout/engine.h"
 
 /* Samples for the trainer of run_dir until it says BYE or a signal comes. name: "w0", "w1"...;
  * unique among living workers. Weights come from the trainer; model.path gives the architecture
@@ -14,5 +15,7 @@ MUST_CHECK enum status rollout_main(const struct run_config *config, const char 
 /* Checks what a worker needs before any is started: positions for a whole sequence, and room for
  * one in rollout.kv_cache_bytes. */
 MUST_CHECK enum status rollout_check(const struct run_config *config);
+/* How large a worker of this configuration makes its engine. */
+struct engine_options rollout_engine_options(const struct run_config *config);
 
 #endif

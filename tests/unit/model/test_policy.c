@@ -503,6 +503,30 @@ static void running_out_of_memory_leaves_nothing_behind(void **state)
     backend_close(backend);
 }
 
+static void what_is_measured_is_what_a_policy_holds(void **state)
+{
+    struct backend *backend = open_backend("cpu", 1);
+
+    (void)state;
+    for (size_t i = 0; i < 2 * N_VARIANTS; i++) {
+        const struct policy_options options = {
+            .max_rows = MAX_ROWS, .max_draws = MAX_ROWS, .is_trainable = i % 2 == 1};
+        struct policy_memory measured, held;
+        struct model_config config;
+        struct policy *policy;
+
+        variant = variants[i / 2];
+        variant_config(&config);
+        policy = make_policy(backend, options.is_trainable);
+        held = policy_memory(policy);
+        assert_ok(policy_measure(&config, &options, &measured));
+        assert_memory_equal(&measured, &held, sizeof(held));
+        policy_destroy(policy);
+    }
+    variant = 0;
+    backend_close(backend);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -517,6 +541,7 @@ int main(void)
         cmocka_unit_test(modules_run_in_order_and_a_softmax_router_has_no_bias),
         cmocka_unit_test(every_row_takes_k_experts_and_the_bias_evens_them_out),
         cmocka_unit_test(a_step_allocates_nothing),
+        cmocka_unit_test(what_is_measured_is_what_a_policy_holds),
         cmocka_unit_test(running_out_of_memory_leaves_nothing_behind),
     };
 

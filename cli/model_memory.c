@@ -1,0 +1,147 @@
+#include "cli/model_memory.h"
+
+#include "model/policy.h"
+#include "rollout/engine.h"
+#include "rollout/rollout.h"
+#include "trainer/grpo.h"
+#include "trainer/learner.h"
+
+#include <stdio.h>
+
+#define MEBI 1048576.0
+
+static const struct {
+    const char *key, *name;
+} kinds[MODEL_MEMORY_KINDS] = {
+    [MODEL_MEMORY_WEIGHTS] = {"weights", "weights"},
+    [MODEL_MEMORY_PACKED] = {"packed", "packed copies"},
+    [MODEL_MEMORY_RECEIVED] = {"received", "next weights, arriving"},
+    [MODEL_MEMORY_GRADIENTS] = {"gradients", "gradients"},
+    [MODEL_MEMORY_MOMENTS] = {"moments", "optimizer moments"},
+    [MODEL_MEMORY_REFERENCE] = {"reference", "reference policy"},
+    [MODEL_MEMORY_ACTIVATIONS] = {"activations", "activations"},
+    [MODEL_MEMORY_CACHE] = {"cache", "key-value cache"},
+};
+
+static enum status measure_policy(const struct model_config *model, size_t max_rows,
+                                  size_t max_draws, bool is_trainable, struct policy_memory *out)
+{
+    return policy_measure(model,
+                          &(struct policy_options){.max_rows = max_rows,
+                                                   .max_draws = max_draws,
+                                                   .is_trainable = is_trainable},
+                          out);
+}
+
+static void set_policy(const struct policy_memory *policy, size_t rows, struct model_memory *out)
+{
+    *out = (struct model_memory){.rows = rows};
+    out->bytes[MODEL_MEMORY_WEIGHTS] = policy->weights;
+    out->bytes[MODEL_MEMORY_PACKED] = policy->packed;
+    out->bytes[MODEL_MEMORY_GRADIENTS] = policy->gradients;
+    out->bytes[MODEL_MEMORY_ACTIVATIONS] = policy->activations;
+}
+
+static void add_up(struct model_memory *memory)
+{
+    for (size_t i = 0; i < MODEL_MEMORY_KINDS; i++) {
+        memory->total += memory->bytes[i];
+    }
+}
+
+static enum status measure_trainer(const struct run_config *run, const struct model_config *model,
+                                   struct model_memory *out)
+{
+    const struct learner_options options = grpo_learner_options(run);
+    const size_t max_rows = learner_max_rows(&options);
+    struct policy_memory policy, reference;
+
+    TRY(measure_policy(model, max_rows, 1, true, &policy));
+    set_policy(&policy, max_rows, out);
+    out->bytes[MODEL_MEMORY_MOMENTS] = 2 * policy.weights;
+    if (run->grpo.beta > 0) {
+        TRY(measure_policy(model, max_rows, 1, false, &reference));
+        out->bytes[MODEL_MEMORY_REFERENCE] =
+            reference.weights + reference.packed + reference.activations;
+    }
+    add_up(out);
+    return STATUS_OK;
+}
+
+static enum status measure_sampler(const struct run_config *run, const struct model_config *model,
+                                   struct model_memory *out)
+{
+    const struct engine_options options = rollout_engine_options(run);
+    struct policy_memory policy;
+    size_t n_pages = 0;
+
+    TRY(measure_policy(model, options.max_batch_tokens, options.max_num_seqs, false, &policy));
+    TRY(engine_pages(&options, policy.cache_page, &n_pages));
+    set_policy(&policy, options.max_batch_tokens, out);
+    out->bytes[MODEL_MEMORY_RECEIVED] = policy.weights;
+    out->bytes[MODEL_MEMORY_CACHE] = n_pages * policy.cache_page;
+    add_up(out);
+    return STATUS_OK;
+}
+
+enum status model_memory_measure(const struct run_config *run, const struct model_config *model,
+                                 struct model_memory *trainer, struct model_memory *sampler)
+{
+    TRY(measure_trainer(run, model, trainer));
+    return measure_sampler(run, model, sampler);
+}
+
+static void print_bytes(size_t bytes)
+{
+    if (bytes == 0) {
+        (void)printf(" %12s", "-");
+    } else {
+        (void)printf(" %12.1f", (double)bytes / MEBI);
+    }
+}
+
+void model_memory_print(const struct model_memory *trainer, const struct model_memory *sampler,
+                        size_t n_samplers)
+{
+    (void)printf("\n%-24s %12s %12s\n", "memory in MiB", "trainer", "each worker");
+    for (size_t i = 0; i < MODEL_MEMORY_KINDS; i++) {
+        if (trainer->bytes[i] + sampler->bytes[i] > 0) {
+            (void)printf("%-24s", kinds[i].name);
+            print_bytes(trainer->bytes[i]);
+            print_bytes(sampler->bytes[i]);
+            (void)printf("\n");
+        }
+    }
+    (void)printf("%-24s", "total");
+    print_bytes(trainer->total);
+    print_bytes(sampler->total);
+    (void)printf("\n%zu rows in a forward pass of the trainer, %zu in one of each of %zu worker%s "
+                 "(--config FILE: of that run)\n",
+                 trainer->rows, sampler->rows, n_samplers, n_samplers == 1 ? "" : "s");
+}
+
+static enum status put_all(const struct model_memory *memory, struct json *object)
+{
+    for (size_t i = 0; i < MODEL_MEMORY_KINDS; i++) {
+        if (memory->bytes[i] == 0) {
+            continue;
+        }
+        TRY(json_put(object, kinds[i].key, json_from_int((int64_t)memory->bytes[i])));
+    }
+    TRY(json_put(object, "rows", json_from_int((int64_t)memory->rows)));
+    return json_put(object, "total", json_from_int((int64_t)memory->total));
+}
+
+enum status model_memory_describe(const struct model_memory *memory, struct json **out)
+{
+    struct json *object = json_object_create();
+    const enum status status = put_all(memory, object);
+
+    *out = NULL;
+    if (status != STATUS_OK) {
+        json_destroy(object);
+        return status;
+    }
+    *out = object;
+    return STATUS_OK;
+}
