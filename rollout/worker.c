@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #define BUILD_NAME "0.1.0"
-#define ANSWER_US INT64_C(60000000)   /* the first HELLO must be answered by then */
 #define SILENCE_US INT64_C(600000000) /* a trainer may train for long, but not so long */
 #define HOST_ROOM 256
 #define RETRY_MS 50
@@ -69,11 +68,10 @@ static enum status keep_contact(const struct worker *worker, struct socket *sock
                                 struct contact *contact, const char *peer)
 {
     const int64_t now_us = clock_now_us();
-    const int64_t limit_us = contact->was_up ? SILENCE_US : ANSWER_US;
 
-    if (contact_silence_us(contact, now_us) >= limit_us) {
+    if (contact_silence_us(contact, now_us) >= SILENCE_US) {
         return status_set(STATUS_TIMEOUT, "worker %s waited %lld s for the %s", worker->name,
-                          (long long)(limit_us / 1000000), peer);
+                          (long long)(SILENCE_US / 1000000), peer);
     }
     if (contact_wants_hello(contact, now_us)) {
         TRY(say_hello(worker, socket, contact));

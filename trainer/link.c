@@ -209,8 +209,17 @@ static enum status check_silence(struct link *link, int64_t now_us)
     return STATUS_OK;
 }
 
+/* Silence counts while the trainer listens: after minutes of training it has heard nobody. */
+static void forgive_busy_time(struct link *link, int64_t now_us)
+{
+    if (link->reward_seen_us != 0 && link->turned_us != 0) {
+        link->reward_seen_us += now_us - link->turned_us;
+    }
+}
+
 static enum status turn(struct link *link, const char *phase, int timeout_ms)
 {
+    forgive_busy_time(link, clock_now_us());
     struct wait_item items[] = {{.socket = link->work, .fd = -1, .wants_read = true},
                                 {.socket = link->weights, .fd = -1, .wants_read = true},
                                 {.socket = link->scored, .fd = -1, .wants_read = true}};
@@ -221,7 +230,9 @@ static enum status turn(struct link *link, const char *phase, int timeout_ms)
     TRY(drain_scored(link));
     link_send_work(link, now_us);
     beat(link, now_us);
-    return check_silence(link, now_us);
+    const enum status status = check_silence(link, now_us);
+    link->turned_us = clock_now_us();
+    return status;
 }
 
 enum status link_turn(struct link *link, const char *phase, int timeout_ms)

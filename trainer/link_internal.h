@@ -22,6 +22,7 @@ struct link {
     int64_t incarnation;
     bool is_welcome;
     int64_t last_beat_us, reward_seen_us, idle_since_us, idle_warned_us;
+    int64_t turned_us; /* end of the last turn; 0: none yet */
 };
 
 /* Everything workers have sent; then dead ones are given up (only when the queue is empty: frames
