@@ -53,6 +53,7 @@ static size_t sft_numbers(const struct sft_report *r, struct number *out)
         {"share_of_peak", r->share_of_peak, false},
         {"max_violation", r->max_violation, false},
         {"balance_loss", r->balance_loss, false},
+        {"indexer_loss", r->indexer_loss, false},
     };
     memcpy(out, numbers, sizeof numbers);
     return sizeof numbers / sizeof numbers[0];

@@ -30,6 +30,7 @@ enum router_aux_loss {
     AUX_LOSS_SEQUENCE,
     AUX_LOSS_SEQUENCE_ROUTED
 };
+enum indexer_loss { INDEXER_LOSS_NONE, INDEXER_LOSS_DENSE, INDEXER_LOSS_SPARSE };
 enum scale_rewards { SCALE_GROUP, SCALE_NONE }; /* advantages "grpo" and "mean" of grpo.md 3 */
 enum lr_schedule { LR_CONSTANT, LR_CONSTANT_WITH_WARMUP, LR_LINEAR, LR_COSINE, LR_WSD };
 enum on_error { ON_ERROR_MASK, ON_ERROR_ZERO, ON_ERROR_FAIL };
@@ -64,7 +65,9 @@ struct run_config {
         bool parse_special;
         enum router_aux_loss router_aux_loss;
         double router_aux_loss_coef; /* 0: none */
-        double router_bias_update;   /* gamma */
+        enum indexer_loss indexer_loss;
+        double indexer_loss_coef;
+        double router_bias_update; /* gamma */
         bool mtp_train;
         double mtp_coef;
     } model;

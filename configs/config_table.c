@@ -14,6 +14,7 @@ static const char *const resume_names[] = {"auto", "never", "must", NULL};
 static const char *const kl_names[] = {"k3", "k3u", NULL};
 static const char *const loss_names[] = {"grpo", "dapo", "dr_grpo", NULL};
 static const char *const aux_loss_names[] = {"batch", "layer", "sequence", "sequence_routed", NULL};
+static const char *const indexer_names[] = {"none", "dense", "sparse", NULL};
 static const char *const scale_names[] = {"group", "none", NULL};
 static const char *const schedule_names[] = {
     "constant", "constant_with_warmup", "linear", "cosine", "wsd", NULL};
@@ -56,6 +57,13 @@ const struct setting settings[] = {
      "batch: Mixtral's and Qwen3-MoE's, over all layers; layer: the same for each layer; sequence: "
      "DeepSeek-V3's; sequence_routed: V2's",
      "Megatron moe_router_load_balancing_type"},
+    {"model.indexer_loss", SETTING_ENUM, AT(model.indexer_loss), "none", 0, 0, indexer_names,
+     DIGEST,
+     "of sparse attention (V3.2): none: indexers stay as they are; dense: warm-up of the indexers "
+     "alone under full attention, hone sft only; sparse: beside the rest, over the selected keys",
+     ""},
+    {"model.indexer_loss_coef", SETTING_REAL, AT(model.indexer_loss_coef), "1", 0, 1000, NULL,
+     DIGEST, "weight of the indexers' KL divergence, a mean over rows summed over layers", ""},
     {"model.router_bias_update", SETTING_REAL, AT(model.router_bias_update), "0", 0, 1, NULL,
      DIGEST, "step of the balancing bias of the router; 0: frozen, as in RL", "DeepSeek gamma"},
     {"model.mtp_train", SETTING_BOOL, AT(model.mtp_train), "false", 0, 0, NULL, DIGEST,

@@ -60,3 +60,16 @@ enum policy_balance_kind balance_kind_of(const struct run_config *config)
         return POLICY_BALANCE_BATCH;
     }
 }
+
+enum policy_indexer_loss indexer_loss_of(const struct run_config *config)
+{
+    switch (config->model.indexer_loss) {
+    case INDEXER_LOSS_DENSE:
+        return POLICY_INDEXER_DENSE;
+    case INDEXER_LOSS_SPARSE:
+        return POLICY_INDEXER_SPARSE;
+    case INDEXER_LOSS_NONE:
+    default:
+        return POLICY_INDEXER_OFF;
+    }
+}

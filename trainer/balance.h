@@ -1,5 +1,5 @@
 /* Owns the look at expert load: counts of a step, the worst imbalance, experts without work
- * (grpo.md 11), and which balance loss a configuration asks for. */
+ * (grpo.md 11), and which auxiliary losses a configuration asks for. */
 #ifndef HONE_TRAINER_BALANCE_H
 #define HONE_TRAINER_BALANCE_H
 
@@ -19,5 +19,6 @@ MUST_CHECK enum status balance_counts_alloc(const struct policy *policy, struct 
 void balance_measure(const struct policy *policy, const uint32_t *counts, double *max_violation,
                      size_t *n_dead);
 enum policy_balance_kind balance_kind_of(const struct run_config *config);
+enum policy_indexer_loss indexer_loss_of(const struct run_config *config);
 
 #endif

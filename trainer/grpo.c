@@ -49,6 +49,8 @@ struct learner_options grpo_learner_options(const struct run_config *config)
         .mtp_coef = config->model.mtp_coef,
         .balance = balance_kind_of(config),
         .balance_coef = config->model.router_aux_loss_coef,
+        .indexer = indexer_loss_of(config),
+        .indexer_coef = config->model.indexer_loss_coef,
     };
 }
 
@@ -219,6 +221,7 @@ static enum status learn_part(struct learner *learner, const struct schedule *sc
     stats->n_updates++;
     stats->mtp_loss = update.mtp_loss;
     stats->balance_loss = update.balance_loss;
+    stats->indexer_loss = update.indexer_loss;
     stats->mtp_acceptance =
         update.n_mtp > 0 ? (double)update.n_mtp_accepted / (double)update.n_mtp : (double)NAN;
     return STATUS_OK;
@@ -296,7 +299,8 @@ enum status grpo_learn(struct learner *learner, struct policy *reference,
     *stats = (struct grpo_stats){.mtp_loss = (double)NAN,
                                  .mtp_acceptance = (double)NAN,
                                  .max_violation = (double)NAN,
-                                 .balance_loss = (double)NAN};
+                                 .balance_loss = (double)NAN,
+                                 .indexer_loss = (double)NAN};
     TRY(flatten(batch, arena, &step));
     TRY(arena_alloc(arena, step.n * SAMPLE_STATS, sizeof(float), &stats->sample_stats));
     TRY(balance_counts_alloc(policy, arena, &stats->expert_counts));

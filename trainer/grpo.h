@@ -20,6 +20,7 @@ struct grpo_stats {
     double mtp_loss, mtp_acceptance;       /* NaN without a trained module */
     double max_violation; /* largest max/mean - 1 of expert load over layers, NaN without experts */
     double balance_loss;  /* of the last update, without its coefficient; NaN without one */
+    double indexer_loss;  /* of the last update, without its coefficient; NaN without one */
     size_t n_dead_experts;
     size_t n_rows, n_tokens, n_updates;
     float *sample_stats;     /* (samples, SAMPLE_STATS), arena */

@@ -38,6 +38,13 @@ static enum status create_counts(struct learner *learner)
                         &learner->expert_counts);
 }
 
+static enum optimizer_indexers optimizer_indexers_of(enum policy_indexer_loss loss)
+{
+    return loss == POLICY_INDEXER_OFF     ? INDEXERS_FROZEN
+           : loss == POLICY_INDEXER_DENSE ? INDEXERS_ALONE
+                                          : INDEXERS_BESIDE;
+}
+
 enum status learner_create(struct backend *backend, struct policy *policy,
                            const struct learner_options *options, struct learner **out)
 {
@@ -49,6 +56,10 @@ enum status learner_create(struct backend *backend, struct policy *policy,
     learner->options = *options;
     learner->has_mtp = options->trains_mtp && policy_config(policy)->n_mtp_modules > 0;
     learner->options.optimizer.freezes_mtp = !learner->has_mtp;
+    learner->options.optimizer.indexers = optimizer_indexers_of(options->indexer);
+    if (options->indexer == POLICY_INDEXER_DENSE) {
+        learner->options.balance_coef = 0.0; /* no router learns */
+    }
     enum status status = micro_batch_init(learner_max_rows(options), &learner->batch);
     if (status == STATUS_OK) {
         status = create_counts(learner);
@@ -136,7 +147,7 @@ static enum status learn_mtp(struct learner *learner, size_t n_mtp_total,
 
 struct update {
     const struct update_args *args;
-    size_t n_mtp_total;
+    size_t n_mtp_total, n_rows_total;
     struct update_stats *stats;
     bool is_uncounted; /* one micro-batch: its own forward pass counts for the balance loss */
 };
@@ -254,6 +265,35 @@ static enum status accumulate(struct learner *learner, const struct update *upda
     return STATUS_OK;
 }
 
+static enum status begin_indexers(struct learner *learner, const struct update *update)
+{
+    if (learner->options.indexer == POLICY_INDEXER_OFF) {
+        return STATUS_OK;
+    }
+    return policy_set_indexer_loss(
+        learner->policy, learner->options.indexer,
+        (float)(learner->options.indexer_coef / (double)update->n_rows_total));
+}
+
+static enum status finish_indexers(const struct learner *learner, const struct update *update)
+{
+    const struct model_config *config = policy_config(learner->policy);
+    const size_t n_layers = config->n_layers + config->n_mtp_modules;
+    double *losses = NULL;
+    update->stats->indexer_loss = (double)NAN;
+    if (learner->options.indexer == POLICY_INDEXER_OFF) {
+        return STATUS_OK;
+    }
+    TRY(memory_alloc(n_layers, sizeof(*losses), &losses));
+    policy_indexer_losses(learner->policy, losses);
+    update->stats->indexer_loss = 0.0;
+    for (size_t i = 0; i < n_layers; i++) {
+        update->stats->indexer_loss += losses[i] / (double)update->n_rows_total;
+    }
+    memory_free(losses);
+    return STATUS_OK;
+}
+
 enum status learner_update(struct learner *learner, const struct update_args *args,
                            struct update_stats *stats)
 {
@@ -263,12 +303,15 @@ enum status learner_update(struct learner *learner, const struct update_args *ar
     *stats = (struct update_stats){0};
     for (size_t i = 0; i < args->n; i++) {
         update.n_mtp_total += train_sequence_mtp_targets(&args->sequences[i]);
+        update.n_rows_total += train_sequence_rows(&args->sequences[i]);
     }
     TRY(learner->backend->ops->fill(learner->backend, gradients, n_floats, 0.0F));
+    TRY(begin_indexers(learner, &update));
     TRY(begin_balance(learner, &update));
     TRY(accumulate(learner, &update));
     stats->balance_loss =
         learner->options.balance_coef > 0.0 ? policy_balance_loss(learner->policy) : (double)NAN;
+    TRY(finish_indexers(learner, &update));
     TRY(policy_finish_gradients(learner->policy));
     stats->mtp_loss = stats->n_mtp > 0 ? stats->mtp_loss / (double)stats->n_mtp : (double)NAN;
     TRY(optimizer_step(learner->optimizer, policy_weights(learner->policy), gradients,

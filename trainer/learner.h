@@ -31,6 +31,10 @@ struct learner_options {
      * more, unless the update is one micro-batch. */
     enum policy_balance_kind balance;
     double balance_coef;
+    /* The indexers' loss: dense trains nothing else. Its gradient is indexer_coef times that of the
+     * mean over the update's rows, summed over layers. */
+    enum policy_indexer_loss indexer;
+    double indexer_coef;
 };
 
 /* Rows that policy_create must allow for these options. */
@@ -52,6 +56,7 @@ struct update_stats {
     size_t n_rows, n_targets;
     double mtp_loss; /* mean cross-entropy of the MTP module on response tokens, NaN without one */
     double balance_loss;          /* of the routers, without its coefficient; NaN without one */
+    double indexer_loss;          /* mean over rows, summed over layers; NaN without one */
     size_t n_mtp_accepted, n_mtp; /* drafts that equal the sampled token under shared noise */
 };
 

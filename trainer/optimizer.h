@@ -13,10 +13,15 @@
 
 struct optimizer;
 
+/* Rows of indexers: untouched, the only ones that move, or beside the others. Beside them they are
+ * clipped by a norm of their own, so that neither loss weighs on the other's steps. */
+enum optimizer_indexers { INDEXERS_FROZEN, INDEXERS_ALONE, INDEXERS_BESIDE };
+
 struct optimizer_options {
     double beta1, beta2, epsilon, weight_decay;
     double max_grad_norm; /* 0: no clipping */
     bool freezes_mtp;     /* rows of MTP modules stay as they are */
+    enum optimizer_indexers indexers;
 };
 
 /* table: borrowed, kept. Errors: NO_MEMORY. */
@@ -25,8 +30,9 @@ MUST_CHECK enum status optimizer_create(struct backend *backend, const struct we
                                         struct optimizer **out);
 void optimizer_destroy(struct optimizer *optimizer);
 
-/* One update: grad_norm (before clipping) out, weights changed in place, update count + 1. Errors:
- * NUMERICS when the norm is not finite; then nothing changed. */
+/* One update: grad_norm (before clipping; with INDEXERS_BESIDE that of all other rows) out, weights
+ * changed in place, update count + 1. Errors: NUMERICS when the norm is not finite; then nothing
+ * changed. */
 MUST_CHECK enum status optimizer_step(struct optimizer *optimizer, float *weights,
                                       const float *gradients, double learning_rate,
                                       double *grad_norm);

@@ -127,6 +127,7 @@ static enum status put_learning(const struct grpo_stats *stats, struct json *met
         {"mtp/acceptance", stats->mtp_acceptance},
         {"moe/max_violation", stats->max_violation},
         {"moe/balance_loss", stats->balance_loss},
+        {"indexer/loss", stats->indexer_loss},
         {"moe/dead_experts",
          stats->expert_counts != NULL ? (double)stats->n_dead_experts : (double)NAN},
         {"n_tok", (double)stats->n_tokens},

@@ -82,7 +82,8 @@ static enum status open_model_files(const struct run_config *config, struct setu
                           config->model.path, tokenizer_vocab_size(out->tokenizer) - 1,
                           out->model.vocab_size);
     }
-    return chat_template_choose(config->model.chat_template, config->model.path, &out->chat);
+    return chat_template_open(config->model.chat_template, config->model.path, out->tokenizer,
+                              &out->chat);
 }
 
 static void report_counts(const struct dataset_counts *counts)
@@ -95,11 +96,28 @@ static void report_counts(const struct dataset_counts *counts)
     }
 }
 
+static enum status check_indexer(const struct run_config *config, const struct model_config *model,
+                                 enum dataset_use use)
+{
+    if (config->model.indexer_loss != INDEXER_LOSS_NONE && model->index_n_heads == 0) {
+        return status_set(STATUS_BAD_CONFIG,
+                          "model.indexer_loss is set, but %s has no indexers; want none",
+                          config->model.path);
+    }
+    if (config->model.indexer_loss == INDEXER_LOSS_DENSE && use != DATASET_SFT) {
+        return status_set(STATUS_BAD_CONFIG,
+                          "model.indexer_loss is dense, which trains indexers alone: hone sft does "
+                          "that; want none or sparse");
+    }
+    return STATUS_OK;
+}
+
 static enum status open_all(const struct run_config *config, enum dataset_use use,
                             struct setup_data *out)
 {
     TRY(open_model_files(config, out));
     TRY(check_lengths(config, &out->model, use));
+    TRY(check_indexer(config, &out->model, use));
     const struct dataset_options options = {
         .use = use,
         .prompt_key = config->data.prompt_key,

@@ -66,6 +66,8 @@ static struct learner_options learner_options_of(const struct run_config *config
         .mtp_coef = config->model.mtp_coef,
         .balance = balance_kind_of(config),
         .balance_coef = config->model.router_aux_loss_coef,
+        .indexer = indexer_loss_of(config),
+        .indexer_coef = config->model.indexer_loss_coef,
     };
     return options;
 }
@@ -138,6 +140,7 @@ static enum status learn_step(struct sft *sft, size_t step, struct sft_report *r
     report->loss = sum.loss;
     report->mtp_loss = update.mtp_loss;
     report->balance_loss = update.balance_loss;
+    report->indexer_loss = update.indexer_loss;
     report->grad_norm = update.grad_norm;
     report->tokens_per_s = (double)update.n_rows / seconds;
     report->share_of_peak = flops / seconds / sft->peak_flops;

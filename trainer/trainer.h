@@ -29,7 +29,8 @@ MUST_CHECK enum status trainer_check(const struct run_config *config);
 
 struct sft_report {
     size_t step, max_steps;
-    double loss, mtp_loss, grad_norm, lr, tokens_per_s, share_of_peak, max_violation, balance_loss;
+    double loss, mtp_loss, grad_norm, lr, tokens_per_s, share_of_peak, max_violation, balance_loss,
+        indexer_loss;
 };
 typedef void sft_listener(void *context, const struct sft_report *report);
 MUST_CHECK enum status sft_main(const struct run_config *config, sft_listener *listener,

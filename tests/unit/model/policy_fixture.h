@@ -30,7 +30,8 @@ enum variant_bit {
     VARIANT_QWEN3_MOE = 2048, /* layer 0 dense */
     VARIANT_MIXTRAL = 4096,
     VARIANT_ONE_KV_HEAD = 8192,
-    VARIANT_ALL_KV_HEADS = 16384
+    VARIANT_ALL_KV_HEADS = 16384,
+    VARIANT_SPARSE = 32768 /* V3.2's indexers: 5 keys of each row */
 };
 #define VARIANT_GROUPED (VARIANT_LLAMA | VARIANT_QWEN3 | VARIANT_QWEN3_MOE | VARIANT_MIXTRAL)
 static unsigned variant; /* of the models that make_policy makes */
@@ -43,6 +44,8 @@ static const unsigned variants[] = {
     VARIANT_HALF_ROPE | VARIANT_NO_NORM | VARIANT_YARN,
     VARIANT_BIASES | VARIANT_TIED | VARIANT_HALF_ROPE | VARIANT_Q_PROJ | VARIANT_NO_NORM |
         VARIANT_TWO_MODULES | VARIANT_PRE_NORM,
+    VARIANT_SPARSE,
+    VARIANT_SPARSE | VARIANT_TWO_MODULES | VARIANT_YARN | VARIANT_TIED,
     VARIANT_LLAMA,
     VARIANT_LLAMA | VARIANT_ONE_KV_HEAD | VARIANT_BIASES,
     VARIANT_LLAMA | VARIANT_ALL_KV_HEADS | VARIANT_TIED | VARIANT_YARN,
@@ -104,6 +107,12 @@ static inline void variant_config(struct model_config *config)
     config->has_pre_norm_mtp = (variant & VARIANT_PRE_NORM) != 0;
     if ((variant & VARIANT_YARN) != 0) {
         config->rope = variant_yarn;
+    }
+    if ((variant & VARIANT_SPARSE) != 0) {
+        config->family = MODEL_DEEPSEEK_V32;
+        config->index_n_heads = 3;
+        config->index_head_dim = 12;
+        config->index_topk = 5;
     }
 }
 
