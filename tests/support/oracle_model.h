@@ -72,6 +72,7 @@ struct oracle_batch {
     double temperature;
     bool is_detached; /* trunk, embedding and head are constants for the MTP modules */
     bool is_warmup;   /* DSA: attention stays dense, the KL loss is over every visible key */
+    double indexer_coefficient; /* of the KL losses, for the caller; 0: none */
 };
 
 struct oracle_result {

@@ -24,6 +24,8 @@ const char *const random_batch_branch_names[N_BATCH_BRANCHES] = {
     [BRANCH_TEMPERATURE] = "temperature not 1",
     [BRANCH_DETACHED] = "MTP detached",
     [BRANCH_JOINT_MTP] = "MTP joined",
+    [BRANCH_INDEXER_SPARSE] = "indexer's sparse loss",
+    [BRANCH_INDEXER_WARMUP] = "indexer's warm-up",
 };
 
 static double draw_normal(struct random_draws *draws)
@@ -86,6 +88,17 @@ static void draw_mtp_targets(struct random_draws *draws, size_t vocab, size_t mo
     }
 }
 
+/* Loss of the indexers: none, sparse, or the warm-up's. */
+static void draw_indexer_loss(struct random_draws *draws, struct oracle_batch *out, bool *branches)
+{
+    const size_t kind = random_draw(draws, 3);
+
+    out->indexer_coefficient = kind == 0 ? 0 : RANDOM_PICK(draws, 1, 0.25);
+    out->is_warmup = kind == 2;
+    branches[BRANCH_INDEXER_SPARSE] = kind == 1;
+    branches[BRANCH_INDEXER_WARMUP] = kind == 2;
+}
+
 /* What a float holds, so that both sides get the same number. */
 static void round_to_float(double *x, size_t n)
 {
@@ -113,6 +126,9 @@ void random_batch_draw(struct random_draws *draws, const struct oracle_config *c
     branches[BRANCH_TEMPERATURE] = random_chance(draws, 30);
     out->temperature = branches[BRANCH_TEMPERATURE] ? 0.75 : 1;
     out->is_detached = config->n_modules > 0 && random_chance(draws, 50);
+    if (config->index_heads > 0) {
+        draw_indexer_loss(draws, out, branches);
+    }
     branches[BRANCH_DETACHED] = out->is_detached;
     branches[BRANCH_JOINT_MTP] = config->n_modules > 0 && !out->is_detached;
 }

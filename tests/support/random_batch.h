@@ -13,7 +13,9 @@ enum batch_branch {
     BRANCH_ENTROPY,
     BRANCH_TEMPERATURE,
     BRANCH_DETACHED,
-    BRANCH_JOINT_MTP, /* not detached */
+    BRANCH_JOINT_MTP,      /* not detached */
+    BRANCH_INDEXER_SPARSE, /* the KL loss beside the model's own */
+    BRANCH_INDEXER_WARMUP, /* dense attention, the KL loss alone */
     N_BATCH_BRANCHES
 };
 extern const char *const random_batch_branch_names[N_BATCH_BRANCHES];

@@ -60,6 +60,7 @@ const char *const random_branch_names[N_CONFIG_BRANCHES] = {
     [BRANCH_GQA] = "GQA",
     [BRANCH_MQA] = "MQA",
     [BRANCH_INDEXER] = "indexer",
+    [BRANCH_INDEXER_INTERLEAVED] = "indexer interleaved",
     [BRANCH_ODD_D] = "odd hidden_size",
     [BRANCH_ONE_WIDE] = "a width of 1",
 };
@@ -160,7 +161,7 @@ static void draw_mla_options(struct random_draws *draws, struct random_config *c
     }
     o->latent_eps = 1e-6;
     if (random_chance(draws, 25)) {
-        o->latent_eps = 0.03;
+        o->latent_eps = 0.5;
         random_put_number(config, "latent_norm_eps", o->latent_eps);
         config->branches[BRANCH_LATENT_EPS] = true;
     }
@@ -182,7 +183,12 @@ static void draw_indexer(struct random_draws *draws, struct random_config *confi
     random_put_int(config, "index_n_heads", o->index_heads);
     random_put_int(config, "index_head_dim", o->index_dim);
     random_put_int(config, "index_topk", o->index_topk);
+    if (random_chance(draws, 60)) {
+        o->index_interleave = random_chance(draws, 60);
+        random_put_bool(config, "indexer_rope_interleave", o->index_interleave);
+    }
     config->branches[BRANCH_INDEXER] = true;
+    config->branches[BRANCH_INDEXER_INTERLEAVED] = o->index_interleave;
 }
 
 /* A norm over one element is a step, smoothed by eps only: with the usual eps its gradient is

@@ -64,6 +64,7 @@ enum random_branch {
     BRANCH_GQA,
     BRANCH_MQA,
     BRANCH_INDEXER,
+    BRANCH_INDEXER_INTERLEAVED,
     BRANCH_ODD_D,
     BRANCH_ONE_WIDE, /* some width is 1 */
     N_CONFIG_BRANCHES
