@@ -8,14 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum status bench_folder_make(char **out)
+enum status bench_folder_make(const char *root, char **out)
 {
-    const char *root = getenv("TMPDIR");
-
-    TRY(path_join(root != NULL && *root != '\0' ? root : "/tmp", "hone-bench-XXXXXX", out));
+    TRY(path_join(root, "hone-bench-XXXXXX", out));
     if (mkdtemp(*out) == NULL) {
         const enum status status =
-            status_set(STATUS_IO, "%s: cannot make a folder: %s", *out, strerror(errno));
+            status_set(STATUS_BAD_ARGUMENT, "%s: cannot make a folder: %s", *out, strerror(errno));
 
         memory_free(*out);
         *out = NULL;

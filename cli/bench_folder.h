@@ -4,8 +4,8 @@
 
 #include "base/status.h"
 
-/* A new folder in $TMPDIR, or /tmp. Caller gives *out to bench_folder_remove. */
-MUST_CHECK enum status bench_folder_make(char **out);
+/* A new folder in root. Caller gives *out to bench_folder_remove. */
+MUST_CHECK enum status bench_folder_make(const char *root, char **out);
 /* Removes and frees it; gives status back, or if that is OK what the removal gave. */
 MUST_CHECK enum status bench_folder_remove(char *folder, enum status status);
 

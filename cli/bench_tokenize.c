@@ -195,11 +195,11 @@ static enum status measure_folder(const char *dir, const char *label, const char
     return STATUS_OK;
 }
 
-static enum status measure_demo(struct bench_result *out)
+static enum status measure_demo(const char *scratch, struct bench_result *out)
 {
     char *folder = NULL;
 
-    TRY(bench_folder_make(&folder));
+    TRY(bench_folder_make(scratch, &folder));
     enum status status = demo_tokenizer_write(folder);
     if (status == STATUS_OK) {
         status = measure_folder(folder, "demo", digit_pieces,
@@ -208,16 +208,16 @@ static enum status measure_demo(struct bench_result *out)
     return bench_folder_remove(folder, status);
 }
 
-enum status bench_tokenize(const char *model_dir, bench_report *report, void *context)
+enum status bench_tokenize(const struct bench_places *places, bench_report *report, void *context)
 {
     struct bench_result result;
 
-    TRY(measure_demo(&result));
+    TRY(measure_demo(places->scratch, &result));
     TRY(report(context, &result));
-    if (model_dir == NULL) {
+    if (places->model_dir == NULL) {
         return STATUS_OK;
     }
-    TRY(measure_folder(model_dir, "model", prose_pieces,
+    TRY(measure_folder(places->model_dir, "model", prose_pieces,
                        sizeof(prose_pieces) / sizeof(prose_pieces[0]), &result));
     return report(context, &result);
 }

@@ -17,13 +17,15 @@ enum {
     OPTION_THREADS = 't',
     OPTION_MODEL = 'm',
     OPTION_ONLY = 'o',
-    OPTION_JSON = 'j'
+    OPTION_JSON = 'j',
+    OPTION_SCRATCH = 256
 };
 
 static const struct cli_option options[] = {
     {OPTION_DEVICE, "device", "NAME", "auto, cpu-avx512, cpu-avx2 or cpu-portable (auto)"},
     {OPTION_THREADS, "threads", "N", "of kernels and models; 0: every core (0)"},
     {OPTION_MODEL, "model", "DIR", "load this folder, and tokenize with its tokenizer too"},
+    {OPTION_SCRATCH, "scratch", "DIR", "where files are made and removed again (/tmp)"},
     {OPTION_ONLY, "only", "PART", "kernels, models, load or tokenize"},
     {OPTION_JSON, "json", NULL, "one object a measurement"},
 };
@@ -43,7 +45,8 @@ enum part { PART_KERNELS, PART_MODELS, PART_LOAD, PART_TOKENIZE, N_PARTS };
 static const char *const part_names[N_PARTS] = {"kernels", "models", "load", "tokenize"};
 
 struct request {
-    const char *device, *model;
+    const char *device;
+    struct bench_places places;
     size_t n_threads;
     bool wants[N_PARTS];
     bool is_json;
@@ -104,21 +107,14 @@ static enum status print_result(const struct bench_result *result, bool is_json)
     return STATUS_OK;
 }
 
-/* Measures the kernels and prints them; *memory_gb_per_s is what all threads read. Printed only if
- * asked for: the rate of memory is wanted anyway. */
-static enum status bench_kernel_results(struct backend *backend, const struct request *request,
-                                        double *memory_gb_per_s)
+static enum status bench_kernel_results(struct backend *backend, bool is_json)
 {
     struct bench_result *results = NULL;
     size_t n = 0;
     TRY(memory_alloc(BENCH_RESULTS_MAX, sizeof results[0], &results));
     enum status status = bench_kernels(backend, results, &n);
     for (size_t i = 0; i < n && status == STATUS_OK; i++) {
-        if (strncmp(results[i].name, "memory read", 11) == 0) {
-            *memory_gb_per_s = results[i].best;
-        }
-        status =
-            request->wants[PART_KERNELS] ? print_result(&results[i], request->is_json) : STATUS_OK;
+        status = print_result(&results[i], is_json);
     }
     memory_free(results);
     return status;
@@ -145,9 +141,9 @@ static enum status bench_backend(const struct request *request, double *memory_g
     if (!request->is_json) {
         (void)printf("%s, %zu threads\n", backend->name, backend->n_threads);
     }
-    enum status status = STATUS_OK;
-    if (request->wants[PART_KERNELS] || request->wants[PART_LOAD]) {
-        status = bench_kernel_results(backend, request, memory_gb_per_s);
+    enum status status = bench_memory_rate(backend, memory_gb_per_s);
+    if (status == STATUS_OK && request->wants[PART_KERNELS]) {
+        status = bench_kernel_results(backend, request->is_json);
     }
     if (status == STATUS_OK && request->wants[PART_MODELS]) {
         status = bench_model_results(backend, request->is_json);
@@ -165,14 +161,14 @@ static enum status report(void *context, const struct bench_result *result)
 static enum status bench(struct request *request)
 {
     double memory_gb_per_s = 0;
-    if (request->model != NULL) {
-        TRY(cli_check_model(request->model, request->wants[PART_TOKENIZE]));
+    if (request->places.model_dir != NULL) {
+        TRY(cli_check_model(request->places.model_dir, request->wants[PART_TOKENIZE]));
     }
     TRY(bench_backend(request, &memory_gb_per_s));
     if (request->wants[PART_LOAD]) {
-        TRY(bench_load(request->model, memory_gb_per_s, report, request));
+        TRY(bench_load(&request->places, memory_gb_per_s, report, request));
     }
-    return request->wants[PART_TOKENIZE] ? bench_tokenize(request->model, report, request)
+    return request->wants[PART_TOKENIZE] ? bench_tokenize(&request->places, report, request)
                                          : STATUS_OK;
 }
 
@@ -199,7 +195,8 @@ static bool take_part(const char *value, struct request *request, bool *is_chose
 int cmd_bench(int argc, char **argv)
 {
     struct cli_parse parse;
-    struct request request = {.device = "auto", .wants = {true, true, true, true}};
+    struct request request = {
+        .device = "auto", .places = {.scratch = "/tmp"}, .wants = {true, true, true, true}};
     bool is_chosen = false;
     int code = 0;
     cli_parse_begin(&parse, &command, argc, argv);
@@ -207,7 +204,9 @@ int cmd_bench(int argc, char **argv)
         if (code == OPTION_DEVICE) {
             request.device = parse.value;
         } else if (code == OPTION_MODEL) {
-            request.model = parse.value;
+            request.places.model_dir = parse.value;
+        } else if (code == OPTION_SCRATCH) {
+            request.places.scratch = parse.value;
         } else if (code == OPTION_JSON) {
             request.is_json = true;
         } else if (code == OPTION_ONLY && !take_part(parse.value, &request, &is_chosen)) {

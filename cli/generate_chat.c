@@ -89,28 +89,44 @@ static enum status keep_answer(struct conversation *c, struct json *messages,
     return status;
 }
 
+static enum status show_end(struct conversation *c, struct text_stream *stream,
+                            struct json *messages, const struct completion *completion)
+{
+    const bool is_whole = completion->finish == FINISH_STOP;
+    const size_t n_tokens = completion->n_tokens - (is_whole ? 1 : 0);
+
+    TRY(text_stream_show(stream, completion->tokens, n_tokens, true));
+    (void)fputs(is_whole ? "\n" : " ...\n", stdout);
+    return keep_answer(c, messages, completion, n_tokens);
+}
+
+/* One token more. */
+static enum status show_more(struct conversation *c, struct text_stream *stream,
+                             struct json *messages)
+{
+    const struct completion *completions = NULL;
+    const int32_t *tokens = NULL;
+    size_t n = 0;
+
+    TRY(engine_tick(c->local.engine, &completions, &n));
+    if (n > 0) {
+        return show_end(c, stream, messages, &completions[0]);
+    }
+    n = engine_drawn(c->local.engine, c->group, 0, &tokens);
+    return n > 0 ? text_stream_show(stream, tokens, n, false) : STATUS_OK;
+}
+
 static enum status show_answer(struct conversation *c, struct json *messages)
 {
     struct text_stream stream = {.tokenizer = c->texts.tokenizer, .stream = stdout};
 
-    while (process_signal_caught() == 0) {
-        const struct completion *completions = NULL;
-        const int32_t *tokens = NULL;
-        size_t n = 0;
-
-        TRY(engine_tick(c->local.engine, &completions, &n));
-        if (n > 0) {
-            const size_t n_end = completions[0].finish == FINISH_STOP ? 1 : 0;
-            const size_t n_tokens = completions[0].n_tokens - n_end;
-
-            TRY(text_stream_show(&stream, completions[0].tokens, n_tokens, true));
-            (void)fputs(n_end > 0 ? "\n" : " ...\n", stdout);
-            return keep_answer(c, messages, &completions[0], n_tokens);
+    while (!engine_is_idle(c->local.engine)) {
+        if (process_signal_caught() != 0) {
+            return status_set(STATUS_CANCELLED, "interrupted");
         }
-        n = engine_drawn(c->local.engine, c->group, 0, &tokens);
-        TRY(n > 0 ? text_stream_show(&stream, tokens, n, false) : STATUS_OK);
+        TRY(show_more(c, &stream, messages));
     }
-    return status_set(STATUS_CANCELLED, "interrupted");
+    return STATUS_OK;
 }
 
 static enum status answer(struct conversation *c, struct json *messages,
@@ -165,6 +181,14 @@ static bool read_line(char *line, size_t room, size_t *n)
     return true;
 }
 
+static enum status take_line(struct conversation *c, const char *line, size_t n)
+{
+    if (strcmp(line, "/new") == 0) {
+        return start_over(c);
+    }
+    return n > 0 ? take_turn(c, line, n) : STATUS_OK;
+}
+
 static enum status converse(struct conversation *c, char *line)
 {
     size_t n = 0;
@@ -173,11 +197,7 @@ static enum status converse(struct conversation *c, char *line)
         if (strcmp(line, "/quit") == 0) {
             return STATUS_OK;
         }
-        if (strcmp(line, "/new") == 0) {
-            TRY(start_over(c));
-        } else if (n > 0) {
-            TRY(take_turn(c, line, n));
-        }
+        TRY(take_line(c, line, n));
     }
     (void)fputc('\n', stdout);
     return process_signal_caught() != 0 ? status_set(STATUS_CANCELLED, "interrupted") : STATUS_OK;

@@ -180,23 +180,27 @@ static enum status take_completion(struct drawing *d, const struct completion *c
     return d->lines != NULL ? add_line(d, completion) : show_end(d, completion);
 }
 
+/* One forward, and what it finished. */
+static enum status draw_more(struct drawing *d)
+{
+    const struct completion *completions = NULL;
+    size_t n = 0;
+
+    TRY(submit_rows(d));
+    TRY(engine_tick(d->local.engine, &completions, &n));
+    for (size_t i = 0; i < n; i++) {
+        TRY(take_completion(d, &completions[i]));
+    }
+    return d->lines == NULL && n == 0 ? show_progress(d) : STATUS_OK;
+}
+
 static enum status draw(struct drawing *d)
 {
     while (d->n_submitted < d->rows->count || !engine_is_idle(d->local.engine)) {
-        const struct completion *completions = NULL;
-        size_t n = 0;
-
         if (process_signal_caught() != 0) {
             return status_set(STATUS_CANCELLED, "interrupted");
         }
-        TRY(submit_rows(d));
-        TRY(engine_tick(d->local.engine, &completions, &n));
-        for (size_t i = 0; i < n; i++) {
-            TRY(take_completion(d, &completions[i]));
-        }
-        if (d->lines == NULL && n == 0) {
-            TRY(show_progress(d));
-        }
+        TRY(draw_more(d));
     }
     return STATUS_OK;
 }

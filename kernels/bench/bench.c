@@ -163,6 +163,19 @@ static void report_peaks(struct bench_meter *meter, struct bench_result *results
     }
 }
 
+enum status bench_memory_rate(struct backend *backend, double *gb_per_s)
+{
+    struct bench_meter meter;
+    struct bench_result results[BENCH_RESULTS_MAX];
+    size_t n = 0;
+    *gb_per_s = 0.0;
+    TRY(bench_meter_init(backend, &meter));
+    const enum status status = bench_streams(&meter, results, &n);
+    bench_meter_dispose(&meter);
+    *gb_per_s = n > 0 ? results[0].best : 0.0;
+    return status;
+}
+
 enum status bench_kernels(struct backend *backend, struct bench_result *results, size_t *n_results)
 {
     struct bench_meter meter;

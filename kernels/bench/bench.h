@@ -25,6 +25,9 @@ struct bench_result {
  * second where the threads first share a core), in flop/s. */
 MUST_CHECK enum status bench_fma_peak(struct backend *backend, double *flops_per_s);
 
+/* What all threads read from memory at best, in GB/s: about 100 ms, 128 MB. */
+MUST_CHECK enum status bench_memory_rate(struct backend *backend, double *gb_per_s);
+
 /* Measures peak, memory bandwidth, GEMM forms, experts and exp: about 3 s, 200 MB. results has room
  * for BENCH_RESULTS_MAX. Errors: NO_MEMORY, and what the ops give. */
 MUST_CHECK enum status bench_kernels(struct backend *backend, struct bench_result *results,

@@ -62,9 +62,7 @@ static void assert_written(FILE *stream, const char *wanted)
 static void a_character_waits_for_all_its_bytes(void **state)
 {
     static const int32_t ids[] = {0, 1, 2, 3, 0};
-    static const char *const wanted[] = {"a", "a", "a", "a\xe4\xbd\xa0",
-                                         "a\xe4\xbd\xa0"
-                                         "a"};
+    static const char *const wanted[] = {"a", "a", "a", "a\344\275\240", "a\344\275\240a"};
     struct fixture f;
 
     (void)state;
