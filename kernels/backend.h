@@ -118,7 +118,8 @@ struct rms_norm_args {
     size_t n_heads; /* 0 counts as 1 */
     float eps;
 };
-/* dx = (or +=, accumulate) the gradient, dw += ..., heads of a row ascending before the next row. */
+/* dx = (or +=, accumulate) the gradient, dw += ..., heads of a row ascending before the next row.
+ */
 struct rms_norm_backward_args {
     const float *x;
     size_t x_stride;

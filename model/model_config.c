@@ -230,9 +230,10 @@ static enum status parse_fields(const struct json *root, const char *label,
                                 struct model_config *out)
 {
     for (size_t i = 0; i < n_model_fields; i++) {
-        if (model_field_is_of(&model_fields[i], out->family)) {
-            TRY(parse_field(root, &model_fields[i], label, out));
+        if (!model_field_is_of(&model_fields[i], out->family)) {
+            continue;
         }
+        TRY(parse_field(root, &model_fields[i], label, out));
     }
     return STATUS_OK;
 }

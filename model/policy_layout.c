@@ -321,10 +321,15 @@ static enum status create_host_arrays(struct policy *policy)
     TRY(memory_alloc(t, sizeof(struct kv_span), &policy->spans));
     TRY(memory_alloc(largest(largest(4 * t, 2 * nt), t * policy->sizes.top_k), sizeof(int32_t),
                      &policy->staging));
+    return memory_alloc(policy->logit_rows, sizeof(float), &policy->host_values);
+}
+
+/* Those of parts that not every model has. */
+static enum status create_part_arrays(struct policy *policy)
+{
     for (size_t i = 0; i < policy->config.n_mtp_modules; i++) {
-        TRY(create_module_arrays(t, &policy->modules[i]));
+        TRY(create_module_arrays(policy->options.max_rows, &policy->modules[i]));
     }
-    TRY(memory_alloc(policy->logit_rows, sizeof(float), &policy->host_values));
     TRY(create_index_losses(policy));
     return create_counters(policy);
 }
@@ -386,6 +391,7 @@ enum status policy_layout_create(struct policy *policy)
     struct carver carver = {.base = NULL};
 
     TRY(create_host_arrays(policy));
+    TRY(create_part_arrays(policy));
     fill_host_arrays(policy);
     TRY(policy->backend->ops->alloc(policy->backend, policy->buffer_bytes, 1, &policy->buffers));
     carver.base = policy->buffers;

@@ -71,7 +71,7 @@ static void absent_keys_mean_what_each_class_means(void **state)
         assert_int_equal(config.n_eos_ids, 2);
         assert_int_equal(model_config_rope_dim(&config), config.head_dim);
         assert_int_equal(model_config_kv_floats(&config),
-                         4 * 2 * config.n_kv_heads * config.head_dim);
+                         (size_t)8 * config.n_kv_heads * config.head_dim);
     }
 }
 
@@ -282,7 +282,16 @@ static void the_table_of_every_family_counts_its_parameters(void **state)
 #define WIDTH ((size_t)24)
 #define D ((size_t)32)
 
-/* The row's values at `matrix` of a fused tensor. */
+/* A file as newest transformers write it: mlp.experts.gate_up_proj, mlp.experts.down_proj and
+ * mlp.gate.weight. */
+struct fused_file {
+    float gate_up[2][N_EXPERTS * 2 * WIDTH * D], down[2][N_EXPERTS * D * WIDTH]; /* by layer */
+    char names[6][96];
+    struct tensor tensors[64];
+    size_t n, n_names;
+};
+
+/* Puts the experts' values of one part behind `first` into their matrices of a fused tensor. */
 static void fuse(const struct weight_table *table, const float *data, const char *part,
                  size_t layer, float *out, size_t first, size_t stride)
 {
@@ -298,18 +307,75 @@ static void fuse(const struct weight_table *table, const float *data, const char
     }
 }
 
-/* Newest files: mlp.experts.gate_up_proj, mlp.experts.down_proj and mlp.gate.weight. */
+/* A name of the file's own: "model.layers.LAYER.mlp.REST". */
+static const char *new_name(struct fused_file *file, size_t layer, const char *rest)
+{
+    char *name = file->names[file->n_names++];
+
+    (void)snprintf(name, sizeof(file->names[0]), "model.layers.%zu.mlp.%s", layer, rest);
+    return name;
+}
+
+static void add_plain(struct fused_file *file, const struct weight_row *row, const float *data)
+{
+    const bool is_router = strstr(row->name, "block_sparse_moe.gate") != NULL;
+    const size_t layer = strstr(row->name, "layers.1.") != NULL ? 1 : 0;
+
+    file->tensors[file->n++] =
+        (struct tensor){.name = is_router ? new_name(file, layer, "gate.weight") : row->name,
+                        .dtype = TENSOR_F32,
+                        .n_dims = row->n_dims,
+                        .shape = {row->shape[0], row->shape[1]},
+                        .n_elements = row->count,
+                        .data = data + row->offset};
+}
+
+static void add_fused(struct fused_file *file, size_t layer, const struct weight_table *table,
+                      const float *data)
+{
+    float *gate_up = file->gate_up[layer], *down = file->down[layer];
+
+    fuse(table, data, "w1", layer, gate_up, 0, 2 * WIDTH * D);
+    fuse(table, data, "w3", layer, gate_up, WIDTH * D, 2 * WIDTH * D);
+    fuse(table, data, "w2", layer, down, 0, D * WIDTH);
+    file->tensors[file->n++] =
+        (struct tensor){.name = new_name(file, layer, "experts.gate_up_proj"),
+                        .dtype = TENSOR_F32,
+                        .n_dims = 3,
+                        .shape = {N_EXPERTS, 2 * WIDTH, D},
+                        .n_elements = N_EXPERTS * 2 * WIDTH * D,
+                        .data = gate_up};
+    file->tensors[file->n++] = (struct tensor){.name = new_name(file, layer, "experts.down_proj"),
+                                               .dtype = TENSOR_F32,
+                                               .n_dims = 3,
+                                               .shape = {N_EXPERTS, D, WIDTH},
+                                               .n_elements = N_EXPERTS * D * WIDTH,
+                                               .data = down};
+}
+
+static void fused_file_write(const char *dir, const struct weight_table *table, const float *data)
+{
+    static struct fused_file file;
+    char *path;
+
+    for (size_t i = 0; i < table->n_rows; i++) {
+        if (strstr(table->rows[i].name, ".experts.") == NULL) {
+            add_plain(&file, &table->rows[i], data);
+        }
+    }
+    add_fused(&file, 0, table, data);
+    add_fused(&file, 1, table, data);
+    assert_ok(path_join(dir, "model.safetensors", &path));
+    assert_ok(safetensors_write(path, file.tensors, file.n, false));
+    memory_free(path);
+}
+
 static void mixtral_in_the_newest_style_loads_the_same_bits(void **state)
 {
-    static float gate_up[2][N_EXPERTS * 2 * WIDTH * D], down[2][N_EXPERTS * D * WIDTH];
-    static char names[6][96];
-    struct tensor tensors[128];
     struct model_config config;
     struct weight_table *table;
     float *data, *loaded;
     char dir[256];
-    char *path;
-    size_t n = 0, n_names = 0;
 
     (void)state;
     support_temp_dir(dir, sizeof(dir));
@@ -318,51 +384,9 @@ static void mixtral_in_the_newest_style_loads_the_same_bits(void **state)
     assert_ok(memory_alloc(table->n_floats, sizeof(float), &data));
     assert_ok(memory_alloc(table->n_floats, sizeof(float), &loaded));
     weights_init(&config, table, 3, data);
-    for (size_t i = 0; i < table->n_rows; i++) {
-        const struct weight_row *row = &table->rows[i];
-        struct tensor *tensor = &tensors[n];
-        size_t layer;
-
-        if (strstr(row->name, ".experts.") != NULL) {
-            continue;
-        }
-        *tensor = (struct tensor){.name = row->name,
-                                  .dtype = TENSOR_F32,
-                                  .n_dims = row->n_dims,
-                                  .shape = {row->shape[0], row->shape[1]},
-                                  .n_elements = row->count,
-                                  .data = data + row->offset};
-        if (sscanf(row->name, "model.layers.%zu.block_sparse_moe", &layer) == 1 &&
-            strstr(row->name, "block_sparse_moe") != NULL) {
-            (void)snprintf(names[n_names], 96, "model.layers.%zu.mlp.gate.weight", layer);
-            tensor->name = names[n_names++];
-        }
-        n++;
-    }
-    for (size_t i = 0; i < 2; i++) {
-        fuse(table, data, "w1", i, gate_up[i], 0, 2 * WIDTH * D);
-        fuse(table, data, "w3", i, gate_up[i], WIDTH * D, 2 * WIDTH * D);
-        fuse(table, data, "w2", i, down[i], 0, D * WIDTH);
-        (void)snprintf(names[n_names], 96, "model.layers.%zu.mlp.experts.gate_up_proj", i);
-        tensors[n++] = (struct tensor){.name = names[n_names++],
-                                       .dtype = TENSOR_F32,
-                                       .n_dims = 3,
-                                       .shape = {N_EXPERTS, 2 * WIDTH, D},
-                                       .n_elements = N_EXPERTS * 2 * WIDTH * D,
-                                       .data = gate_up[i]};
-        (void)snprintf(names[n_names], 96, "model.layers.%zu.mlp.experts.down_proj", i);
-        tensors[n++] = (struct tensor){.name = names[n_names++],
-                                       .dtype = TENSOR_F32,
-                                       .n_dims = 3,
-                                       .shape = {N_EXPERTS, D, WIDTH},
-                                       .n_elements = N_EXPERTS * D * WIDTH,
-                                       .data = down[i]};
-    }
-    assert_ok(path_join(dir, "model.safetensors", &path));
-    assert_ok(safetensors_write(path, tensors, n, false));
+    fused_file_write(dir, table, data);
     assert_ok(weights_load(dir, table, loaded));
     assert_memory_equal(data, loaded, table->n_floats * sizeof(float));
-    memory_free(path);
     memory_free(data);
     memory_free(loaded);
     weight_table_destroy(table);
