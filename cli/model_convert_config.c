@@ -81,12 +81,27 @@ static enum status copy_keys(const struct json *from, struct json *to)
     return STATUS_OK;
 }
 
+/* Kimi-K2 is the V3 architecture under a name that transformers does not know (model.md 1.1). */
+static enum status put_known_family(const struct json *from, struct json *to)
+{
+    struct json *architectures;
+
+    if (strcmp(json_text(json_get(from, "model_type"), ""), "kimi_k2") != 0) {
+        return STATUS_OK;
+    }
+    architectures = json_array_create();
+    TRY(json_put(to, "model_type", text_value("deepseek_v3")));
+    TRY(json_put(to, "architectures", architectures));
+    return json_append(architectures, text_value("DeepseekV3ForCausalLM"));
+}
+
 static enum status form_config(const struct json *from, enum weights_format format,
                                size_t n_mtp_modules, struct json *to)
 {
     const char *key = json_get(from, "dtype") != NULL ? "dtype" : "torch_dtype";
 
     TRY(copy_keys(from, to));
+    TRY(put_known_family(from, to));
     TRY(json_put(to, key, text_value(format == WEIGHTS_F32 ? "float32" : "bfloat16")));
     if (n_mtp_modules > 0 || json_get(from, "num_nextn_predict_layers") != NULL) {
         TRY(json_put(to, "num_nextn_predict_layers", json_from_int((int64_t)n_mtp_modules)));

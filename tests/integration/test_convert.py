@@ -46,6 +46,21 @@ def nothing_is_written_over_or_left_behind(folder, model):
     assert names(folder) == before, names(folder)
 
 
+def kimi_is_written_under_the_name_that_others_load(folder, model):
+    kimi = folder / "kimi"
+    kimi.mkdir()
+    for path in model.iterdir():
+        (kimi / path.name).write_bytes(path.read_bytes())
+    config = json.loads((model / "config.json").read_text())
+    config |= {"model_type": "kimi_k2", "architectures": ["KimiK2ForCausalLM"]}
+    (kimi / "config.json").write_text(json.dumps(config))
+    hone("model", "check", kimi, check=0)
+    hone("model", "convert", kimi, folder / "v3", "--dtype", "bf16", check=0)
+    written = json.loads((folder / "v3/config.json").read_text())
+    assert written["model_type"] == "deepseek_v3", written
+    assert written["architectures"] == ["DeepseekV3ForCausalLM"], written
+
+
 def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -54,7 +69,8 @@ def main():
         hone("model", "init", model, "--preset", "tiny", "--set", "hidden_size=160", "--seed", 5,
              "--tokenizer", folder / "demo", check=0)
         for test in (converted_folders_load, what_was_f32_comes_back_byte_for_byte,
-                     nothing_is_written_over_or_left_behind):
+                     nothing_is_written_over_or_left_behind,
+                     kimi_is_written_under_the_name_that_others_load):
             test(folder, model)
             print("ok", test.__name__)
 
