@@ -6,7 +6,7 @@
  * (trim_blocks and lstrip_blocks are on); literals of texts, whole numbers, lists and mappings;
  * attributes, subscripts, slices, calls; or and not == != < > <= >= in + - ~ * // % and x if y else
  * z; namespace() range() raise_exception() and macros, which see only macros that end before them;
- * methods split strip lstrip rstrip startswith endswith replace upper lower title capitalize items
+ * methods split strip lstrip rstrip startswith endswith replace upper lower capitalize items
  * keys values get; filters tojson from_json length count map trim join default first last list
  * items reverse string safe replace upper lower title capitalize; tests defined undefined none
  * string mapping sequence iterable boolean integer float number true false equalto eq in;

@@ -214,7 +214,10 @@ static enum status filter_map(struct run *run, const struct node *node, const st
     } else if (arguments->items[0].kind != VALUE_STRING) {
         return run_fail(run, node, "the attribute of map is a text");
     }
-    TRY(value_items(run, node, subject, &list));
+    list = value_list(NULL, 0);
+    if (value_is_true(subject)) { /* of nothing, also of none and false, there are no items */
+        TRY(value_items(run, node, subject, &list));
+    }
     TRY(run_alloc(run, list.n, sizeof(*items), &items));
     for (size_t i = 0; i < list.n; i++) {
         const struct value item = list_at(&list, i);

@@ -94,8 +94,8 @@ static enum status put_quoted(struct writer *w, const struct value *text)
     for (size_t i = 0; i < text->n;) {
         uint32_t code = 0;
         const size_t n = utf8_sequence(text->text + i, text->n - i, &code);
-        const bool is_escaped = code < 0x20 || code == '"' || code == '\\' ||
-                                (w->style->is_ascii && code > 0x7E && code != 0x7F);
+        const bool is_escaped =
+            code < 0x20 || code == '"' || code == '\\' || (w->style->is_ascii && code > 0x7E);
         TRY(n > 0 && is_escaped ? put_escape(w, code)
                                 : text_buffer_put(&w->text, text->text + i, n > 0 ? n : 1));
         i += n > 0 ? n : 1;

@@ -250,8 +250,8 @@ enum status parser_text(struct parser *p, struct node **out)
 
 enum status parser_comment(struct parser *p)
 {
+    p->at += follows(p, p->at, "-") || follows(p, p->at, "+") ? 1 : 0;
     const size_t start = p->at;
-
     while (p->at < p->n && !follows(p, p->at, "#}")) {
         p->at++;
     }

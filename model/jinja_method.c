@@ -57,9 +57,11 @@ static char change_letter(char c, bool to_upper)
     return (to_upper ? is_lower : is_upper) ? (char)((unsigned char)c ^ 0x20U) : c;
 }
 
-static bool is_letter(char c)
+/* What stands before a word, for title. */
+static bool begins_word(char c)
 {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    return (c >= '\t' && c <= '\r') || (c >= 0x1C && c <= 0x1F) ||
+           (c != '\0' && strchr(" -({[<", c) != NULL);
 }
 
 /* upper, lower, capitalize or title, of ASCII: what other letters become is not known here. */
@@ -76,7 +78,7 @@ enum status string_change_case(struct run *run, const struct node *node, const s
             return run_fail(run, node, "changing the case of letters beyond ASCII");
         }
         copy[i] = change_letter(text->text[i], is_upper || is_start);
-        is_start = is_title && !is_letter(text->text[i]);
+        is_start = is_title && begins_word(text->text[i]);
     }
     *out = *text;
     out->text = copy;
@@ -200,7 +202,6 @@ static const struct signature methods[] = {
     {"replace", 2, {"old", "new"}},
     {"upper", 0, {NULL}},
     {"lower", 0, {NULL}},
-    {"title", 0, {NULL}},
     {"capitalize", 0, {NULL}},
     {"items", 0, {NULL}},
     {"keys", 0, {NULL}},
@@ -322,8 +323,7 @@ static enum status string_method(struct run *run, const struct node *node,
     if (word_is(name, "replace")) {
         return string_replace(run, node, subject, arguments, out);
     }
-    if (word_is(name, "upper") || word_is(name, "lower") || word_is(name, "title") ||
-        word_is(name, "capitalize")) {
+    if (word_is(name, "upper") || word_is(name, "lower") || word_is(name, "capitalize")) {
         return string_change_case(run, node, subject, name, out);
     }
     return run_fail(run, node, "not a method of a text");

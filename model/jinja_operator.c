@@ -27,6 +27,18 @@ enum status value_contains(struct run *run, const struct node *node, const struc
     return STATUS_OK;
 }
 
+/* Rounds down, as Python does; the rest has the divisor's sign. */
+static int64_t divide(int64_t a, int64_t b, bool wants_rest)
+{
+    const int64_t rest = a % b;
+    const bool is_off = rest != 0 && (rest < 0) != (b < 0);
+
+    if (wants_rest) {
+        return is_off ? rest + b : rest;
+    }
+    return is_off ? a / b - 1 : a / b;
+}
+
 static enum status arithmetic(struct run *run, const struct node *node, const struct value *a,
                               const struct value *b, struct value *out)
 {
@@ -43,11 +55,10 @@ static enum status arithmetic(struct run *run, const struct node *node, const st
         is_wrong = __builtin_sub_overflow(a->number, b->number, &result);
     } else if (sign == '*') {
         is_wrong = __builtin_mul_overflow(a->number, b->number, &result);
-    } else if (b->number <= 0) {
+    } else if (b->number == 0 || (b->number == -1 && a->number == INT64_MIN)) {
         is_wrong = true;
     } else {
-        const int64_t rest = (a->number % b->number + b->number) % b->number;
-        result = sign == '%' ? rest : (a->number - rest) / b->number;
+        result = divide(a->number, b->number, sign == '%');
     }
     *out = value_integer(result);
     return is_wrong ? run_fail(run, node, "this does not give a whole number") : STATUS_OK;

@@ -164,9 +164,6 @@ static enum status parse_macro(struct parser *p)
     TRY(parse_parameters(p, &macro->parameters));
     TRY(tag_then_body(p, &macro->body));
     TRY(parser_expect(p, "endmacro"));
-    if (p->token.kind == TOKEN_NAME) { /* its name may stand once more */
-        TRY(parser_next(p));
-    }
     macro->next = p->program->macros;
     p->program->macros = macro;
     return STATUS_OK;

@@ -108,10 +108,14 @@ static enum status filter_list(struct run *run, const struct node *node, struct 
     return STATUS_OK;
 }
 
-static enum status run_items(struct run *run, const struct node *node, const struct value *list)
+/* *has_ended: some iteration came to its end. As in jinja2, {% else %} runs otherwise: also after
+ * iterations that were all left by "continue" or "break". */
+static enum status run_items(struct run *run, const struct node *node, const struct value *list,
+                             bool *has_ended)
 {
     const size_t first = run->n_variables;
 
+    *has_ended = false;
     for (size_t i = 0; i < list->n && run->flow != FLOW_BREAK; i++) {
         const struct value loop = {
             .kind = VALUE_LOOP, .number = (int64_t)i, .items = list, .n = list->n};
@@ -122,6 +126,7 @@ static enum status run_items(struct run *run, const struct node *node, const str
         TRY(run_set(run, word_of("loop"), &loop));
         TRY(bind_item(run, node, &item));
         TRY(run_body(run, node->body));
+        *has_ended = *has_ended || run->flow == FLOW_ON;
     }
     run->flow = FLOW_ON;
     return STATUS_OK;
@@ -132,6 +137,7 @@ static enum status run_for(struct run *run, const struct node *node)
     const size_t n_variables = run->n_variables, frame = run->frame;
     struct value subject;
     struct value *list = NULL;
+    bool has_ended = false;
 
     TRY(run_alloc(run, 1, sizeof(*list), &list)); /* loop.nextitem may look at it */
     TRY(evaluate(run, node->a, &subject));
@@ -139,8 +145,11 @@ static enum status run_for(struct run *run, const struct node *node)
     run_enter(run);
     TRY(filter_list(run, node, list));
     run->n_variables = n_variables;
-    const enum status status =
-        list->n > 0 ? run_items(run, node, list) : run_body(run, node->other);
+    enum status status = run_items(run, node, list, &has_ended);
+    run->n_variables = n_variables;
+    if (status == STATUS_OK && !has_ended) {
+        status = run_body(run, node->other);
+    }
     run_leave(run, n_variables, frame);
     return status;
 }

@@ -117,7 +117,10 @@ enum status evaluate_slice(struct run *run, const struct node *node, struct valu
 
     TRY(evaluate(run, node->a, &subject));
     if (subject.kind != VALUE_LIST && subject.kind != VALUE_STRING) {
-        return run_fail(run, node, "a slice of what is neither text nor list");
+        *out = (struct value){0};
+        return subject.kind == VALUE_UNDEFINED
+                   ? run_fail(run, node, "a slice of something undefined")
+                   : STATUS_OK;
     }
     TRY(slice_range(run, node, (int64_t)length_of(&subject), &range));
     if (subject.kind == VALUE_STRING && range.step == 1) {

@@ -97,7 +97,7 @@ static void macros_filters_and_literals_follow_jinja(void **state)
                   "{% endmacro %}{% for y in [1] %}{{ f(y) }}{% endfor %}{{ g }}",
                   "G1G");
     expect_result("{% macro a() %}<{% endmacro %}{% macro b(x) %}{{ a() }}{{ x }}"
-                  "{% endmacro b %}{{ b('z') ~ b('w') }}",
+                  "{% endmacro %}{{ b('z') ~ b('w') }}",
                   "<z<w");
     expect_result("{{ m | map(attribute='r') | join(',') }} {{ [' a', 'b '] | map('trim') | list "
                   "| length }} {{ m | map(attribute='d.k', default='?') | first }}",
