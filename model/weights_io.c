@@ -223,6 +223,7 @@ static bool fill_row(const struct filling *filling, size_t row, size_t begin, si
 
     while (begin < end) {
         const size_t n = end - begin < PIECE_FLOATS ? end - begin : PIECE_FLOATS;
+        /* cppcheck-suppress legacyUninitvar ; it is written next */
         float *values = is_kept ? out : piece;
 
         weight_source_read(&filling->sources[row], begin, n, values);

@@ -11,7 +11,7 @@ static void put_shard(const char *name, const char *header, size_t n_values)
     unsigned char file[512] = {(unsigned char)strlen(header)};
     const size_t n_header = strlen(header);
 
-    memcpy(file + 8, header, n_header);
+    (void)snprintf((char *)file + 8, sizeof(file) - 8, "%s", header);
     fuzz_put_file(name, file, 8 + n_header + 4 * n_values);
 }
 
