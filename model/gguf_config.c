@@ -161,26 +161,35 @@ static enum status put_vocabulary(const struct gguf *file, struct json *root)
                     json_from_bool(gguf_tensor_find(file, "output.weight") == NULL));
 }
 
-static enum status put_heads(const struct gguf *file, struct json *root, size_t *head_dim)
+/* Width of a head: of keys, values and what is rotated alike. */
+static enum status read_head_dim(const struct gguf *file, size_t n_heads, size_t *out)
 {
-    size_t n_heads = 0, n_kv_heads, width = 0, value_dim, rotated;
+    size_t width = 0, value_dim, rotated;
 
-    TRY(require_size(file, "llama.attention.head_count", &n_heads));
     TRY(require_size(file, "llama.embedding_length", &width));
-    n_kv_heads = n_heads;
-    TRY(gguf_read_size(file, "llama.attention.head_count_kv", &n_kv_heads));
-    *head_dim = n_heads > 0 ? width / n_heads : 0;
-    TRY(gguf_read_size(file, "llama.attention.key_length", head_dim));
-    value_dim = *head_dim;
-    rotated = *head_dim;
+    *out = n_heads > 0 ? width / n_heads : 0;
+    TRY(gguf_read_size(file, "llama.attention.key_length", out));
+    value_dim = *out;
+    rotated = *out;
     TRY(gguf_read_size(file, "llama.attention.value_length", &value_dim));
     TRY(gguf_read_size(file, "llama.rope.dimension_count", &rotated));
-    if (value_dim != *head_dim || rotated != *head_dim) {
+    if (value_dim != *out || rotated != *out) {
         return status_set(STATUS_UNSUPPORTED,
                           "%s: heads of %zu with values of %zu, of which %zu are rotated: this "
                           "build wants all three equal",
-                          gguf_label(file), *head_dim, value_dim, rotated);
+                          gguf_label(file), *out, value_dim, rotated);
     }
+    return STATUS_OK;
+}
+
+static enum status put_heads(const struct gguf *file, struct json *root, size_t *head_dim)
+{
+    size_t n_heads = 0, n_kv_heads;
+
+    TRY(require_size(file, "llama.attention.head_count", &n_heads));
+    n_kv_heads = n_heads;
+    TRY(gguf_read_size(file, "llama.attention.head_count_kv", &n_kv_heads));
+    TRY(read_head_dim(file, n_heads, head_dim));
     TRY(put_size(root, "num_attention_heads", n_heads));
     TRY(put_size(root, "num_key_value_heads", n_kv_heads));
     TRY(put_size(root, "head_dim", *head_dim));

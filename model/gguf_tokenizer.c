@@ -261,13 +261,21 @@ static enum status put_special_ids(const struct tokens *tokens, int32_t id, stru
     return json_text_put(out, "]}");
 }
 
-static enum status put_post_processor(const struct tokens *tokens, struct text_buffer *out)
+/* What the template calls by name. */
+static enum status put_special_tokens(const struct tokens *tokens, struct text_buffer *out)
 {
-    if (!tokens->adds_bos && !tokens->adds_eos) {
-        return json_text_put(out, "\"post_processor\":{\"type\":\"ByteLevel\","
-                                  "\"add_prefix_space\":true,\"trim_offsets\":false,"
-                                  "\"use_regex\":true},\n");
+    const bool has_both = tokens->adds_bos && tokens->adds_eos && tokens->eos != tokens->bos;
+
+    TRY(put_special_ids(tokens, tokens->adds_bos ? tokens->bos : tokens->eos, out));
+    if (has_both) {
+        TRY(json_text_put(out, ","));
+        TRY(put_special_ids(tokens, tokens->eos, out));
     }
+    return STATUS_OK;
+}
+
+static enum status put_template(const struct tokens *tokens, struct text_buffer *out)
+{
     TRY(json_text_put(out, "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":["));
     TRY(put_frame(tokens, "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}", out));
     TRY(json_text_put(out, "],\"pair\":["));
@@ -275,14 +283,18 @@ static enum status put_post_processor(const struct tokens *tokens, struct text_b
     TRY(json_text_put(out, ","));
     TRY(put_frame(tokens, "{\"Sequence\":{\"id\":\"B\",\"type_id\":1}}", out));
     TRY(json_text_put(out, "],\"special_tokens\":{"));
-    if (tokens->adds_bos) {
-        TRY(put_special_ids(tokens, tokens->bos, out));
-    }
-    if (tokens->adds_eos && !(tokens->adds_bos && tokens->eos == tokens->bos)) {
-        TRY(json_text_put(out, tokens->adds_bos ? "," : ""));
-        TRY(put_special_ids(tokens, tokens->eos, out));
-    }
+    TRY(put_special_tokens(tokens, out));
     return json_text_put(out, "}},\n");
+}
+
+static enum status put_post_processor(const struct tokens *tokens, struct text_buffer *out)
+{
+    if (tokens->adds_bos || tokens->adds_eos) {
+        return put_template(tokens, out);
+    }
+    return json_text_put(out, "\"post_processor\":{\"type\":\"ByteLevel\","
+                              "\"add_prefix_space\":true,\"trim_offsets\":false,"
+                              "\"use_regex\":true},\n");
 }
 
 static enum status put_tokenizer(const struct tokens *tokens, struct text_buffer *out)
@@ -317,26 +329,42 @@ static enum status put_name(const struct tokens *tokens, const char *key, int32_
     return json_text_put(out, ",\n");
 }
 
-static enum status put_tokenizer_config(const struct tokens *tokens, size_t max_positions,
-                                        struct text_buffer *out)
+static enum status put_flag(const char *text, bool flag, struct text_buffer *out)
+{
+    TRY(json_text_put(out, text));
+    return json_text_put(out, flag ? "true" : "false");
+}
+
+static enum status put_names(const struct tokens *tokens, struct text_buffer *out)
+{
+    TRY(put_name(tokens, "bos_token", tokens->bos, out));
+    TRY(put_name(tokens, "eos_token", tokens->eos, out));
+    TRY(put_name(tokens, "pad_token", tokens->pad, out));
+    return put_name(tokens, "unk_token", tokens->unknown, out);
+}
+
+static enum status put_chat_template(const struct tokens *tokens, struct text_buffer *out)
 {
     struct gguf_text template = {NULL, 0};
 
     TRY(gguf_read_text(tokens->file, "tokenizer.chat_template", &template));
-    TRY(json_text_put(out, "{\n  \"add_bos_token\": "));
-    TRY(json_text_put(out, tokens->adds_bos ? "true" : "false"));
-    TRY(json_text_put(out, ",\n  \"add_eos_token\": "));
-    TRY(json_text_put(out, tokens->adds_eos ? "true" : "false"));
-    TRY(json_text_put(out, ",\n  \"add_prefix_space\": false,\n"));
-    TRY(put_name(tokens, "bos_token", tokens->bos, out));
-    TRY(put_name(tokens, "eos_token", tokens->eos, out));
-    TRY(put_name(tokens, "pad_token", tokens->pad, out));
-    TRY(put_name(tokens, "unk_token", tokens->unknown, out));
-    if (template.bytes != NULL) {
-        TRY(json_text_put(out, "  \"chat_template\": "));
-        TRY(quote(out, tokens, "chat template", 0, template));
-        TRY(json_text_put(out, ",\n"));
+    if (template.bytes == NULL) {
+        return STATUS_OK;
     }
+    TRY(json_text_put(out, "  \"chat_template\": "));
+    TRY(quote(out, tokens, "chat template", 0, template));
+    return json_text_put(out, ",\n");
+}
+
+static enum status put_tokenizer_config(const struct tokens *tokens, size_t max_positions,
+                                        struct text_buffer *out)
+{
+    TRY(put_flag("{\n  \"add_bos_token\": ", tokens->adds_bos, out));
+    TRY(put_flag(",\n  \"add_eos_token\": ", tokens->adds_eos, out));
+    TRY(put_flag(",\n  \"add_prefix_space\": ", false, out));
+    TRY(json_text_put(out, ",\n"));
+    TRY(put_names(tokens, out));
+    TRY(put_chat_template(tokens, out));
     TRY(json_text_put(out, "  \"clean_up_tokenization_spaces\": false,\n"
                            "  \"model_max_length\": "));
     TRY(json_text_number(out, (int64_t)max_positions));

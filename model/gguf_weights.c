@@ -79,30 +79,36 @@ static bool is_plain(const struct gguf_tensor *tensor)
            tensor->coding == GGUF_BF16_CODED;
 }
 
-static enum status find(const struct gguf *file, const struct weight_row *row,
-                        const struct gguf_tensor **out)
+/* The tensor of a row; NULL with *status when there is none that fits. */
+static const struct gguf_tensor *find(const struct gguf *file, const struct weight_row *row,
+                                      enum status *status)
 {
     char name[GGUF_NAME_MAX + 1];
+    const struct gguf_tensor *tensor;
 
     if (!gguf_import_name(row->name, name, sizeof(name))) {
-        return status_set(STATUS_UNSUPPORTED, "%s: the llama architecture has no %s",
-                          gguf_label(file), row->name);
+        *status = status_set(STATUS_UNSUPPORTED, "%s: the llama architecture has no %s",
+                             gguf_label(file), row->name);
+        return NULL;
     }
-    *out = gguf_tensor_find(file, name);
-    if (*out == NULL) {
-        return status_set(STATUS_BAD_FORMAT, "%s: tensor %s is missing", gguf_label(file), name);
+    tensor = gguf_tensor_find(file, name);
+    if (tensor == NULL) {
+        *status = status_set(STATUS_BAD_FORMAT, "%s: tensor %s is missing", gguf_label(file), name);
+        return NULL;
     }
-    if (!has_shape(*out, row)) {
-        return status_set(STATUS_BAD_FORMAT, "%s: tensor %s: shape (%zu%s%zu), want (%zu%s%zu)",
-                          gguf_label(file), name, (*out)->shape[0], (*out)->n_dims > 1 ? ", " : ",",
-                          (*out)->n_dims > 1 ? (*out)->shape[1] : 1, row->shape[0],
-                          row->n_dims > 1 ? ", " : ",", row->n_dims > 1 ? row->shape[1] : 1);
+    if (!has_shape(tensor, row)) {
+        *status = status_set(STATUS_BAD_FORMAT, "%s: tensor %s: shape (%zu, %zu), want (%zu, %zu)",
+                             gguf_label(file), name, tensor->shape[0],
+                             tensor->n_dims > 1 ? tensor->shape[1] : 1, row->shape[0],
+                             row->n_dims > 1 ? row->shape[1] : 1);
+        return NULL;
     }
-    if (row->n_dims == 1 && !is_plain(*out)) {
-        return status_set(STATUS_UNSUPPORTED, "%s: tensor %s: a vector as %s is not read",
-                          gguf_label(file), name, gguf_coding_name((*out)->coding));
+    if (row->n_dims == 1 && !is_plain(tensor)) {
+        *status = status_set(STATUS_UNSUPPORTED, "%s: tensor %s: a vector as %s is not read",
+                             gguf_label(file), name, gguf_coding_name(tensor->coding));
+        return NULL;
     }
-    return STATUS_OK;
+    return tensor;
 }
 
 /* Rows of one head are stored (head_dim / 2, 2), here (2, head_dim / 2). */
@@ -128,9 +134,12 @@ static enum status read_rows(const struct gguf *file, const struct model_config 
 {
     for (size_t i = 0; i < table->n_rows; i++) {
         const struct weight_row *row = &table->rows[i];
-        const struct gguf_tensor *tensor = NULL;
+        enum status status = STATUS_OK;
+        const struct gguf_tensor *tensor = find(file, row, &status);
 
-        TRY(find(file, row, &tensor));
+        if (tensor == NULL) {
+            return status;
+        }
         is_used[tensor - gguf_tensor_at(file, 0)] = true;
         if (is_permuted(row)) {
             read_permuted(tensor, config->head_dim, data + row->offset);

@@ -4,6 +4,7 @@
 #include "base/utf8.h"
 
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -35,22 +36,28 @@ static enum status put_escape(struct text_buffer *out, char byte)
     return json_text_put(out, escape);
 }
 
+/* One character of n bytes. */
+static enum status put_character(struct text_buffer *out, const char *text, size_t n)
+{
+    const bool needs_escape = n == 1 && (*text < ' ' || *text == '"' || *text == '\\');
+
+    return needs_escape ? put_escape(out, *text) : text_buffer_put(out, text, n);
+}
+
 enum status json_text_quote(struct text_buffer *out, const char *text, size_t n)
 {
-    TRY(json_text_put(out, "\""));
-    for (size_t i = 0; i < n;) {
-        const size_t length = utf8_sequence(text + i, n - i, NULL);
+    size_t i = 0;
+    enum status status = json_text_put(out, "\"");
 
-        if (length == 0 || text[i] == '\0') {
+    while (i < n && status == STATUS_OK) {
+        const size_t length = text[i] == '\0' ? 0 : utf8_sequence(text + i, n - i, NULL);
+
+        if (length == 0) {
             return status_set(STATUS_BAD_FORMAT, "byte %zu of a text is 0x%02x, which is not UTF-8",
                               i, (unsigned)(unsigned char)text[i]);
         }
-        if (length == 1 && (text[i] < ' ' || text[i] == '"' || text[i] == '\\')) {
-            TRY(put_escape(out, text[i]));
-        } else {
-            TRY(text_buffer_put(out, text + i, length));
-        }
+        status = put_character(out, text + i, length);
         i += length;
     }
-    return json_text_put(out, "\"");
+    return status == STATUS_OK ? json_text_put(out, "\"") : status;
 }
