@@ -275,7 +275,7 @@ static enum status take_completion(struct evaluation *e, const struct completion
     return status;
 }
 
-static enum status sample(struct evaluation *e)
+static enum status draw_samples(struct evaluation *e)
 {
     const struct completion *completions = NULL;
     size_t n = 0;
@@ -348,7 +348,7 @@ static enum status run_evaluation(struct evaluation *e)
             return status_set(STATUS_CANCELLED, "interrupted");
         }
         TRY(begin_rows(e));
-        TRY(sample(e));
+        TRY(draw_samples(e));
         TRY(score(e));
     }
     if (e->acceptance != NULL) {
