@@ -88,32 +88,37 @@ enum status policy_indexer_copy(struct policy *policy, const struct policy_block
                                                                 .to_pages = to_pages});
 }
 
+static enum status rotate(struct policy *policy, float *x, size_t row_stride, size_t n_heads,
+                          const struct policy_block_rows *rows, bool is_inverse)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    return policy->backend->ops->rope(
+        policy->backend, &(struct rope_args){.x = x, /* the rotated part comes first */
+                                             .row_stride = row_stride,
+                                             .head_stride = s->index_dim,
+                                             .positions = rows->positions,
+                                             .cos_table = policy->cos_table,
+                                             .sin_table = policy->sin_table,
+                                             .n_rows = rows->n_rows,
+                                             .n_heads = n_heads,
+                                             .dr = s->rope,
+                                             .interleaved = policy->config.index_rope_interleave,
+                                             .inverse = is_inverse});
+}
+
 enum status policy_indexer_rotate(struct policy *policy, float *q, float *keys, size_t key_stride,
                                   const struct policy_block_rows *rows, bool is_inverse)
 {
     const struct policy_sizes *s = &policy->sizes;
-    struct rope_args args = {.x = q, /* the rotated part comes first */
-                             .row_stride = s->index_q_stride,
-                             .head_stride = s->index_dim,
-                             .positions = rows->positions,
-                             .cos_table = policy->cos_table,
-                             .sin_table = policy->sin_table,
-                             .n_rows = rows->n_rows,
-                             .n_heads = s->index_heads,
-                             .dr = s->rope,
-                             .interleaved = policy->config.index_rope_interleave,
-                             .inverse = is_inverse};
 
-    TRY(policy->backend->ops->rope(policy->backend, &args));
-    args.x = keys;
-    args.row_stride = key_stride;
-    args.n_heads = 1;
-    return policy->backend->ops->rope(policy->backend, &args);
+    TRY(rotate(policy, q, s->index_q_stride, s->index_heads, rows, is_inverse));
+    return rotate(policy, keys, key_stride, 1, rows, is_inverse);
 }
 
-/* normed_in -> keys and weights, q_latent -> queries; keys are normed. */
-static enum status project_rows(struct policy *policy, const struct policy_layer *layer,
-                                const struct policy_activations *a, size_t n_rows)
+/* The first n_columns of the projection: normed_in -> keys (and weights); keys are normed. */
+static enum status project_keys(struct policy *policy, const struct policy_layer *layer,
+                                const struct policy_activations *a, size_t n_rows, size_t n_columns)
 {
     const struct policy_sizes *s = &policy->sizes;
     const struct backend_ops *ops = policy->backend->ops;
@@ -125,15 +130,7 @@ static enum status project_rows(struct policy *policy, const struct policy_layer
                                                        .y_stride = s->index_stride,
                                                        .n_rows = n_rows,
                                                        .n_in = s->d,
-                                                       .n_out = s->index_columns}));
-    TRY(ops->gemm(policy->backend, &(struct gemm_args){.x = a->q_latent,
-                                                       .x_stride = s->q_rank_stride,
-                                                       .w = layer->w_index_q,
-                                                       .y = a->index_q,
-                                                       .y_stride = s->index_q_stride,
-                                                       .n_rows = n_rows,
-                                                       .n_in = s->q_rank,
-                                                       .n_out = s->index_heads * s->index_dim}));
+                                                       .n_out = n_columns}));
     return ops->layer_norm(policy->backend,
                            &(struct layer_norm_args){.x = a->index_project,
                                                      .x_stride = s->index_stride,
@@ -152,9 +149,19 @@ enum status policy_indexer_forward(struct policy *policy, const struct policy_la
                                    const struct policy_activations *a,
                                    const struct policy_block_rows *rows)
 {
+    const struct policy_sizes *s = &policy->sizes;
     const struct index_args select = policy_index_args(policy, a, rows);
 
-    TRY(project_rows(policy, layer, a, rows->n_rows));
+    TRY(project_keys(policy, layer, a, rows->n_rows, s->index_columns));
+    TRY(policy->backend->ops->gemm(policy->backend,
+                                   &(struct gemm_args){.x = a->q_latent,
+                                                       .x_stride = s->q_rank_stride,
+                                                       .w = layer->w_index_q,
+                                                       .y = a->index_q,
+                                                       .y_stride = s->index_q_stride,
+                                                       .n_rows = rows->n_rows,
+                                                       .n_in = s->q_rank,
+                                                       .n_out = s->index_heads * s->index_dim}));
     TRY(policy_indexer_rotate(policy, a->index_q, a->index_key, policy->sizes.index_key_stride,
                               rows, false));
     TRY(policy_indexer_copy(policy, rows, a->index_key, policy->sizes.index_key_stride, rows->pages,
@@ -163,4 +170,15 @@ enum status policy_indexer_forward(struct policy *policy, const struct policy_la
         return STATUS_OK;
     }
     return policy->backend->ops->index_select(policy->backend, &select);
+}
+
+enum status policy_indexer_entries(struct policy *policy, const struct policy_layer *layer,
+                                   const struct policy_activations *a,
+                                   const struct policy_block_rows *rows)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    TRY(project_keys(policy, layer, a, rows->n_rows, s->index_dim));
+    TRY(rotate(policy, a->index_key, s->index_key_stride, 1, rows, false));
+    return policy_indexer_copy(policy, rows, a->index_key, s->index_key_stride, rows->pages, true);
 }

@@ -159,25 +159,32 @@ static enum status score_layer(struct policy *policy, const struct policy_activa
     return policy->backend->ops->index_select(policy->backend, &args);
 }
 
+/* Scores (device, n_scores) and selection of layer i to where the trace wants them. */
+static enum status read_layer(struct policy *policy, const struct policy_trace *trace, size_t i,
+                              const float *scores, size_t n_scores)
+{
+    const struct backend_ops *ops = policy->backend->ops;
+    const size_t n = policy->n_rows * policy->sizes.n_selected;
+
+    if (trace->index_scores != NULL) {
+        TRY(ops->download(policy->backend, trace->index_scores + i * n_scores, scores,
+                          n_scores * sizeof(float)));
+    }
+    if (trace->index_selected == NULL) {
+        return STATUS_OK;
+    }
+    return ops->download(policy->backend, trace->index_selected + i * n,
+                         policy->activations[i].selected, n * sizeof(int32_t));
+}
+
 static enum status read_layers(struct policy *policy, const struct policy_trace *trace,
                                float *scores)
 {
-    const struct backend_ops *ops = policy->backend->ops;
-    const size_t longest = longest_sequence(policy), n_scores = policy->n_rows * longest;
-    const size_t n_selected = policy->n_rows * policy->sizes.n_selected;
+    const size_t longest = longest_sequence(policy);
 
     for (size_t i = 0; i < policy->config.n_layers; i++) {
-        const struct policy_activations *a = &policy->activations[i];
-
-        TRY(score_layer(policy, a, longest, scores));
-        if (trace->index_scores != NULL) {
-            TRY(ops->download(policy->backend, trace->index_scores + i * n_scores, scores,
-                              n_scores * sizeof(float)));
-        }
-        if (trace->index_selected != NULL) {
-            TRY(ops->download(policy->backend, trace->index_selected + i * n_selected, a->selected,
-                              n_selected * sizeof(int32_t)));
-        }
+        TRY(score_layer(policy, &policy->activations[i], longest, scores));
+        TRY(read_layer(policy, trace, i, scores, policy->n_rows * longest));
     }
     return STATUS_OK;
 }

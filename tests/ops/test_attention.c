@@ -60,7 +60,24 @@ static size_t pages_of(size_t n_tokens)
     return (n_tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
 }
 
-/* Of a row at position t: min(n_selected, t + 1) different positions up to t, ascending. */
+/* Of a row at position t: min(n_selected, t + 1) different positions up to t by chance, ascending.
+ */
+static void select_keys(size_t row, size_t t, size_t k, int32_t *selected)
+{
+    size_t n = 0;
+
+    for (size_t key = 0; key <= t && n < k; key++) {
+        const uint64_t number = row * 1000 + key;
+        const size_t left = t + 1 - key;
+        if (left <= k - n || hash_64(&number, sizeof(number)) % left < k - n) {
+            selected[n++] = (int32_t)key;
+        }
+    }
+    while (n < k) {
+        selected[n++] = -1;
+    }
+}
+
 static void make_selection(struct attention_case *c)
 {
     const size_t k = c->shape.n_selected;
@@ -69,18 +86,7 @@ static void make_selection(struct attention_case *c)
     assert_ok(memory_alloc(c->n_rows * k, sizeof(int32_t), &c->selected));
     for (size_t s = 0; s < c->n_sequences; s++) {
         for (size_t t = 0; t < c->lengths[s]; t++, row++) {
-            size_t n = 0;
-            for (size_t key = 0; key <= t && n < k; key++) { /* as many as must be, by chance */
-                const size_t left = t + 1 - key;
-                const uint64_t number = row * 1000 + key;
-                const bool is_drawn = hash_64(&number, sizeof(number)) % left < k - n;
-                if (left <= k - n || is_drawn) {
-                    c->selected[row * k + n++] = (int32_t)key;
-                }
-            }
-            while (n < k) {
-                c->selected[row * k + n++] = -1;
-            }
+            select_keys(row, t, k, c->selected + row * k);
         }
     }
 }

@@ -128,48 +128,41 @@ static void soften_row(const struct attention_args *a, struct workspace *w, size
     }
 }
 
-/* out of n_rows pairs from `pair` on, y_stride apart, += probabilities . values. */
-static void add_values(const struct attention_args *a, const struct workspace *w, size_t pair,
-                       size_t n_rows, float *out, size_t y_stride, size_t n_keys, bool is_first,
-                       const struct key_rows *values)
-{
-    const struct tile_product product = {.x = w->scores + pair * KEY_BLOCK,
-                                         .x_row_stride = KEY_BLOCK,
-                                         .x_k_stride = 1,
-                                         .blocks = values->pages,
-                                         .block_rows = KV_BLOCK_TOKENS,
-                                         .w_stride = values->stride,
-                                         .y = out,
-                                         .y_stride = y_stride,
-                                         .n_rows = n_rows,
-                                         .n_k = n_keys,
-                                         .n_columns = a->value_dim,
-                                         .accumulate = !is_first};
-    ISA(tile_multiply)(&product);
-}
-
 /* All rows of the chunk with the n_keys keys from first_key on, scores given. */
 static void attend_rows(const struct attention_args *a, const struct chunk *c, struct workspace *w,
                         size_t first_key, size_t n_keys, const struct key_rows *values)
 {
     const size_t group = group_heads(a);
-    const bool is_first = first_key == 0;
     /* Rows that see the same keys are one product where their results are evenly spaced. */
     const bool is_joint = group == 1 && chunk_seen(c, 0) >= first_key + n_keys;
+    struct tile_product product = {.x = w->scores,
+                                   .x_row_stride = KEY_BLOCK,
+                                   .x_k_stride = 1,
+                                   .blocks = values->pages,
+                                   .block_rows = KV_BLOCK_TOKENS,
+                                   .w_stride = values->stride,
+                                   .y = out_of(a, c, 0),
+                                   .y_stride = is_joint ? a->out_stride : a->value_dim,
+                                   .n_rows = is_joint ? c->n_rows : group,
+                                   .n_k = n_keys,
+                                   .n_columns = a->value_dim,
+                                   .accumulate = first_key > 0};
 
     for (size_t r = 0; r < c->n_rows; r++) {
         if (chunk_seen(c, r) <= first_key) {
             continue;
         }
         const size_t n = smaller(chunk_seen(c, r) - first_key, n_keys);
-        float *out = out_of(a, c, r);
-        soften_row(a, w, r, out, n, is_first);
+        soften_row(a, w, r, out_of(a, c, r), n, first_key == 0);
         if (!is_joint) {
-            add_values(a, w, r * group, group, out, a->value_dim, n, is_first, values);
+            product.x = w->scores + r * group * KEY_BLOCK;
+            product.y = out_of(a, c, r);
+            product.n_k = n;
+            ISA(tile_multiply)(&product);
         }
     }
     if (is_joint) {
-        add_values(a, w, 0, c->n_rows, out_of(a, c, 0), a->out_stride, n_keys, is_first, values);
+        ISA(tile_multiply)(&product);
     }
 }
 
@@ -217,7 +210,7 @@ static void finish_chunk(const struct attention_args *a, const struct chunk *c, 
         lanes_store(w->max + pair, vec_add(lanes_load(w->max + pair, n), log_sum), n);
     }
     for (size_t r = 0; r < c->n_rows; r++) {
-        memcpy(a->lse + pair_row(c, r * group, group) * a->n_heads + c->kv_head * group,
+        memcpy(a->lse + (c->span->first_row + c->i + r) * a->n_heads + c->kv_head * group,
                w->max + r * group, group * sizeof(float));
     }
 }

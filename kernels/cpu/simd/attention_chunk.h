@@ -122,20 +122,28 @@ struct key_rows {
     size_t stride;
 };
 
-/* `width` floats at `at` of the entries of a chunk's keys first_key .. + n_keys: where they are, or
- * copied to gathered (KEY_BLOCK, width). */
+/* Keys first .. first + n - 1 of a chunk, and of their entries `width` floats from `at` on. */
+struct key_part {
+    size_t first, n;
+    size_t at, width;
+};
+
+/* A part of keys where they are, or copied to gathered (KEY_BLOCK, width). */
 static inline void locate_keys(const struct kv_pages *pages, const struct chunk *c,
-                               size_t first_key, size_t n_keys, size_t at, size_t width,
-                               float *gathered, struct key_rows *out)
+                               const struct key_part *part, float *gathered, struct key_rows *out)
 {
-    out->stride = c->picked == NULL ? pages->entry_stride : width;
-    for (size_t k = 0; k < n_keys; k += KV_BLOCK_TOKENS) {
-        out->pages[k / KV_BLOCK_TOKENS] =
-            c->picked == NULL ? page_of(pages, c->span, first_key + k) + at : gathered + k * width;
+    const bool is_picked = c->picked != NULL;
+
+    out->stride = is_picked ? part->width : pages->entry_stride;
+    for (size_t k = 0; k < part->n; k += KV_BLOCK_TOKENS) {
+        out->pages[k / KV_BLOCK_TOKENS] = is_picked
+                                              ? gathered + k * part->width
+                                              : page_of(pages, c->span, part->first + k) + part->at;
     }
-    for (size_t k = 0; k < n_keys && c->picked != NULL; k++) {
-        const size_t token = (size_t)c->picked[first_key + k];
-        memcpy(gathered + k * width, entry_of(pages, c->span, token) + at, width * sizeof(float));
+    for (size_t k = 0; is_picked && k < part->n; k++) {
+        const size_t token = (size_t)c->picked[part->first + k];
+        memcpy(gathered + k * part->width, entry_of(pages, c->span, token) + part->at,
+               part->width * sizeof(float));
     }
 }
 
@@ -144,12 +152,13 @@ static inline void locate_block(const struct attention_args *a, const struct chu
                                 size_t first_key, size_t n_keys, float *gathered,
                                 struct key_rows *keys, struct key_rows *values)
 {
-    const size_t at = c->kv_head * a->kv_head_stride, width = key_width(a);
+    struct key_part part = {first_key, n_keys, c->kv_head * a->kv_head_stride, key_width(a)};
 
-    locate_keys(&a->pages, c, first_key, n_keys, at, width, gathered, keys);
+    locate_keys(&a->pages, c, &part, gathered, keys);
     if (!values_are_in_keys(a)) {
-        locate_keys(&a->pages, c, first_key, n_keys, a->value_at + at, a->value_dim,
-                    gathered + KEY_BLOCK * width, values);
+        part.at += a->value_at;
+        part.width = a->value_dim;
+        locate_keys(&a->pages, c, &part, gathered + KEY_BLOCK * key_width(a), values);
         return;
     }
     *values = *keys;

@@ -100,10 +100,11 @@ static void target_block(const struct loss_call *call, const struct chunk *c, st
 {
     const struct attention_args *f = &call->args->attention;
     const size_t width = key_width(f);
+    const struct key_part part = {first_key, n_keys, 0, width};
     const float *blocks[1] = {w->keys};
     struct key_rows keys;
 
-    locate_keys(&f->pages, c, first_key, n_keys, 0, width, w->gathered, &keys);
+    locate_keys(&f->pages, c, &part, w->gathered, &keys);
     transpose_block(keys.pages, n_keys, keys.stride, width, w->keys);
     const struct tile_product product = {.x = w->q,
                                          .x_row_stride = width,
@@ -131,8 +132,9 @@ static void index_block(const struct loss_call *call, const struct chunk *c, str
                         size_t first_key, size_t n_keys, struct key_rows *keys)
 {
     const struct index_args *a = &call->args->index;
+    const struct key_part part = {first_key, n_keys, a->key_at, a->dim};
 
-    locate_keys(&a->pages, c, first_key, n_keys, a->key_at, a->dim, w->gathered, keys);
+    locate_keys(&a->pages, c, &part, w->gathered, keys);
     index_products(a, c->n_rows * a->n_heads, w->index_q, keys, n_keys, w->index_keys, w->z);
 }
 
@@ -208,18 +210,19 @@ static void add_index_keys(const struct index_args *a, const struct chunk *c,
                            size_t y_stride)
 {
     const float *q[1] = {w->index_q};
-    const struct tile_product product = {.x = w->z + key,
-                                         .x_row_stride = 1,
-                                         .x_k_stride = KEY_BLOCK,
-                                         .blocks = q,
-                                         .block_rows = c->n_rows * a->n_heads,
-                                         .w_stride = a->dim,
-                                         .y = y,
-                                         .y_stride = y_stride,
-                                         .n_rows = n_keys,
-                                         .n_k = c->n_rows * a->n_heads,
-                                         .n_columns = a->dim,
-                                         .accumulate = true};
+    struct tile_product product = {.x = w->z + key,
+                                   .x_row_stride = 1,
+                                   .x_k_stride = KEY_BLOCK,
+                                   .blocks = q,
+                                   .block_rows = c->n_rows * a->n_heads,
+                                   .w_stride = a->dim,
+                                   .y_stride = y_stride,
+                                   .n_rows = n_keys,
+                                   .n_k = c->n_rows * a->n_heads,
+                                   .n_columns = a->dim,
+                                   .accumulate = true};
+
+    product.y = y;
     ISA(tile_multiply)(&product);
 }
 

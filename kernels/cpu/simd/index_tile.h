@@ -23,18 +23,18 @@ static inline void index_products(const struct index_args *a, size_t n_pairs, co
                                   float *z)
 {
     const float *blocks[1] = {transposed};
-    const struct tile_product product = {.x = q,
-                                         .x_row_stride = a->dim,
-                                         .x_k_stride = 1,
-                                         .blocks = blocks,
-                                         .block_rows = a->dim,
-                                         .w_stride = KEY_BLOCK,
-                                         .y = z,
-                                         .y_stride = KEY_BLOCK,
-                                         .n_rows = n_pairs,
-                                         .n_k = a->dim,
-                                         .n_columns = whole_lanes(n_keys)};
+    struct tile_product product = {.x = q,
+                                   .x_row_stride = a->dim,
+                                   .x_k_stride = 1,
+                                   .blocks = blocks,
+                                   .block_rows = a->dim,
+                                   .w_stride = KEY_BLOCK,
+                                   .y_stride = KEY_BLOCK,
+                                   .n_rows = n_pairs,
+                                   .n_k = a->dim,
+                                   .n_columns = whole_lanes(n_keys)};
 
+    product.y = z;
     transpose_block(keys->pages, n_keys, keys->stride, a->dim, transposed);
     ISA(tile_multiply)(&product);
 }
