@@ -171,14 +171,11 @@ static enum status parse_id(const struct json *value, const char *key, const cha
     return STATUS_OK;
 }
 
-static enum status parse_ids(const struct json *root, const char *label, struct model_config *out)
+/* eos_token_id: one, a list, or null. */
+static enum status parse_ends(const struct json *root, const char *label, struct model_config *out)
 {
     const struct json *eos = json_get(root, "eos_token_id");
 
-    TRY(parse_id(json_get(root, "bos_token_id"), "bos_token_id", label, out->vocab_size,
-                 &out->bos_id));
-    TRY(parse_id(json_get(root, "pad_token_id"), "pad_token_id", label, out->vocab_size,
-                 &out->pad_id));
     if (!json_is(eos, JSON_ARRAY)) {
         TRY(parse_id(eos, "eos_token_id", label, out->vocab_size, &out->eos_ids[0]));
         out->n_eos_ids = out->eos_ids[0] < 0 ? 0 : 1;
@@ -196,6 +193,15 @@ static enum status parse_ids(const struct json *root, const char *label, struct 
     }
     out->n_eos_ids = json_count(eos);
     return STATUS_OK;
+}
+
+static enum status parse_ids(const struct json *root, const char *label, struct model_config *out)
+{
+    TRY(parse_id(json_get(root, "bos_token_id"), "bos_token_id", label, out->vocab_size,
+                 &out->bos_id));
+    TRY(parse_id(json_get(root, "pad_token_id"), "pad_token_id", label, out->vocab_size,
+                 &out->pad_id));
+    return parse_ends(root, label, out);
 }
 
 /* Relations between fields. */
@@ -268,6 +274,26 @@ enum status model_config_parse(const struct json *root, const char *label, struc
     return STATUS_OK;
 }
 
+/* generation_config.json, where there is one, says at which tokens generation ends. */
+static enum status apply_generation(const char *dir, struct model_config *out)
+{
+    char *path;
+    struct json *root = NULL;
+    enum status status = STATUS_OK;
+
+    TRY(path_join(dir, "generation_config.json", &path));
+    if (file_exists(path)) {
+        status = json_load(path, CONFIG_BYTES_MAX, CONFIG_DEPTH_MAX, &root);
+    }
+    if (status == STATUS_OK && !json_is(json_get(root, "eos_token_id"), JSON_NULL)) {
+        memset(out->eos_ids, 0, sizeof(out->eos_ids));
+        status = parse_ends(root, path, out);
+    }
+    json_destroy(root);
+    memory_free(path);
+    return status;
+}
+
 enum status model_config_load(const char *dir, struct model_config *out)
 {
     char *path;
@@ -278,6 +304,9 @@ enum status model_config_load(const char *dir, struct model_config *out)
     status = json_load(path, CONFIG_BYTES_MAX, CONFIG_DEPTH_MAX, &root);
     if (status == STATUS_OK) {
         status = model_config_parse(root, path, out);
+    }
+    if (status == STATUS_OK) {
+        status = apply_generation(dir, out);
     }
     json_destroy(root);
     memory_free(path);

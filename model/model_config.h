@@ -74,9 +74,9 @@ struct model_config {
     size_t n_eos_ids;
 };
 
-/* Reads DIR/config.json. Errors: IO; BAD_FORMAT (wrong type, missing, out of range, unknown key
- * with the nearest known one); UNSUPPORTED (another architecture or an option that this build does
- * not compute: names it). */
+/* Reads DIR/config.json, and the end tokens of DIR/generation_config.json if it has some. Errors:
+ * IO; BAD_FORMAT (wrong type, missing, out of range, unknown key with the nearest known one);
+ * UNSUPPORTED (another architecture or an option that this build does not compute: names it). */
 MUST_CHECK enum status model_config_load(const char *dir, struct model_config *out);
 /* Writes DIR/config.json in the released style of its architecture; model_config_load gives the
  * same struct back. */

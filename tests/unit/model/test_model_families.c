@@ -235,6 +235,35 @@ static void heads_that_do_not_fit_are_refused(void **state)
     }
 }
 
+static void generation_config_has_the_last_word_on_end_tokens(void **state)
+{
+    static const char *const texts[] = {"{\"eos_token_id\": [5, 7]}", "{\"temperature\": 0.6}",
+                                        "{\"eos_token_id\": 64}", "{\"eos_token_id\": "};
+    struct model_config saved, loaded;
+    char dir[256];
+    char *path;
+
+    (void)state;
+    support_temp_dir(dir, sizeof(dir));
+    assert_ok(model_config_preset("llama", &saved));
+    assert_ok(model_config_save(&saved, dir));
+    assert_ok(path_join(dir, "generation_config.json", &path));
+    assert_ok(file_write_atomic(path, texts[0], strlen(texts[0])));
+    assert_ok(model_config_load(dir, &loaded));
+    assert_int_equal(loaded.n_eos_ids, 2);
+    assert_true(model_config_is_eos(&loaded, 5) && model_config_is_eos(&loaded, 7));
+    assert_false(model_config_is_eos(&loaded, 1));
+    assert_ok(file_write_atomic(path, texts[1], strlen(texts[1])));
+    assert_ok(model_config_load(dir, &loaded));
+    assert_memory_equal(&saved, &loaded, sizeof(saved));
+    for (size_t i = 2; i < 4; i++) {
+        assert_ok(file_write_atomic(path, texts[i], strlen(texts[i])));
+        assert_status(model_config_load(dir, &loaded), STATUS_BAD_FORMAT, "generation_config.json");
+    }
+    memory_free(path);
+    support_temp_dir_remove(dir);
+}
+
 static void an_indexer_belongs_to_v32(void **state)
 {
     struct model_config saved, loaded;
@@ -404,6 +433,7 @@ int main(void)
         cmocka_unit_test(options_that_are_not_computed_are_named),
         cmocka_unit_test(a_window_that_hides_nothing_is_accepted),
         cmocka_unit_test(heads_that_do_not_fit_are_refused),
+        cmocka_unit_test(generation_config_has_the_last_word_on_end_tokens),
         cmocka_unit_test(an_indexer_belongs_to_v32),
         cmocka_unit_test(the_table_of_every_family_counts_its_parameters),
         cmocka_unit_test(mixtral_in_the_newest_style_loads_the_same_bits),
