@@ -114,30 +114,40 @@ static enum status render_markers(struct builder *b, const char *first, const ch
     return builder_marker(b, second);
 }
 
-/* One call, behind the marker that begins it. */
-static enum status render_call(struct builder *b, enum tools tools, const struct json *call)
+/* The texts of a call of {type, function: {name, arguments}}; type may be missing if not needed. */
+struct call_texts {
+    struct chat_text type, name, arguments;
+};
+static enum status read_call(const struct json *call, bool needs_type, struct call_texts *out)
 {
     const struct json *function = json_get(call, "function");
-    const struct chat_text type = chat_text_of(json_get(call, "type"));
-    const struct chat_text name = chat_text_of(json_get(function, "name"));
-    const struct chat_text arguments = chat_text_of(json_get(function, "arguments"));
 
-    if (name.text == NULL || arguments.text == NULL || (type.text == NULL && tools != TOOLS_V3_1)) {
+    out->type = chat_text_of(json_get(call, "type"));
+    out->name = chat_text_of(json_get(function, "name"));
+    out->arguments = chat_text_of(json_get(function, "arguments"));
+    if (out->name.text == NULL || out->arguments.text == NULL ||
+        (needs_type && out->type.text == NULL)) {
         return status_set(STATUS_BAD_FORMAT, "a tool call is not {type, function: {name, "
                                              "arguments}} of texts");
     }
-    if (tools == TOOLS_V3_1) {
-        TRY(builder_text(b, name));
-        TRY(builder_marker(b, TOOL_SEP));
-        TRY(builder_text(b, arguments));
-        return builder_marker(b, CALL_END);
-    }
-    TRY(builder_text(b, type));
+    return STATUS_OK;
+}
+
+/* One call, behind the marker that begins it. */
+static enum status render_call(struct builder *b, enum tools tools, const struct json *call)
+{
+    const bool is_plain = tools == TOOLS_V3_1;
+    struct call_texts texts;
+
+    TRY(read_call(call, !is_plain, &texts));
+    TRY(builder_text(b, is_plain ? texts.name : texts.type));
     TRY(builder_marker(b, TOOL_SEP));
-    TRY(builder_text(b, name));
-    TRY(builder_line(b, "\n```json\n"));
-    TRY(builder_text(b, arguments));
-    TRY(builder_line(b, "\n```"));
+    if (!is_plain) {
+        TRY(builder_text(b, texts.name));
+        TRY(builder_line(b, "\n```json\n"));
+    }
+    TRY(builder_text(b, texts.arguments));
+    TRY(builder_line(b, is_plain ? "" : "\n```"));
     return builder_marker(b, CALL_END);
 }
 
@@ -154,6 +164,23 @@ static enum status begin_calls(struct progress *p, const struct chat_message *me
     return render_markers(p->b, CALLS_BEGIN, CALL_BEGIN);
 }
 
+/* One call with what stands around it. */
+static enum status render_next_call(struct progress *p, const struct chat_message *message,
+                                    const struct json *call)
+{
+    const enum tools tools = p->style->tools;
+    const bool is_first = !p->has_calls;
+
+    if (is_first) {
+        TRY(begin_calls(p, message));
+    } else {
+        TRY(builder_line(p->b, tools == TOOLS_V3_1 ? "" : "\n"));
+        TRY(builder_marker(p->b, CALL_BEGIN));
+    }
+    TRY(render_call(p->b, tools, call));
+    return tools == TOOLS_V3 && !is_first ? render_markers(p->b, CALLS_END, EOS) : STATUS_OK;
+}
+
 static enum status render_calls(struct progress *p, const struct chat_message *message)
 {
     const enum tools tools = p->style->tools;
@@ -165,17 +192,7 @@ static enum status render_calls(struct progress *p, const struct chat_message *m
     p->follows_user = false;
     p->follows_output = false;
     for (size_t i = 0; i < json_count(message->tool_calls); i++) {
-        const bool is_first = !p->has_calls;
-        if (is_first) {
-            TRY(begin_calls(p, message));
-        } else {
-            TRY(builder_line(p->b, tools == TOOLS_V3_1 ? "" : "\n"));
-            TRY(builder_marker(p->b, CALL_BEGIN));
-        }
-        TRY(render_call(p->b, tools, json_at(message->tool_calls, i)));
-        if (tools == TOOLS_V3 && !is_first) {
-            TRY(render_markers(p->b, CALLS_END, EOS));
-        }
+        TRY(render_next_call(p, message, json_at(message->tool_calls, i)));
     }
     return tools == TOOLS_V3 ? STATUS_OK : render_markers(p->b, CALLS_END, EOS);
 }

@@ -143,6 +143,16 @@ static enum status render_call(struct builder *b, const struct json *call)
     return builder_soft_marker(b, "</tool_call>");
 }
 
+static enum status render_thought(struct builder *b, struct chat_text thought)
+{
+    TRY(builder_soft_marker(b, THINK));
+    TRY(builder_line(b, "\n"));
+    TRY(builder_text(b, chat_without_newlines(thought, true, true)));
+    TRY(builder_line(b, "\n"));
+    TRY(builder_soft_marker(b, THINK_END));
+    return builder_line(b, "\n\n");
+}
+
 /* Thoughts stay only behind the last question; the very last answer always has a place for them. */
 static enum status render_answer(struct builder *b, const struct chat *chat, size_t index)
 {
@@ -152,12 +162,7 @@ static enum status render_answer(struct builder *b, const struct chat *chat, siz
     part_thought(message, &thought, &rest);
     const bool has_text = rest.n > 0;
     if (index > last_query(chat) && (chat_is_last(chat, index) || thought.n > 0)) {
-        TRY(builder_soft_marker(b, THINK));
-        TRY(builder_line(b, "\n"));
-        TRY(builder_text(b, chat_without_newlines(thought, true, true)));
-        TRY(builder_line(b, "\n"));
-        TRY(builder_soft_marker(b, THINK_END));
-        TRY(builder_line(b, "\n\n"));
+        TRY(render_thought(b, thought));
         rest = chat_without_newlines(rest, true, false);
     }
     TRY(builder_text(b, rest));

@@ -52,22 +52,24 @@ enum status parse_list(struct parser *p, const char *end, struct node **out)
     return STATUS_OK;
 }
 
+static enum status parse_member(struct parser *p, struct node **out)
+{
+    struct node *node = NULL;
+
+    TRY(parser_node(p, NODE_ARGUMENT, &node));
+    *out = node;
+    TRY(parse_expression(p, &node->a));
+    TRY(parser_expect(p, ":"));
+    TRY(parse_expression(p, &node->b));
+    return parser_sees(p, "}") ? STATUS_OK : parser_expect(p, ",");
+}
+
 enum status parse_dict(struct parser *p, struct node **out)
 {
-    struct node **link = out;
-
     TRY(parser_next(p));
     while (!parser_sees(p, "}")) {
-        struct node *node = NULL;
-        TRY(parser_node(p, NODE_ARGUMENT, &node));
-        *link = node;
-        link = &node->next;
-        TRY(parse_expression(p, &node->a));
-        TRY(parser_expect(p, ":"));
-        TRY(parse_expression(p, &node->b));
-        if (!parser_sees(p, "}")) {
-            TRY(parser_expect(p, ","));
-        }
+        TRY(parse_member(p, out));
+        out = &(*out)->next;
     }
     return parser_next(p);
 }

@@ -128,9 +128,8 @@ static enum status bind_parameters(struct run *run, const struct macro *macro, s
     size_t index = 0;
 
     for (const struct node *item = macro->parameters; item != NULL; item = item->next) {
-        if (!is_given[index] && item->a != NULL) {
-            TRY(evaluate(run, item->a, &values[index]));
-        }
+        const bool has_default = !is_given[index] && item->a != NULL;
+        TRY(has_default ? evaluate(run, item->a, &values[index]) : STATUS_OK);
         TRY(run_set(run, item->name, &values[index]));
         index++;
     }

@@ -223,26 +223,36 @@ enum status parse_logic(struct parser *p, struct node **out)
     return parse_level(p, 0, out);
 }
 
+/* Behind a value: "if a else" or nothing. *place: where the value after "else" belongs, or NULL. */
+static enum status parse_choice(struct parser *p, struct node **out, struct node ***place)
+{
+    struct node *node = NULL;
+
+    *place = NULL;
+    if (!parser_sees(p, "if")) {
+        return STATUS_OK;
+    }
+    TRY(parser_node(p, NODE_CHOICE, &node));
+    node->b = *out;
+    *out = node;
+    TRY(parser_next(p));
+    TRY(parse_logic(p, &node->a));
+    if (!parser_sees(p, "else")) {
+        return STATUS_OK;
+    }
+    *place = &node->c;
+    return parser_next(p);
+}
+
+/* "x if a else y if b else z" is a chain in the place of the last value. */
 enum status parse_expression(struct parser *p, struct node **out)
 {
-    bool has_more = true;
+    struct node **place = out;
 
-    while (has_more) { /* "x if a else y if b else z" is a chain in the place of the last value */
-        struct node *node = NULL;
+    while (place != NULL) {
+        out = place;
         TRY(parse_logic(p, out));
-        if (!parser_sees(p, "if")) {
-            return STATUS_OK;
-        }
-        TRY(parser_node(p, NODE_CHOICE, &node));
-        node->b = *out;
-        *out = node;
-        TRY(parser_next(p));
-        TRY(parse_logic(p, &node->a));
-        has_more = parser_sees(p, "else");
-        if (has_more) {
-            TRY(parser_next(p));
-            out = &node->c;
-        }
+        TRY(parse_choice(p, out, &place));
     }
     return STATUS_OK;
 }

@@ -2,6 +2,7 @@
 #include "model/jinja_internal.h"
 
 #define RANGE_MAX 100000
+#define RANGE_BOUND_MAX INT64_C(1000000)
 
 static const struct signature functions[] = {
     {"namespace", 0, {NULL}},
@@ -29,8 +30,8 @@ static enum status make_range(struct run *run, const struct node *node,
 
     for (size_t i = 0; i < 3; i++) {
         const struct value *value = &arguments->items[i];
-        if (arguments->is_given[i] && (!value_is_number(value) || value->number > RANGE_MAX * 10 ||
-                                       value->number < -RANGE_MAX * 10)) {
+        if (arguments->is_given[i] && (!value_is_number(value) || value->number > RANGE_BOUND_MAX ||
+                                       value->number < -RANGE_BOUND_MAX)) {
             return run_fail(run, node, "range() wants whole numbers, at most 10^6");
         }
         bounds[i] = arguments->is_given[i] ? value->number : bounds[i];

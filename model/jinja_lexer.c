@@ -258,7 +258,10 @@ enum status parser_comment(struct parser *p)
     if (p->at >= p->n) {
         return jinja_fail(p->program, start, "a comment without end", (struct word){0});
     }
-    const char sign = p->at > start ? p->text[p->at - 1] : '\0';
+    char sign = '\0';
+    if (p->at > start) {
+        sign = p->text[p->at - 1];
+    }
     p->at += 2;
     end_tag(p, sign, true);
     return STATUS_OK;
@@ -278,7 +281,10 @@ static bool is_plain_tag(const struct parser *p, size_t at, const char *word, si
     }
     inside.at += strlen(word);
     skip_blanks(&inside);
-    *sign = inside.at < p->n ? p->text[inside.at] : '\0';
+    *sign = '\0';
+    if (inside.at < p->n) {
+        *sign = p->text[inside.at];
+    }
     inside.at += *sign == '-' || *sign == '+' ? 1 : 0;
     *end = inside.at + 2;
     return follows(p, inside.at, "%}");

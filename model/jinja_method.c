@@ -53,8 +53,10 @@ static char change_letter(char c, bool to_upper)
 {
     const bool is_lower = c >= 'a' && c <= 'z', is_upper = c >= 'A' && c <= 'Z';
 
-    /* the bit between the two cases */
-    return (to_upper ? is_lower : is_upper) ? (char)((unsigned char)c ^ 0x20U) : c;
+    if (to_upper ? is_lower : is_upper) {
+        return (char)((unsigned char)c ^ 0x20U); /* the bit between the two cases */
+    }
+    return c;
 }
 
 /* What stands before a word, for title. */

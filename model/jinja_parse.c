@@ -51,35 +51,29 @@ static enum status parse_else(struct parser *p, struct node *node, const char *e
     return parser_expect(p, end);
 }
 
-/* Behind "if" and behind each "elif", which is an if in the other's place. */
-static enum status parse_if(struct parser *p, struct node **out)
+/* Behind "if" or "elif": the condition and the body. */
+static enum status parse_branch(struct parser *p, struct node **out)
 {
-    struct node **place = out;
-    bool has_more = true;
-
-    while (has_more) {
-        struct node *node = NULL;
-        TRY(parser_node(p, NODE_IF, &node));
-        *place = node;
-        TRY(parser_next(p));
-        TRY(parse_expression(p, &node->a));
-        TRY(tag_then_body(p, &node->body));
-        place = &node->other;
-        has_more = parser_sees(p, "elif");
-        if (!has_more) {
-            TRY(parse_else(p, node, "endif"));
-        }
-    }
-    return STATUS_OK;
+    TRY(parser_node(p, NODE_IF, out));
+    TRY(parser_next(p));
+    TRY(parse_expression(p, &(*out)->a));
+    return tag_then_body(p, &(*out)->body);
 }
 
-static enum status parse_for(struct parser *p, struct node **out)
+/* An "elif" is an if in the other's place. */
+static enum status parse_if(struct parser *p, struct node **out)
 {
-    struct node *node = NULL;
+    TRY(parse_branch(p, out));
+    while (parser_sees(p, "elif")) {
+        out = &(*out)->other;
+        TRY(parse_branch(p, out));
+    }
+    return parse_else(p, *out, "endif");
+}
 
-    TRY(parser_node(p, NODE_FOR, &node));
-    *out = node;
-    TRY(parser_next(p));
+/* "x in list" or "x, y in list", and a filter. */
+static enum status parse_for_head(struct parser *p, struct node *node)
+{
     TRY(parser_name(p, &node->name));
     if (parser_sees(p, ",")) {
         TRY(parser_next(p));
@@ -87,14 +81,22 @@ static enum status parse_for(struct parser *p, struct node **out)
     }
     TRY(parser_expect(p, "in"));
     TRY(parse_logic(p, &node->a));
-    if (parser_sees(p, "if")) {
-        TRY(parser_next(p));
-        TRY(parse_expression(p, &node->b));
+    if (!parser_sees(p, "if")) {
+        return STATUS_OK;
     }
+    TRY(parser_next(p));
+    return parse_expression(p, &node->b);
+}
+
+static enum status parse_for(struct parser *p, struct node **out)
+{
+    TRY(parser_node(p, NODE_FOR, out));
+    TRY(parser_next(p));
+    TRY(parse_for_head(p, *out));
     p->n_loops++;
-    TRY(tag_then_body(p, &node->body));
+    TRY(tag_then_body(p, &(*out)->body));
     p->n_loops--;
-    return parse_else(p, node, "endfor");
+    return parse_else(p, *out, "endfor");
 }
 
 static enum status parse_set(struct parser *p, struct node **out)
@@ -128,23 +130,27 @@ static enum status parse_jump(struct parser *p, struct node **out)
     return parser_next(p);
 }
 
-/* name or name=default, up to the bracket */
-static enum status parse_parameters(struct parser *p, struct node **link)
+/* name or name=default */
+static enum status parse_parameter(struct parser *p, struct node **out)
+{
+    struct node *node = NULL;
+
+    TRY(parser_node(p, NODE_ARGUMENT, &node));
+    *out = node;
+    TRY(parser_name(p, &node->name));
+    if (parser_sees(p, "=")) {
+        TRY(parser_next(p));
+        TRY(parse_expression(p, &node->a));
+    }
+    return parser_sees(p, ")") ? STATUS_OK : parser_expect(p, ",");
+}
+
+static enum status parse_parameters(struct parser *p, struct node **out)
 {
     TRY(parser_expect(p, "("));
     while (!parser_sees(p, ")")) {
-        struct node *node = NULL;
-        TRY(parser_node(p, NODE_ARGUMENT, &node));
-        *link = node;
-        link = &node->next;
-        TRY(parser_name(p, &node->name));
-        if (parser_sees(p, "=")) {
-            TRY(parser_next(p));
-            TRY(parse_expression(p, &node->a));
-        }
-        if (!parser_sees(p, ")")) {
-            TRY(parser_expect(p, ","));
-        }
+        TRY(parse_parameter(p, out));
+        out = &(*out)->next;
     }
     return parser_next(p);
 }
@@ -284,7 +290,11 @@ static enum status take_text(const char *text, size_t n, struct jinja *program)
     TRY(arena_copy_text(program->arena, text, n, &program->text));
     for (size_t i = 0; i < n; i++) {
         const bool is_return = text[i] == '\r';
-        program->text[count++] = is_return ? '\n' : text[i];
+        if (is_return) {
+            program->text[count++] = '\n';
+        } else {
+            program->text[count++] = text[i];
+        }
         i += is_return && i + 1 < n && text[i + 1] == '\n' ? 1 : 0;
     }
     program->n = count > 0 && program->text[count - 1] == '\n' ? count - 1 : count;

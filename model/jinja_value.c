@@ -213,6 +213,22 @@ static double number_of(const struct value *value)
     return value->kind == VALUE_OTHER ? json_number(value->json, 0.0) : (double)value->number;
 }
 
+/* Of two values of one kind and length; *out is true. */
+static enum status same_kind_equals(struct run *run, const struct node *node, const struct value *a,
+                                    const struct value *b, unsigned depth, bool *out)
+{
+    if (a->kind == VALUE_LIST) {
+        return lists_equal(run, node, a, b, depth + 1, out);
+    }
+    if (a->kind == VALUE_DICT) {
+        return dicts_equal(run, node, a, b, depth + 1, out);
+    }
+    *out = a->kind == VALUE_STRING      ? memcmp(a->text, b->text, a->n) == 0
+           : a->kind == VALUE_NAMESPACE ? a->space == b->space
+                                        : true;
+    return STATUS_OK;
+}
+
 static enum status equals(struct run *run, const struct node *node, const struct value *a,
                           const struct value *b, unsigned depth, bool *out)
 {
@@ -229,16 +245,7 @@ static enum status equals(struct run *run, const struct node *node, const struct
         return STATUS_OK;
     }
     *out = a->kind == b->kind && a->n == b->n;
-    if (*out && a->kind == VALUE_STRING) {
-        *out = memcmp(a->text, b->text, a->n) == 0;
-    } else if (*out && a->kind == VALUE_LIST) {
-        return lists_equal(run, node, a, b, depth + 1, out);
-    } else if (*out && a->kind == VALUE_DICT) {
-        return dicts_equal(run, node, a, b, depth + 1, out);
-    } else if (*out && a->kind == VALUE_NAMESPACE) {
-        *out = a->space == b->space;
-    }
-    return STATUS_OK;
+    return *out ? same_kind_equals(run, node, a, b, depth, out) : STATUS_OK;
 }
 
 enum status value_equals(struct run *run, const struct node *node, const struct value *a,
@@ -332,8 +339,7 @@ static enum status print_copy(struct run *run, const char *text, struct value *o
     const size_t n = strlen(text);
     char *copy = NULL;
 
-    TRY(run_alloc(run, n + 1, 1, &copy));
-    memcpy(copy, text, n);
+    TRY(arena_copy_text(run->arena, text, n, &copy));
     *out = value_data(copy, n);
     return STATUS_OK;
 }
