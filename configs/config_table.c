@@ -46,7 +46,7 @@ const struct setting settings[] = {
     {"model.ref_path", SETTING_PATH, AT(model.ref_path), "\"\"", 0, 0, NULL, DIGEST,
      "reference model of the KL term; empty: the starting weights", "verl ref_model_path"},
     {"model.chat_template", SETTING_TEXT, AT(model.chat_template), "auto", 0, 0, NULL, DIGEST,
-     "auto, raw, deepseek-v3, deepseek-r1, chatml, llama-3, qwen3 and others", ""},
+     "auto, FILE.jinja, raw, deepseek-v2, -v3, -v3.1, -r1, chatml, llama-3, qwen3 and others", ""},
     {"model.parse_special", SETTING_BOOL, AT(model.parse_special), "false", 0, 0, NULL, DIGEST,
      "let data rows produce special tokens", ""},
     {"model.router_aux_loss_coef", SETTING_REAL, AT(model.router_aux_loss_coef), "0", 0, 100, NULL,
