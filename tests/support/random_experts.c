@@ -53,8 +53,8 @@ static void draw_weights(struct random_draws *draws, struct random_config *confi
     const bool is_v2 = config->family == RANDOM_V2;
 
     o->normalise = !is_v2;
-    if (random_chance(draws, 70)) {
-        o->normalise = random_chance(draws, 50);
+    if (random_chance(draws, 75)) {
+        o->normalise = random_chance(draws, is_v2 ? 70 : 45);
         random_put_bool(config, "norm_topk_prob", o->normalise);
     }
     o->routed_scale = is_v2 ? 1 : 2.5;

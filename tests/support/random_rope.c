@@ -36,7 +36,7 @@ static void draw_lengths(struct random_draws *draws, struct random_config *confi
 {
     rope->original_length = MAX_POSITIONS;
     if (random_chance(draws, 70)) {
-        rope->original_length = RANDOM_PICK(draws, 8, 16, 32, 64, 4096);
+        rope->original_length = RANDOM_PICK(draws, 5, 6, 16, 64, 4096);
         put(json, "original_max_position_embeddings", rope->original_length);
     }
     rope->factor = MAX_POSITIONS / rope->original_length;
