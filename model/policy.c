@@ -131,6 +131,7 @@ void policy_destroy(struct policy *policy)
     policy_balance_destroy(policy);
     release_device(policy);
     destroy_module_arrays(policy);
+    memory_free(policy->host_draws);
     memory_free(policy->host_index_losses);
     memory_free(policy->indexer_losses);
     memory_free(policy->host_values);

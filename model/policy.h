@@ -18,8 +18,10 @@ struct policy;
 
 struct policy_options {
     size_t max_rows;   /* most tokens in one forward */
-    size_t max_draws;  /* most rows that policy_extend gives logits for */
+    size_t max_draws;  /* rows that policy_extend gives logits for at once */
     bool is_trainable; /* keep activations, transposed copies and gradients */
+    size_t n_drafts;   /* tokens that policy_draft may draft behind a sequence: caches then hold
+                          entries of the MTP modules too. 0, or no module: it drafts nothing */
 };
 
 /* Sizes everything at once; config is copied. Weights start as zeros: write policy_weights, then
@@ -73,7 +75,7 @@ struct policy_extend_args {
     size_t n_spans;
     const int32_t *draw_rows; /* rows whose next token is wanted */
     const struct sample_row *draws;
-    size_t n_draws;
+    size_t n_draws; /* any number; a row may be drawn from repeatedly */
     int32_t *drawn; /* (n_draws) out */
     float *logp;    /* (n_draws) out */
 };
@@ -82,6 +84,33 @@ struct policy_extend_args {
  * not finite: names the row). */
 MUST_CHECK enum status policy_extend(struct policy *policy, struct policy_cache *cache,
                                      const struct policy_extend_args *args);
+
+/* --- Drafts: what the MTP modules think comes next, drawn with the noise that the model's own
+ * draw of that token will use, so that the two seldom differ. No draft changes what policy_extend
+ * draws; a bad one only costs the row that refutes it. --- */
+
+/* Drafts of one call for one sequence at most: what was asked for, or 0 without a module. */
+size_t policy_max_drafts(const struct policy *policy);
+
+/* Row j of a span is a token at position i, a row of the last policy_extend, and the token behind
+ * it. Every row of it that stays must come once, in ascending order, with pages that hold the
+ * span's rows and one position more for each draft behind the first. */
+struct policy_draft_args {
+    const int32_t *rows;      /* (n_rows) row of the last policy_extend */
+    const int32_t *tokens;    /* (n_rows) token at i + 1 */
+    const int32_t *positions; /* (n_rows) i */
+    size_t n_rows;
+    const struct kv_span *spans; /* pages of `cache`; the modules' entries are written */
+    size_t n_spans;
+    const size_t *n_drafts;         /* (n_spans) wanted behind each span, or NULL: none */
+    const struct sample_row *draws; /* (n_spans) of the first draft; others are behind it */
+    int32_t *drafts; /* (n_spans, policy_max_drafts) out: the first n_drafts of each row; -1 when
+                        there is none because a logit is not finite */
+};
+/* Writes the modules' entries and drafts. With one module for several drafts, it goes on from its
+ * own output; else module m makes draft m, and the last one goes on. Errors: BAD_ARGUMENT. */
+MUST_CHECK enum status policy_draft(struct policy *policy, struct policy_cache *cache,
+                                    const struct policy_draft_args *args);
 
 /* --- Training: a micro-batch of whole sequences, packed. --- */
 struct policy_batch {

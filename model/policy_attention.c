@@ -1,4 +1,4 @@
-/* Owns the table of attention kinds: to add one, write its five functions and a row here. */
+/* Owns the table of attention kinds: to add one, write its six functions and a row here. */
 #include "model/policy_internal.h"
 
 const struct policy_attention *policy_attention_of(enum model_attention kind)
@@ -8,11 +8,13 @@ const struct policy_attention *policy_attention_of(enum model_attention kind)
                                  .find = policy_mla_find,
                                  .plan = policy_mla_plan,
                                  .forward = policy_mla_forward,
+                                 .entries = policy_mla_entries,
                                  .backward = policy_mla_backward},
         [MODEL_ATTENTION_GQA] = {.sizes = policy_gqa_sizes,
                                  .find = policy_gqa_find,
                                  .plan = policy_gqa_plan,
                                  .forward = policy_gqa_forward,
+                                 .entries = policy_gqa_entries,
                                  .backward = policy_gqa_backward},
     };
 

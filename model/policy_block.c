@@ -13,21 +13,29 @@ static enum status norm_rows(struct policy *policy, const struct rms_norm_args *
     return policy->backend->ops->rms_norm(policy->backend, args);
 }
 
+static enum status norm_input(struct policy *policy, const struct policy_layer *layer,
+                              const struct policy_activations *a, size_t n_rows)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    return norm_rows(policy, &(struct rms_norm_args){.x = a->h_in,
+                                                     .x_stride = s->d_stride,
+                                                     .w = weight(policy, layer->input_norm),
+                                                     .y = a->normed_in,
+                                                     .y_stride = s->d_stride,
+                                                     .rstd = a->rstd_in,
+                                                     .n_rows = n_rows,
+                                                     .d = s->d,
+                                                     .eps = (float)policy->config.rms_norm_eps});
+}
+
 static enum status attention_forward(struct policy *policy, const struct policy_layer *layer,
                                      const struct policy_activations *a,
                                      const struct policy_block_rows *rows)
 {
     const struct policy_sizes *s = &policy->sizes;
 
-    TRY(norm_rows(policy, &(struct rms_norm_args){.x = a->h_in,
-                                                  .x_stride = s->d_stride,
-                                                  .w = weight(policy, layer->input_norm),
-                                                  .y = a->normed_in,
-                                                  .y_stride = s->d_stride,
-                                                  .rstd = a->rstd_in,
-                                                  .n_rows = rows->n_rows,
-                                                  .d = s->d,
-                                                  .eps = (float)policy->config.rms_norm_eps}));
+    TRY(norm_input(policy, layer, a, rows->n_rows));
     TRY(policy_attention_of(policy->config.attention)->forward(policy, layer, a, rows));
     TRY(policy_copy_rows(policy, a->h_in, a->h_mid, rows->n_rows));
     return policy->backend->ops->gemm(
@@ -155,4 +163,12 @@ enum status policy_block_forward(struct policy *policy, const struct policy_laye
         return STATUS_OK;
     }
     return experts_forward(policy, layer, a, rows->n_rows);
+}
+
+enum status policy_block_entries(struct policy *policy, const struct policy_layer *layer,
+                                 const struct policy_activations *a,
+                                 const struct policy_block_rows *rows)
+{
+    TRY(norm_input(policy, layer, a, rows->n_rows));
+    return policy_attention_of(policy->config.attention)->entries(policy, layer, a, rows);
 }

@@ -5,11 +5,23 @@
 
 #include <string.h>
 
-struct policy_cache {
-    struct policy *policy; /* borrowed */
-    float *data;           /* (n_layers, n_pages, page) */
-    size_t n_pages;
-};
+size_t policy_max_drafts(const struct policy *policy)
+{
+    return policy->config.n_mtp_modules > 0 ? policy->options.n_drafts : 0;
+}
+
+size_t policy_draft_modules(const struct policy *policy)
+{
+    const size_t n = policy->config.n_mtp_modules;
+
+    return n < policy->options.n_drafts ? n : policy->options.n_drafts;
+}
+
+/* The model's, and those of the modules that draft. */
+static size_t cached_layers(const struct policy *policy)
+{
+    return policy->config.n_layers + policy_draft_modules(policy);
+}
 
 enum status policy_cache_create(struct policy *policy, size_t n_pages, struct policy_cache **out)
 {
@@ -19,7 +31,7 @@ enum status policy_cache_create(struct policy *policy, size_t n_pages, struct po
 
     *out = NULL;
     if (n_pages > (size_t)INT32_MAX ||
-        !size_multiply(n_pages * policy->config.n_layers, policy->sizes.page_stride, &n)) {
+        !size_multiply(n_pages * cached_layers(policy), policy->sizes.page_stride, &n)) {
         return status_set(STATUS_NO_MEMORY, "a cache of %zu pages overflows a size", n_pages);
     }
     TRY(memory_alloc(1, sizeof(*cache), &cache));
@@ -44,10 +56,10 @@ void policy_cache_destroy(struct policy_cache *cache)
 
 size_t policy_cache_page_bytes(const struct policy *policy)
 {
-    return policy->config.n_layers * policy->sizes.page_stride * sizeof(float);
+    return cached_layers(policy) * policy->sizes.page_stride * sizeof(float);
 }
 
-static struct kv_pages layer_pages(const struct policy_cache *cache, size_t layer)
+struct kv_pages policy_cache_layer(const struct policy_cache *cache, size_t layer)
 {
     const struct policy_sizes *s = &cache->policy->sizes;
 
@@ -65,8 +77,8 @@ enum status policy_cache_copy_page(struct policy_cache *cache, int32_t from, int
         return status_set(STATUS_BAD_ARGUMENT, "page %d to %d: the cache has %zu", (int)from,
                           (int)to, cache->n_pages);
     }
-    for (size_t i = 0; i < policy->config.n_layers; i++) {
-        float *data = layer_pages(cache, i).data;
+    for (size_t i = 0; i < cached_layers(policy); i++) {
+        float *data = policy_cache_layer(cache, i).data;
 
         TRY(policy->backend->ops->gather_rows(policy->backend,
                                               &(struct rows_args){.src = data + (size_t)from * page,
@@ -80,19 +92,19 @@ enum status policy_cache_copy_page(struct policy_cache *cache, int32_t from, int
     return STATUS_OK;
 }
 
-static enum status check_spans(const struct policy_cache *cache,
-                               const struct policy_extend_args *args)
+enum status policy_check_spans(const struct policy_cache *cache, const struct kv_span *spans,
+                               size_t n_spans, size_t n_rows)
 {
-    size_t n_rows = 0;
+    size_t n_covered = 0;
 
-    for (size_t i = 0; i < args->n_spans; i++) {
-        const struct kv_span *span = &args->spans[i];
+    for (size_t i = 0; i < n_spans; i++) {
+        const struct kv_span *span = &spans[i];
         const size_t n_tokens = span->n_cached + span->n_rows;
 
-        if (span->first_row != n_rows || span->n_rows > args->n_rows - n_rows) {
+        if (span->first_row != n_covered || span->n_rows > n_rows - n_covered) {
             return status_set(STATUS_BAD_ARGUMENT,
                               "span %zu begins at row %zu, want %zu and %zu rows in all", i,
-                              span->first_row, n_rows, args->n_rows);
+                              span->first_row, n_covered, n_rows);
         }
         for (size_t j = 0; j * KV_BLOCK_TOKENS < n_tokens; j++) {
             if (span->blocks[j] < 0 || (size_t)span->blocks[j] >= cache->n_pages) {
@@ -100,11 +112,11 @@ static enum status check_spans(const struct policy_cache *cache,
                                   (int)span->blocks[j], cache->n_pages);
             }
         }
-        n_rows += span->n_rows;
+        n_covered += span->n_rows;
     }
-    if (n_rows != args->n_rows) {
-        return status_set(STATUS_BAD_ARGUMENT, "the spans cover %zu of %zu rows", n_rows,
-                          args->n_rows);
+    if (n_covered != n_rows) {
+        return status_set(STATUS_BAD_ARGUMENT, "the spans cover %zu of %zu rows", n_covered,
+                          n_rows);
     }
     return STATUS_OK;
 }
@@ -115,10 +127,6 @@ static enum status check_extend(const struct policy *policy, const struct policy
     if (args->n_rows == 0 || args->n_rows > policy->options.max_rows) {
         return status_set(STATUS_BAD_ARGUMENT, "a batch of %zu rows, sized for 1 to %zu",
                           args->n_rows, policy->options.max_rows);
-    }
-    if (args->n_draws > policy->options.max_draws) {
-        return status_set(STATUS_BAD_ARGUMENT, "%zu draws, sized for %zu", args->n_draws,
-                          policy->options.max_draws);
     }
     TRY(policy_check_tokens(policy, "token", args->tokens, args->n_rows));
     for (size_t i = 0; i < args->n_rows; i++) {
@@ -133,7 +141,7 @@ static enum status check_extend(const struct policy *policy, const struct policy
                               (int)args->draw_rows[i], args->n_rows);
         }
     }
-    return check_spans(cache, args);
+    return policy_check_spans(cache, args->spans, args->n_spans, args->n_rows);
 }
 
 /* true when every value is finite. */
@@ -190,31 +198,70 @@ enum status policy_draw(struct policy *policy, const float *x, const struct samp
     return ops->download(policy->backend, logp, policy->logp, n * sizeof(float));
 }
 
-/* Final norm of the rows that draw, then their logits and draws. */
-static enum status draw_rows(struct policy *policy, const struct policy_extend_args *args,
-                             const float *h)
+/* Rows of x through the final norm. */
+static enum status norm_final(struct policy *policy, const float *x, float *y, size_t n_rows)
 {
     const struct policy_sizes *s = &policy->sizes;
-    const struct backend_ops *ops = policy->backend->ops;
 
-    TRY(policy_upload_rows(policy, policy->target_rows, args->draw_rows, args->n_draws));
-    TRY(ops->gather_rows(policy->backend, &(struct rows_args){.src = h,
+    return policy->backend->ops->rms_norm(
+        policy->backend, &(struct rms_norm_args){.x = x,
+                                                 .x_stride = s->d_stride,
+                                                 .w = policy->weights + policy->final_norm,
+                                                 .y = y,
+                                                 .y_stride = s->d_stride,
+                                                 .n_rows = n_rows,
+                                                 .d = s->d,
+                                                 .eps = (float)policy->config.rms_norm_eps});
+}
+
+/* What policy_draft reads, out of the way of its own layers. */
+static enum status keep_rows(struct policy *policy, const float *h, size_t n_rows)
+{
+    policy->n_extended = n_rows;
+    if (policy->config.has_pre_norm_mtp && policy->trunk_out != NULL) {
+        TRY(policy_copy_rows(policy, h, policy->trunk_out, n_rows));
+    }
+    return norm_final(policy, h, policy->normed, n_rows);
+}
+
+/* n rows of x -> their logits and draws; with is_normed they are behind the final norm already. */
+static enum status draw_some(struct policy *policy, const struct policy_extend_args *args,
+                             const float *x, bool is_normed, size_t first, size_t n)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    TRY(policy_upload_rows(policy, policy->target_rows, args->draw_rows + first, n));
+    TRY(policy->backend->ops->gather_rows(policy->backend,
+                                          &(struct rows_args){.src = x,
                                                               .src_stride = s->d_stride,
                                                               .rows = policy->target_rows,
                                                               .dst = policy->head_x,
                                                               .dst_stride = s->d_stride,
-                                                              .n_rows = args->n_draws,
+                                                              .n_rows = n,
                                                               .d = s->d}));
-    TRY(ops->rms_norm(policy->backend,
-                      &(struct rms_norm_args){.x = policy->head_x,
-                                              .x_stride = s->d_stride,
-                                              .w = policy->weights + policy->final_norm,
-                                              .y = policy->head_x,
-                                              .y_stride = s->d_stride,
-                                              .n_rows = args->n_draws,
-                                              .d = s->d,
-                                              .eps = (float)policy->config.rms_norm_eps}));
-    return policy_draw(policy, policy->head_x, args->draws, args->n_draws, args->drawn, args->logp);
+    if (!is_normed) {
+        TRY(norm_final(policy, policy->head_x, policy->head_x, n));
+    }
+    return policy_draw(policy, policy->head_x, args->draws + first, n, args->drawn + first,
+                       args->logp + first);
+}
+
+/* Final norm, logits and draws of the rows that draw, as many at a time as there is room for. */
+static enum status draw_rows(struct policy *policy, const struct policy_extend_args *args,
+                             const float *h)
+{
+    const bool is_normed = policy_draft_modules(policy) > 0;
+
+    if (is_normed) {
+        TRY(keep_rows(policy, h, args->n_rows));
+    }
+    for (size_t i = 0; i < args->n_draws; i += policy->logit_rows) {
+        const size_t left = args->n_draws - i;
+
+        TRY(draw_some(policy, args, is_normed ? policy->normed : h, is_normed, i,
+                      left < policy->logit_rows ? left : policy->logit_rows));
+    }
+    return STATUS_OK;
 }
 
 enum status policy_extend(struct policy *policy, struct policy_cache *cache,
@@ -228,6 +275,7 @@ enum status policy_extend(struct policy *policy, struct policy_cache *cache,
     const size_t last = policy->config.n_layers - 1;
 
     policy->n_rows = 0; /* the activations of a forward pass end here */
+    policy->n_extended = 0;
     TRY(check_extend(policy, cache, args));
     TRY(policy_upload_rows(policy, policy->tokens, args->tokens, args->n_rows));
     TRY(policy_upload_rows(policy, policy->positions, args->positions, args->n_rows));
@@ -239,12 +287,9 @@ enum status policy_extend(struct policy *policy, struct policy_cache *cache,
                                                 .n_rows = args->n_rows,
                                                 .d = policy->sizes.d}));
     for (size_t i = 0; i <= last; i++) {
-        rows.pages = layer_pages(cache, i);
+        rows.pages = policy_cache_layer(cache, i);
         TRY(policy_block_forward(policy, &policy->layers[i], policy_activations_of(policy, i),
                                  &rows));
-    }
-    if (args->n_draws == 0) {
-        return STATUS_OK;
     }
     return draw_rows(policy, args, policy_activations_of(policy, last)->h_out);
 }

@@ -177,6 +177,7 @@ enum status policy_forward(struct policy *policy, const struct policy_batch *bat
     const struct backend_ops *ops = policy->backend->ops;
 
     policy->n_rows = 0; /* nothing to go back over until this succeeds */
+    policy->n_extended = 0;
     policy->n_mtp_run = 0;
     policy->n_mtp_left = 0;
     policy->mtp_reaches_trunk = false;

@@ -23,49 +23,59 @@ static enum status norm_heads(struct policy *policy, const struct policy_activat
                                                  .eps = (float)policy->config.rms_norm_eps});
 }
 
-/* normed_in -> a->project; queries and keys to a->q. */
-static enum status project_rows(struct policy *policy, const struct policy_layer *layer,
-                                const struct policy_activations *a, size_t n_rows)
+/* Columns `at` .. (a panel border) of the projection: normed_in -> a->project; queries, if they are
+ * among them, and keys to a->q. */
+static enum status project_from(struct policy *policy, const struct policy_layer *layer,
+                                const struct policy_activations *a, size_t n_rows, size_t at)
 {
     const struct policy_sizes *s = &policy->sizes;
 
-    TRY(policy->backend->ops->gemm(policy->backend,
-                                   &(struct gemm_args){.x = a->normed_in,
-                                                       .x_stride = s->d_stride,
-                                                       .w = layer->w_project,
-                                                       .bias = layer->project_bias,
-                                                       .y = a->project,
-                                                       .y_stride = s->project_stride,
-                                                       .n_rows = n_rows,
-                                                       .n_in = s->d,
-                                                       .n_out = s->project}));
+    TRY(policy->backend->ops->gemm(
+        policy->backend,
+        &(struct gemm_args){.x = a->normed_in,
+                            .x_stride = s->d_stride,
+                            .w = layer->w_project + packed_floats(s->d, at),
+                            .bias = layer->project_bias == NULL ? NULL : layer->project_bias + at,
+                            .y = a->project + at,
+                            .y_stride = s->project_stride,
+                            .n_rows = n_rows,
+                            .n_in = s->d,
+                            .n_out = s->project - at}));
     if (!s->has_own_q) {
         return STATUS_OK;
     }
-    TRY(norm_heads(policy, a, 0, policy->weights + layer->q_norm, s->heads, a->rstd_q, n_rows));
+    if (at == 0) {
+        TRY(norm_heads(policy, a, 0, policy->weights + layer->q_norm, s->heads, a->rstd_q, n_rows));
+    }
     return norm_heads(policy, a, s->kv_at, policy->weights + layer->k_norm, s->kv_heads, a->rstd_kv,
                       n_rows);
+}
+
+static enum status rotate(struct policy *policy, float *x, size_t n_heads,
+                          const struct policy_block_rows *rows, bool is_inverse)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    return policy->backend->ops->rope(policy->backend,
+                                      &(struct rope_args){.x = x,
+                                                          .row_stride = s->q_stride,
+                                                          .head_stride = s->head,
+                                                          .positions = rows->positions,
+                                                          .cos_table = policy->cos_table,
+                                                          .sin_table = policy->sin_table,
+                                                          .n_rows = rows->n_rows,
+                                                          .n_heads = n_heads,
+                                                          .dr = s->head,
+                                                          .inverse = is_inverse});
 }
 
 enum status policy_gqa_rotate(struct policy *policy, float *q, const struct policy_block_rows *rows,
                               bool is_inverse)
 {
     const struct policy_sizes *s = &policy->sizes;
-    struct rope_args args = {.x = q,
-                             .row_stride = s->q_stride,
-                             .head_stride = s->head,
-                             .positions = rows->positions,
-                             .cos_table = policy->cos_table,
-                             .sin_table = policy->sin_table,
-                             .n_rows = rows->n_rows,
-                             .n_heads = s->heads,
-                             .dr = s->head,
-                             .inverse = is_inverse};
 
-    TRY(policy->backend->ops->rope(policy->backend, &args));
-    args.x = q + s->kv_at;
-    args.n_heads = s->kv_heads;
-    return policy->backend->ops->rope(policy->backend, &args);
+    TRY(rotate(policy, q, s->heads, rows, is_inverse));
+    return rotate(policy, q + s->kv_at, s->kv_heads, rows, is_inverse);
 }
 
 enum status policy_gqa_copy(struct policy *policy, const struct policy_block_rows *rows, float *q,
@@ -116,8 +126,19 @@ enum status policy_gqa_forward(struct policy *policy, const struct policy_layer 
 {
     const struct attention_args attention = policy_gqa_args(policy, a, rows);
 
-    TRY(project_rows(policy, layer, a, rows->n_rows));
+    TRY(project_from(policy, layer, a, rows->n_rows, 0));
     TRY(policy_gqa_rotate(policy, a->q, rows, false));
     TRY(policy_gqa_copy(policy, rows, a->q, a->project, rows->pages, true));
     return policy->backend->ops->attention(policy->backend, &attention);
+}
+
+enum status policy_gqa_entries(struct policy *policy, const struct policy_layer *layer,
+                               const struct policy_activations *a,
+                               const struct policy_block_rows *rows)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    TRY(project_from(policy, layer, a, rows->n_rows, s->kv_at));
+    TRY(rotate(policy, a->q + s->kv_at, s->kv_heads, rows, false));
+    return policy_gqa_copy(policy, rows, a->q, a->project, rows->pages, true);
 }

@@ -6,7 +6,7 @@
  *   policy_block_backward.c  one layer, backward          policy_forward.c a packed batch
  *   policy_backward.c  its gradient                       policy_mtp.c     the MTP modules
  *   policy_extend.c  cache, prefill, decode, draws        policy_trace.c   looking inside
- *   policy_balance.c the balance loss of routers
+ *   policy_balance.c the balance loss of routers          policy_draft.c   drafts of the MTP modules
  *   policy_indexer.c the indexer of sparse attention      policy_indexer_backward.c  its losses
  *
  * Letters: T rows, d hidden_size, rq q_lora_rank, rk kv_lora_rank, H heads. Row strides are padded
@@ -171,6 +171,7 @@ struct policy {
     struct sample_row *draws;
     int32_t *drawn;
     float *trunk_out; /* (T, d) before the final norm: kept for MTP where layers share buffers */
+    size_t n_extended; /* rows that the last policy_extend left for policy_draft */
 
     /* Host side. */
     struct kv_span *spans;
@@ -183,6 +184,7 @@ struct policy {
     int32_t *host_merge; /* (N T) */
     uint32_t *counts;    /* (n_moe_layers, E) */
     float *host_values;
+    struct sample_row *host_draws; /* (T) of drafts; NULL when there are none */
 
     struct policy_balance_state *balance; /* policy_balance.c; NULL until there is a loss */
 
@@ -199,6 +201,20 @@ struct policy {
     bool mtp_detached;
     bool mtp_reaches_trunk; /* module 0's gradient waits in d_mtp_hidden */
 };
+
+/* The latent cache; the MTP modules that draft have layers behind the model's. */
+struct policy_cache {
+    struct policy *policy; /* borrowed */
+    float *data;           /* (layers, n_pages, page) */
+    size_t n_pages;
+};
+struct kv_pages policy_cache_layer(const struct policy_cache *cache, size_t layer);
+/* Spans that cover n_rows rows in order, on pages that exist. */
+MUST_CHECK enum status policy_check_spans(const struct policy_cache *cache,
+                                          const struct kv_span *spans, size_t n_spans,
+                                          size_t n_rows);
+/* MTP modules that draft. */
+size_t policy_draft_modules(const struct policy *policy);
 
 /* Columns allocated for rows of n: whole cache lines, and no multiple of 4 KiB (cpu.md 5.1). */
 size_t policy_stride(size_t n);
@@ -238,6 +254,10 @@ struct policy_attention {
     enum status (*forward)(struct policy *policy, const struct policy_layer *layer,
                            const struct policy_activations *a,
                            const struct policy_block_rows *rows);
+    /* normed_in -> the rows' entries alone. */
+    enum status (*entries)(struct policy *policy, const struct policy_layer *layer,
+                           const struct policy_activations *a,
+                           const struct policy_block_rows *rows);
     /* d_values -> d_normed, and the gradients of its parameters; pages are filled again. */
     enum status (*backward)(struct policy *policy, const struct policy_layer *layer,
                             const struct policy_activations *a,
@@ -249,6 +269,9 @@ void policy_mla_sizes(const struct model_config *config, struct policy_sizes *s)
 void policy_mla_find(const struct policy *policy, size_t index, struct policy_layer *layer);
 void policy_mla_plan(struct policy_plan *plan, struct policy_layer *layer);
 MUST_CHECK enum status policy_mla_forward(struct policy *policy, const struct policy_layer *layer,
+                                          const struct policy_activations *a,
+                                          const struct policy_block_rows *rows);
+MUST_CHECK enum status policy_mla_entries(struct policy *policy, const struct policy_layer *layer,
                                           const struct policy_activations *a,
                                           const struct policy_block_rows *rows);
 MUST_CHECK enum status policy_mla_backward(struct policy *policy, const struct policy_layer *layer,
@@ -263,6 +286,9 @@ void policy_gqa_sizes(const struct model_config *config, struct policy_sizes *s)
 void policy_gqa_find(const struct policy *policy, size_t index, struct policy_layer *layer);
 void policy_gqa_plan(struct policy_plan *plan, struct policy_layer *layer);
 MUST_CHECK enum status policy_gqa_forward(struct policy *policy, const struct policy_layer *layer,
+                                          const struct policy_activations *a,
+                                          const struct policy_block_rows *rows);
+MUST_CHECK enum status policy_gqa_entries(struct policy *policy, const struct policy_layer *layer,
                                           const struct policy_activations *a,
                                           const struct policy_block_rows *rows);
 MUST_CHECK enum status policy_gqa_backward(struct policy *policy, const struct policy_layer *layer,
@@ -288,6 +314,11 @@ MUST_CHECK enum status policy_indexer_forward(struct policy *policy,
                                               const struct policy_layer *layer,
                                               const struct policy_activations *a,
                                               const struct policy_block_rows *rows);
+/* normed_in -> keys in the pages alone. */
+MUST_CHECK enum status policy_indexer_entries(struct policy *policy,
+                                              const struct policy_layer *layer,
+                                              const struct policy_activations *a,
+                                              const struct policy_block_rows *rows);
 /* The loss of a layer's indexer and the gradients of its parameters; pages are filled again. */
 MUST_CHECK enum status policy_indexer_backward(struct policy *policy,
                                                const struct policy_layer *layer,
@@ -307,6 +338,10 @@ MUST_CHECK enum status policy_indexer_rotate(struct policy *policy, float *q, fl
 
 /* h_in of `a` -> h_out of `a`. */
 MUST_CHECK enum status policy_block_forward(struct policy *policy, const struct policy_layer *layer,
+                                            const struct policy_activations *a,
+                                            const struct policy_block_rows *rows);
+/* h_in of `a` -> the rows' entries in the pages alone; h_in stays. */
+MUST_CHECK enum status policy_block_entries(struct policy *policy, const struct policy_layer *layer,
                                             const struct policy_activations *a,
                                             const struct policy_block_rows *rows);
 /* d_h: gradient of h_out in, of h_in out. rows as in the forward; pages are filled again. */
@@ -347,6 +382,11 @@ MUST_CHECK enum status policy_count_experts(struct policy *policy, size_t moe_in
  * the host (entropy may be NULL). */
 MUST_CHECK enum status policy_head_forward(struct policy *policy, size_t at, const int32_t *targets,
                                            size_t n, float *logp, float *entropy);
+/* Where the hidden rows come from that module `index` reads. */
+const float *policy_mtp_source(struct policy *policy, size_t index);
+/* The module's n_rows rows of tokens and of `source` -> h_in. */
+MUST_CHECK enum status policy_mtp_input(struct policy *policy, size_t index, const float *source,
+                                        float *h_in);
 /* Logits of n <= logit_rows head inputs x (n, d) and a draw for each; drawn, logp on the host.
  * Errors: NUMERICS when a logit is not finite. */
 MUST_CHECK enum status policy_draw(struct policy *policy, const float *x,

@@ -327,6 +327,9 @@ static enum status create_host_arrays(struct policy *policy)
 /* Those of parts that not every model has. */
 static enum status create_part_arrays(struct policy *policy)
 {
+    if (policy_draft_modules(policy) > 0) {
+        TRY(memory_alloc(policy->options.max_rows, sizeof(struct sample_row), &policy->host_draws));
+    }
     for (size_t i = 0; i < policy->config.n_mtp_modules; i++) {
         TRY(create_module_arrays(policy->options.max_rows, &policy->modules[i]));
     }

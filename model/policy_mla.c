@@ -2,33 +2,45 @@
  * input in, values before o_proj out. */
 #include "model/policy_internal.h"
 
+/* Columns `at` .. (a panel border) of the joint projection: x (T, d) -> a->project, and from it the
+ * normed latent. */
+static enum status project_from(struct policy *policy, const struct policy_layer *layer,
+                                const struct policy_activations *a, size_t n_rows, size_t at)
+{
+    const struct policy_sizes *s = &policy->sizes;
+    const struct backend_ops *ops = policy->backend->ops;
+
+    TRY(ops->gemm(
+        policy->backend,
+        &(struct gemm_args){.x = a->normed_in,
+                            .x_stride = s->d_stride,
+                            .w = layer->w_project + packed_floats(s->d, at),
+                            .bias = layer->project_bias == NULL ? NULL : layer->project_bias + at,
+                            .y = a->project + at,
+                            .y_stride = s->project_stride,
+                            .n_rows = n_rows,
+                            .n_in = s->d,
+                            .n_out = s->project - at}));
+    return ops->rms_norm(policy->backend,
+                         &(struct rms_norm_args){.x = a->project + s->kv_at,
+                                                 .x_stride = s->project_stride,
+                                                 .w = policy->weights + layer->kv_a_norm,
+                                                 .y = a->latent,
+                                                 .y_stride = s->kv_rank_stride,
+                                                 .rstd = a->rstd_kv,
+                                                 .n_rows = n_rows,
+                                                 .d = s->kv_rank,
+                                                 .eps = (float)policy->config.latent_norm_eps});
+}
+
 /* x (T, d) -> a->project, and from it q (with or without q_lora) and the normed latent. */
 static enum status project_rows(struct policy *policy, const struct policy_layer *layer,
                                 const struct policy_activations *a, size_t n_rows)
 {
     const struct policy_sizes *s = &policy->sizes;
     const struct backend_ops *ops = policy->backend->ops;
-    const float latent_eps = (float)policy->config.latent_norm_eps;
 
-    TRY(ops->gemm(policy->backend, &(struct gemm_args){.x = a->normed_in,
-                                                       .x_stride = s->d_stride,
-                                                       .w = layer->w_project,
-                                                       .bias = layer->project_bias,
-                                                       .y = a->project,
-                                                       .y_stride = s->project_stride,
-                                                       .n_rows = n_rows,
-                                                       .n_in = s->d,
-                                                       .n_out = s->project}));
-    TRY(ops->rms_norm(policy->backend,
-                      &(struct rms_norm_args){.x = a->project + s->kv_at,
-                                              .x_stride = s->project_stride,
-                                              .w = policy->weights + layer->kv_a_norm,
-                                              .y = a->latent,
-                                              .y_stride = s->kv_rank_stride,
-                                              .rstd = a->rstd_kv,
-                                              .n_rows = n_rows,
-                                              .d = s->kv_rank,
-                                              .eps = latent_eps}));
+    TRY(project_from(policy, layer, a, n_rows, 0));
     if (s->q_rank == 0) {
         return STATUS_OK; /* q is the first part of the projection */
     }
@@ -41,7 +53,7 @@ static enum status project_rows(struct policy *policy, const struct policy_layer
                                               .rstd = a->rstd_q,
                                               .n_rows = n_rows,
                                               .d = s->q_rank,
-                                              .eps = latent_eps}));
+                                              .eps = (float)policy->config.latent_norm_eps}));
     return ops->gemm(policy->backend, &(struct gemm_args){.x = a->q_latent,
                                                           .x_stride = s->q_rank_stride,
                                                           .w = layer->w_q_b,
@@ -52,28 +64,44 @@ static enum status project_rows(struct policy *policy, const struct policy_layer
                                                           .n_out = s->q_dim});
 }
 
-/* Rotates the queries' rotary parts and the one rotary key. */
-static enum status rotate_rows(struct policy *policy, const struct policy_activations *a,
-                               const struct policy_block_rows *rows)
+/* n_heads rotary parts of rows, the first at x. */
+static enum status rotate(struct policy *policy, float *x, size_t row_stride, size_t n_heads,
+                          const struct policy_block_rows *rows)
 {
     const struct policy_sizes *s = &policy->sizes;
-    struct rope_args args = {.x = a->q + s->nope,
-                             .row_stride = s->q_stride,
-                             .head_stride = s->q_head,
-                             .positions = rows->positions,
-                             .cos_table = policy->cos_table,
-                             .sin_table = policy->sin_table,
-                             .n_rows = rows->n_rows,
-                             .n_heads = s->heads,
-                             .dr = s->rope,
-                             .interleaved = policy->config.rope_interleave};
 
-    TRY(policy->backend->ops->rope(policy->backend, &args));
-    args.x = a->project + s->kv_at + s->kv_rank;
-    args.row_stride = s->project_stride;
-    args.head_stride = s->rope;
-    args.n_heads = 1;
-    return policy->backend->ops->rope(policy->backend, &args);
+    return policy->backend->ops->rope(
+        policy->backend, &(struct rope_args){.x = x,
+                                             .row_stride = row_stride,
+                                             .head_stride = s->q_head,
+                                             .positions = rows->positions,
+                                             .cos_table = policy->cos_table,
+                                             .sin_table = policy->sin_table,
+                                             .n_rows = rows->n_rows,
+                                             .n_heads = n_heads,
+                                             .dr = s->rope,
+                                             .interleaved = policy->config.rope_interleave});
+}
+
+/* Rotates the one rotary key, and stores it behind the latent in the rows' entries. */
+static enum status store_rows(struct policy *policy, const struct policy_activations *a,
+                              const struct policy_block_rows *rows)
+{
+    const struct policy_sizes *s = &policy->sizes;
+    float *key = a->project + s->kv_at + s->kv_rank;
+
+    TRY(rotate(policy, key, s->project_stride, 1, rows));
+    return policy->backend->ops->kv_copy(
+        policy->backend, &(struct kv_copy_args){.latent = a->latent,
+                                                .latent_stride = s->kv_rank_stride,
+                                                .rope_key = key,
+                                                .rope_key_stride = s->project_stride,
+                                                .spans = rows->spans,
+                                                .n_spans = rows->n_spans,
+                                                .pages = rows->pages,
+                                                .rk = s->kv_rank,
+                                                .dr = s->rope,
+                                                .to_pages = true});
 }
 
 struct attention_args policy_mla_args(const struct policy *policy,
@@ -125,17 +153,6 @@ static enum status attend_rows(struct policy *policy, const struct policy_layer 
                                       .x_batch = s->q_head,
                                       .w_batch = packed_floats(s->nope, s->kv_rank),
                                       .y_batch = s->kv_rank}));
-    TRY(ops->kv_copy(policy->backend,
-                     &(struct kv_copy_args){.latent = a->latent,
-                                            .latent_stride = s->kv_rank_stride,
-                                            .rope_key = a->project + s->kv_at + s->kv_rank,
-                                            .rope_key_stride = s->project_stride,
-                                            .spans = rows->spans,
-                                            .n_spans = rows->n_spans,
-                                            .pages = rows->pages,
-                                            .rk = s->kv_rank,
-                                            .dr = s->rope,
-                                            .to_pages = true}));
     const struct attention_args attention = policy_mla_args(policy, a, rows);
 
     TRY(ops->attention(policy->backend, &attention));
@@ -159,9 +176,21 @@ enum status policy_mla_forward(struct policy *policy, const struct policy_layer 
                                const struct policy_block_rows *rows)
 {
     TRY(project_rows(policy, layer, a, rows->n_rows));
-    TRY(rotate_rows(policy, a, rows));
+    TRY(rotate(policy, a->q + policy->sizes.nope, policy->sizes.q_stride, policy->sizes.heads,
+               rows));
+    TRY(store_rows(policy, a, rows));
     if (policy->sizes.index_heads > 0) {
         TRY(policy_indexer_forward(policy, layer, a, rows));
     }
     return attend_rows(policy, layer, a, rows);
+}
+
+enum status policy_mla_entries(struct policy *policy, const struct policy_layer *layer,
+                               const struct policy_activations *a,
+                               const struct policy_block_rows *rows)
+{
+    TRY(project_from(policy, layer, a, rows->n_rows, policy->sizes.kv_at));
+    TRY(store_rows(policy, a, rows));
+    return policy->sizes.index_heads == 0 ? STATUS_OK
+                                          : policy_indexer_entries(policy, layer, a, rows);
 }

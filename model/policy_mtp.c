@@ -68,8 +68,7 @@ static enum status place_targets(struct policy *policy, const struct policy_mtp_
     return policy_upload_rows(policy, module->targets, args->targets, args->n_targets);
 }
 
-/* Where the module's hidden rows come from. */
-static const float *source_rows(struct policy *policy, size_t index)
+const float *policy_mtp_source(struct policy *policy, size_t index)
 {
     const size_t n_layers = policy->config.n_layers;
 
@@ -102,7 +101,7 @@ static enum status norm_input(struct policy *policy, const struct policy_mtp_mod
 }
 
 /* u = eh_proj [enorm(embedding); hnorm(hidden)] into h_in of the module's layer. */
-static enum status form_input(struct policy *policy, size_t index, float *h_in)
+enum status policy_mtp_input(struct policy *policy, size_t index, const float *source, float *h_in)
 {
     const struct policy_mtp_module *module = &policy->modules[index];
     const struct policy_sizes *s = &policy->sizes;
@@ -116,7 +115,7 @@ static enum status form_input(struct policy *policy, size_t index, float *h_in)
                                                 .out_stride = s->d_stride,
                                                 .n_rows = n,
                                                 .d = s->d}));
-    TRY(ops->gather_rows(policy->backend, &(struct rows_args){.src = source_rows(policy, index),
+    TRY(ops->gather_rows(policy->backend, &(struct rows_args){.src = source,
                                                               .src_stride = s->d_stride,
                                                               .rows = module->rows,
                                                               .dst = module->hidden,
@@ -155,7 +154,7 @@ static enum status run_module(struct policy *policy, size_t index)
     const struct policy_activations *a = policy_activations_of(policy, layer);
     const struct policy_block_rows rows = module_rows(policy, module);
 
-    TRY(form_input(policy, index, a->h_in));
+    TRY(policy_mtp_input(policy, index, policy_mtp_source(policy, index), a->h_in));
     TRY(policy_block_forward(policy, &policy->layers[layer], a, &rows));
     if (policy->layers[layer].is_moe) {
         const size_t moe_index = policy->n_moe_layers - policy->config.n_mtp_modules + index;
