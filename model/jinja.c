@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "model/jinja_internal.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -119,6 +120,7 @@ static enum status keep_output(struct run *run, const struct jinja_output *outpu
 
     TRY(run_alloc(run, n + 1, 1, &text));
     TRY(run_alloc(run, n + 1, 1, &marks));
+    assert(text != NULL && marks != NULL);
     if (n > 0) {
         memcpy(text, output->text.bytes, n);
         memcpy(marks, output->marks.bytes, n);
@@ -156,6 +158,7 @@ static enum status set_inputs(struct run *run)
             continue;
         }
         TRY(run_alloc(run, constant->n + 1, 1, &marks));
+        assert(marks != NULL);
         memset(marks, 1, constant->n + 1);
         struct value value = value_data(constant->text, constant->n);
         value.marks = marks;

@@ -113,7 +113,7 @@ enum status evaluate_slice(struct run *run, const struct node *node, struct valu
     const struct value nothing = value_data("", 0);
     struct value subject, list;
     struct value *items = NULL;
-    struct range range;
+    struct range range = {.step = 1};
 
     TRY(evaluate(run, node->a, &subject));
     if (subject.kind != VALUE_LIST && subject.kind != VALUE_STRING) {
