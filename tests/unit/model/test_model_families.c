@@ -10,30 +10,36 @@
 #include "base/memory.h"
 #include "model/model_config.h"
 #include "model/rope_table.h"
-#include "model/safetensors.h"
-#include "model/weights.h"
 #include "tests/support/support.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-/* The least that a file of the classics says, and more behind it. */
-static enum status parse_classic(const char *type, const char *more, struct model_config *out)
+static enum status parse_shape(const char *type, const char *keys, struct model_config *out)
 {
     char text[1024];
     struct json *root;
     enum status status;
 
-    (void)snprintf(text, sizeof(text),
-                   "{\"model_type\": \"%s\", \"vocab_size\": 64, \"hidden_size\": 1024,"
-                   "\"num_hidden_layers\": 4, \"num_attention_heads\": 64,"
-                   "\"intermediate_size\": 48, \"eos_token_id\": [1, 2]%s%s}",
-                   type, more[0] == '\0' ? "" : ", ", more);
+    (void)snprintf(text, sizeof(text), "{\"model_type\": \"%s\", %s}", type, keys);
     assert_ok(json_parse(text, strlen(text), 8, &root));
     status = model_config_parse(root, "config.json", out);
     json_destroy(root);
     return status;
+}
+
+/* The least that a file of the classics says, and more behind it. */
+static enum status parse_classic(const char *type, const char *more, struct model_config *out)
+{
+    char keys[768];
+
+    (void)snprintf(keys, sizeof(keys),
+                   "\"vocab_size\": 64, \"hidden_size\": 1024, \"num_hidden_layers\": 4,"
+                   "\"num_attention_heads\": 64, \"intermediate_size\": 48,"
+                   "\"eos_token_id\": [1, 2]%s%s",
+                   more[0] == '\0' ? "" : ", ", more);
+    return parse_shape(type, keys, out);
 }
 
 static void absent_keys_mean_what_each_class_means(void **state)
@@ -285,141 +291,109 @@ static void an_indexer_belongs_to_v32(void **state)
     support_temp_dir_remove(dir);
 }
 
-static void the_table_of_every_family_counts_its_parameters(void **state)
-{
-    static const char *const names[] = {"v2",    "tied",      "llama",  "qwen2",
-                                        "qwen3", "qwen3-moe", "mixtral"};
-
-    (void)state;
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        struct model_config config;
-        struct weight_table *table;
-        size_t n = 0;
-
-        assert_ok(model_config_preset(names[i], &config));
-        config.has_o_bias = config.has_qkv_bias = i % 2 == 1 && config.n_kv_heads > 0;
-        assert_ok(weight_table_create(&config, &table));
-        for (size_t j = 0; j < table->n_rows; j++) {
-            n += table->rows[j].count;
-        }
-        assert_int_equal(n, model_config_parameters(&config));
-        weight_table_destroy(table);
-    }
-}
-
-#define N_EXPERTS ((size_t)4)
-#define WIDTH ((size_t)24)
-#define D ((size_t)32)
-
-/* A file as newest transformers write it: mlp.experts.gate_up_proj, mlp.experts.down_proj and
- * mlp.gate.weight. */
-struct fused_file {
-    float gate_up[2][N_EXPERTS * 2 * WIDTH * D], down[2][N_EXPERTS * D * WIDTH]; /* by layer */
-    char names[6][96];
-    struct tensor tensors[64];
-    size_t n, n_names;
+static const struct model_config published_deepseek = {
+    .attention = MODEL_ATTENTION_MLA,
+    .moe_layer_freq = 1,
+    .first_dense_layers = 1,
+    .kv_lora_rank = 512,
+    .qk_nope_head_dim = 128,
+    .qk_rope_head_dim = 64,
+    .v_head_dim = 128,
 };
 
-/* Puts the experts' values of one part behind `first` into their matrices of a fused tensor. */
-static void fuse(const struct weight_table *table, const float *data, const char *part,
-                 size_t layer, float *out, size_t first, size_t stride)
+/* V, d, L, H, rq, F, Fe, E, shared, K of the published DeepSeek models. */
+static struct model_config deepseek(const size_t numbers[10])
 {
-    for (size_t j = 0; j < N_EXPERTS; j++) {
-        char name[96];
-        const struct weight_row *row;
+    struct model_config config = published_deepseek;
 
-        (void)snprintf(name, sizeof(name),
-                       "model.layers.%zu.block_sparse_moe.experts.%zu.%s.weight", layer, j, part);
-        row = weight_table_find(table, name);
-        assert_non_null(row);
-        memcpy(out + j * stride + first, data + row->offset, row->count * sizeof(float));
-    }
+    config.vocab_size = numbers[0];
+    config.hidden_size = numbers[1];
+    config.n_layers = numbers[2];
+    config.n_heads = numbers[3];
+    config.q_lora_rank = numbers[4];
+    config.intermediate_size = numbers[5];
+    config.moe_intermediate_size = numbers[6];
+    config.n_experts = numbers[7];
+    config.n_shared_experts = numbers[8];
+    config.experts_per_token = numbers[9];
+    return config;
 }
 
-/* A name of the file's own: "model.layers.LAYER.mlp.REST". */
-static const char *new_name(struct fused_file *file, size_t layer, const char *rest)
+/* model.md 14: billions in all, billions a token uses, bytes of BF16 cache a token. */
+static void deepseek_models_count_as_published(void **state)
 {
-    char *name = file->names[file->n_names++];
-
-    (void)snprintf(name, sizeof(file->names[0]), "model.layers.%zu.mlp.%s", layer, rest);
-    return name;
-}
-
-static void add_plain(struct fused_file *file, const struct weight_row *row, const float *data)
-{
-    const bool is_router = strstr(row->name, "block_sparse_moe.gate") != NULL;
-    const size_t layer = strstr(row->name, "layers.1.") != NULL ? 1 : 0;
-
-    file->tensors[file->n++] =
-        (struct tensor){.name = is_router ? new_name(file, layer, "gate.weight") : row->name,
-                        .dtype = TENSOR_F32,
-                        .n_dims = row->n_dims,
-                        .shape = {row->shape[0], row->shape[1]},
-                        .n_elements = row->count,
-                        .data = data + row->offset};
-}
-
-static void add_fused(struct fused_file *file, size_t layer, const struct weight_table *table,
-                      const float *data)
-{
-    float *gate_up = file->gate_up[layer], *down = file->down[layer];
-
-    fuse(table, data, "w1", layer, gate_up, 0, 2 * WIDTH * D);
-    fuse(table, data, "w3", layer, gate_up, WIDTH * D, 2 * WIDTH * D);
-    fuse(table, data, "w2", layer, down, 0, D * WIDTH);
-    file->tensors[file->n++] =
-        (struct tensor){.name = new_name(file, layer, "experts.gate_up_proj"),
-                        .dtype = TENSOR_F32,
-                        .n_dims = 3,
-                        .shape = {N_EXPERTS, 2 * WIDTH, D},
-                        .n_elements = N_EXPERTS * 2 * WIDTH * D,
-                        .data = gate_up};
-    file->tensors[file->n++] = (struct tensor){.name = new_name(file, layer, "experts.down_proj"),
-                                               .dtype = TENSOR_F32,
-                                               .n_dims = 3,
-                                               .shape = {N_EXPERTS, D, WIDTH},
-                                               .n_elements = N_EXPERTS * D * WIDTH,
-                                               .data = down};
-}
-
-static void fused_file_write(const char *dir, const struct weight_table *table, const float *data)
-{
-    static struct fused_file file;
-    char *path;
-
-    for (size_t i = 0; i < table->n_rows; i++) {
-        if (strstr(table->rows[i].name, ".experts.") == NULL) {
-            add_plain(&file, &table->rows[i], data);
-        }
-    }
-    add_fused(&file, 0, table, data);
-    add_fused(&file, 1, table, data);
-    assert_ok(path_join(dir, "model.safetensors", &path));
-    assert_ok(safetensors_write(path, file.tensors, file.n, false));
-    memory_free(path);
-}
-
-static void mixtral_in_the_newest_style_loads_the_same_bits(void **state)
-{
-    struct model_config config;
-    struct weight_table *table;
-    float *data, *loaded;
-    char dir[256];
+    static const struct {
+        size_t numbers[10], n_dense, index_heads;
+        bool has_softmax_router;
+        double total, active;
+        size_t cache_bytes;
+    } models[] = {
+        {{102400, 2048, 27, 16, 0, 10944, 1408, 64, 2, 6}, 1, 0, true, 15.7, 2.45, 31104},
+        {{102400, 5120, 60, 128, 1536, 12288, 1536, 160, 2, 6}, 1, 0, true, 235.7, 20.9, 69120},
+        {{129280, 7168, 61, 128, 1536, 18432, 2048, 256, 1, 8}, 3, 0, false, 671.0, 36.6, 70272},
+        {{163840, 2048, 27, 16, 0, 11264, 1408, 64, 2, 6}, 1, 0, false, 16.0, 2.58, 31104},
+        {{163840, 7168, 61, 64, 1536, 18432, 2048, 384, 1, 8}, 1, 0, false, 1026, 31.7, 70272},
+        {{129280, 7168, 61, 128, 1536, 18432, 2048, 256, 1, 8},
+         3,
+         64,
+         false,
+         671.9,
+         37.5,
+         70272 + 15616},
+    };
 
     (void)state;
-    support_temp_dir(dir, sizeof(dir));
-    assert_ok(model_config_preset("mixtral", &config));
-    assert_ok(weight_table_create(&config, &table));
-    assert_ok(memory_alloc(table->n_floats, sizeof(float), &data));
-    assert_ok(memory_alloc(table->n_floats, sizeof(float), &loaded));
-    weights_init(&config, table, 3, data);
-    fused_file_write(dir, table, data);
-    assert_ok(weights_load(dir, table, loaded));
-    assert_memory_equal(data, loaded, table->n_floats * sizeof(float));
-    memory_free(data);
-    memory_free(loaded);
-    weight_table_destroy(table);
-    support_temp_dir_remove(dir);
+    for (size_t i = 0; i < sizeof(models) / sizeof(models[0]); i++) {
+        struct model_config config = deepseek(models[i].numbers);
+
+        config.first_dense_layers = models[i].n_dense;
+        config.has_softmax_router = models[i].has_softmax_router;
+        config.index_n_heads = models[i].index_heads;
+        config.index_head_dim = 128;
+        assert_true(fabs((double)model_config_parameters(&config) / 1e9 / models[i].total - 1) <
+                    0.005);
+        assert_true(fabs((double)model_config_active_parameters(&config) / 1e9 / models[i].active -
+                         1) < 0.005);
+        assert_int_equal(2 * model_config_kv_floats(&config), models[i].cache_bytes);
+    }
+}
+
+/* The counts that their releases state, to the last parameter. */
+static void classic_models_count_as_published(void **state)
+{
+    static const struct {
+        const char *type, *shape;
+        size_t parameters;
+    } models[] = {
+        {"llama",
+         "\"vocab_size\": 128256, \"hidden_size\": 4096, \"num_hidden_layers\": 32,"
+         "\"num_attention_heads\": 32, \"num_key_value_heads\": 8, \"intermediate_size\": 14336",
+         8030261248},
+        {"qwen2",
+         "\"vocab_size\": 152064, \"hidden_size\": 3584, \"num_hidden_layers\": 28,"
+         "\"num_attention_heads\": 28, \"num_key_value_heads\": 4, \"intermediate_size\": 18944",
+         7615616512},
+        {"qwen3",
+         "\"vocab_size\": 151936, \"hidden_size\": 4096, \"num_hidden_layers\": 36,"
+         "\"num_attention_heads\": 32, \"num_key_value_heads\": 8, \"intermediate_size\": 12288",
+         8190735360},
+        {"qwen3_moe",
+         "\"vocab_size\": 151936, \"hidden_size\": 2048, \"num_hidden_layers\": 48,"
+         "\"num_attention_heads\": 32, \"head_dim\": 128, \"intermediate_size\": 6144",
+         30532122624},
+        {"mixtral",
+         "\"vocab_size\": 32000, \"hidden_size\": 4096, \"num_hidden_layers\": 32,"
+         "\"num_attention_heads\": 32, \"intermediate_size\": 14336",
+         46702792704},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(models) / sizeof(models[0]); i++) {
+        struct model_config config;
+
+        assert_ok(parse_shape(models[i].type, models[i].shape, &config));
+        assert_int_equal(model_config_parameters(&config), models[i].parameters);
+    }
 }
 
 int main(void)
@@ -435,8 +409,8 @@ int main(void)
         cmocka_unit_test(heads_that_do_not_fit_are_refused),
         cmocka_unit_test(generation_config_has_the_last_word_on_end_tokens),
         cmocka_unit_test(an_indexer_belongs_to_v32),
-        cmocka_unit_test(the_table_of_every_family_counts_its_parameters),
-        cmocka_unit_test(mixtral_in_the_newest_style_loads_the_same_bits),
+        cmocka_unit_test(deepseek_models_count_as_published),
+        cmocka_unit_test(classic_models_count_as_published),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
