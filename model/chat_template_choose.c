@@ -134,6 +134,9 @@ static enum status choose_by_file(const char *path, enum chat_template *out, str
     size_t n = 0;
 
     *out = CHAT_TEMPLATE_JINJA;
+    if (!file_exists(path)) {
+        return status_set(STATUS_BAD_CONFIG, "chat template %s: there is no such file", path);
+    }
     TRY(file_read(path, TEMPLATE_BYTES_MAX, &text, &n));
     const enum status status = jinja_compile(text, n, program);
     memory_free(text);
