@@ -164,7 +164,7 @@ static inline void trial_open(enum random_family family, size_t number, struct t
 {
     struct random_draws draws = {.seed = all.seed, .index = number};
     struct model_config config;
-    struct policy_options options = {.max_draws = 1, .is_trainable = true};
+    struct policy_options options = {.max_draws = ORACLE_ROWS_MAX, .is_trainable = true};
     bool batch_branches[N_BATCH_BRANCHES];
 
     memset(trial, 0, sizeof(*trial));

@@ -2,7 +2,8 @@
  * branch is reached, each read from a config.json, run forwards and backwards in FP32 and compared
  * with the double-precision oracle (tests/support/oracle_model.h): log-probabilities and entropies
  * as they are, gradients against central finite differences of the oracle, along random
- * directions through each tensor and at single elements, the largest included.
+ * directions through each tensor and at single elements, the largest included. Tokens drawn while
+ * the same batch grows in chunks have the log-probabilities of the whole, bit for bit.
  *
  * `test_random_configs SEED` makes 200 others, `test_random_configs SEED N` case N of them alone
  * and prints its tensors. */
@@ -13,6 +14,7 @@
 
 #include <cmocka.h>
 
+#include "tests/golden/random_chunks.h"
 #include "tests/golden/random_trial.h"
 
 #include <stdlib.h>
@@ -33,6 +35,7 @@ static void run_case(size_t number)
     double *direction;
 
     trial_open(families[number % N_FAMILIES], number, &trial);
+    check_chunks(&trial);
     run_policy(&trial);
 
     const struct weight_table *table = policy_table(trial.policy);
