@@ -7,15 +7,13 @@
 #include "base/text_buffer.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
+#include "cli/json_lines.h"
 #include "cli/tok_render.h"
 #include "model/tokenizer.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define FILE_BYTES_MAX ((size_t)4 << 30)
-#define DEPTH_MAX 32u
 
 enum {
     OPTION_FILE = 'f',
@@ -27,18 +25,21 @@ enum {
 };
 
 static const struct cli_option encode_options[] = {
-    {OPTION_FILE, "file", "F.jsonl", "rows of {\"text\": ...} instead of TEXT"},
+    {OPTION_FILE, "file", "F.jsonl",
+     "rows of {\"text\": ...} instead of TEXT; - is standard input"},
     {OPTION_PLAIN, "plain", NULL, "added tokens in the text are ordinary text"},
     {OPTION_SPECIAL, "add-special", NULL, "with the special tokens around a text, if any"},
     {OPTION_JSON, "json", NULL, "one object a text: ids (always so with --file)"},
 };
 static const struct cli_option decode_options[] = {
-    {OPTION_FILE, "file", "F.jsonl", "rows of {\"ids\": [...]} instead of IDS"},
+    {OPTION_FILE, "file", "F.jsonl",
+     "rows of {\"ids\": [...]} instead of IDS; - is standard input"},
     {OPTION_SKIP, "skip-special", NULL, "without special tokens"},
     {OPTION_JSON, "json", NULL, "one object a list: text (always so with --file)"},
 };
 static const struct cli_option render_options[] = {
-    {OPTION_FILE, "file", "F.jsonl", "rows of {\"messages\": [...]} instead of TEXT"},
+    {OPTION_FILE, "file", "F.jsonl",
+     "rows of {\"messages\": [...]} instead of TEXT; - is standard input"},
     {OPTION_CHAT, "chat", "NAME", "chat template or FILE.jinja; by default the model's own"},
     {OPTION_JSON, "json", NULL, "one object a row: text and ids (always so with --file)"},
 };
@@ -130,8 +131,9 @@ static enum status encode_text(const struct request *request, const char *text, 
     return status;
 }
 
-static enum status encode_row(const struct request *request, const struct json *row)
+static enum status encode_row(void *context, const struct json *row)
 {
+    const struct request *request = context;
     const struct json *text = json_get(row, "text");
 
     if (!json_is(text, JSON_STRING)) {
@@ -142,8 +144,9 @@ static enum status encode_row(const struct request *request, const struct json *
 
 /* --- Rendering --- */
 
-static enum status render_row(const struct request *request, const struct json *row)
+static enum status render_row(void *context, const struct json *row)
 {
+    const struct request *request = context;
     return tok_render_row(request->tokenizer, request->chat, row, request->wants_json);
 }
 
@@ -197,8 +200,9 @@ static enum status check_id(const struct request *request, int64_t id)
     return STATUS_OK;
 }
 
-static enum status decode_row(const struct request *request, const struct json *row)
+static enum status decode_row(void *context, const struct json *row)
 {
+    const struct request *request = context;
     const struct json *list = json_get(row, "ids");
     int32_t *ids = NULL;
     enum status status = STATUS_OK;
@@ -255,37 +259,16 @@ static enum status decode_text(const struct request *request, const char *text)
 
 /* --- Files --- */
 
-typedef enum status row_action(const struct request *request, const struct json *row);
-
-static enum status take_line(const struct request *request, row_action *act, const char *line,
-                             size_t n)
-{
-    struct json *row = NULL;
-
-    if (n == 0) {
-        return STATUS_OK;
-    }
-    TRY(json_parse_with_nul(line, n, DEPTH_MAX, &row));
-    const enum status status = act(request, row);
-    json_destroy(row);
-    return status;
-}
-
-static enum status take_file(const struct request *request, row_action *act)
+static enum status take_file(struct request *request, json_line_action *act)
 {
     char *text = NULL;
-    size_t n = 0, n_lines = 0;
-    enum status status = STATUS_OK;
+    size_t n = 0;
 
-    TRY(file_read(request->file, FILE_BYTES_MAX, &text, &n));
-    for (const char *at = text; status == STATUS_OK && at < text + n; n_lines++) {
-        const char *end = memchr(at, '\n', (size_t)(text + n - at));
-        end = end == NULL ? text + n : end;
-        status = take_line(request, act, at, (size_t)(end - at));
-        at = end + 1;
-    }
+    TRY(json_lines_read(request->file, &text, &n));
+    const enum status status =
+        json_lines_each(json_lines_name(request->file), text, n, act, request, NULL);
     memory_free(text);
-    return status == STATUS_OK ? status : status_wrap(status, "%s:%zu", request->file, n_lines);
+    return status;
 }
 
 /* --- The commands --- */
@@ -294,7 +277,7 @@ enum word { WORD_ENCODE, WORD_DECODE, WORD_RENDER };
 static const struct {
     const char *name;
     const struct cli_command *command;
-    row_action *act;
+    json_line_action *act;
 } words[] = {
     [WORD_ENCODE] = {"encode", &encode_command, encode_row},
     [WORD_DECODE] = {"decode", &decode_command, decode_row},
@@ -333,6 +316,9 @@ static enum status work(struct request *request, enum word word)
 {
     enum status status = STATUS_OK;
 
+    if (!folder_exists(request->model)) {
+        return status_set(STATUS_BAD_ARGUMENT, "%s: there is no such model folder", request->model);
+    }
     TRY(tokenizer_load(request->model, &request->tokenizer));
     if (word == WORD_RENDER) {
         status = chat_template_open(request->chat_name, request->model, request->tokenizer,

@@ -2,18 +2,11 @@
  * in the last line costs no generation. */
 #include "cli/generate.h"
 
-#include "base/file.h"
 #include "base/memory.h"
-#include "base/text_buffer.h"
+#include "cli/json_lines.h"
 #include "model/model_config.h"
 
-#include <errno.h>
 #include <string.h>
-#include <unistd.h>
-
-#define FILE_BYTES_MAX ((size_t)4 << 30)
-#define READ_BYTES ((size_t)1 << 16)
-#define DEPTH_MAX 32u
 
 enum status generate_texts_open(const struct generate_request *request, struct generate_texts *out)
 {
@@ -126,10 +119,15 @@ void generate_rows_dispose(struct generate_rows *rows)
 
 /* --- Rows of a file --- */
 
-static enum status add_row(const struct generate_request *request,
-                           const struct generate_texts *texts, const struct json *row,
-                           struct generate_rows *rows)
+struct row_context {
+    const struct generate_request *request;
+    const struct generate_texts *texts;
+    struct generate_rows *rows;
+};
+
+static enum status add_row(void *context, const struct json *row)
 {
+    const struct row_context *to = context;
     const struct json *messages = json_get(row, "messages");
     const struct json *prompt = json_get(row, "prompt");
     const bool has_messages = json_is(messages, JSON_ARRAY);
@@ -139,95 +137,11 @@ static enum status add_row(const struct generate_request *request,
         return status_set(STATUS_BAD_FORMAT,
                           "want {\"messages\": [...]} or {\"prompt\": \"...\"}, one of them");
     }
-    return add_prompt(request, texts, has_messages ? messages : prompt, json_get(row, "tools"),
-                      rows);
-}
-
-static bool is_blank(const char *line, size_t n)
-{
-    return strspn(line, " \t\r") >= n;
-}
-
-/* Where a line stands, for messages. */
-struct place {
-    const char *file;
-    size_t line;
-};
-
-static enum status parse_line(const struct place *place, const char *line, size_t n,
-                              struct json **out)
-{
-    const enum status status = json_parse_with_nul(line, n, DEPTH_MAX, out);
-
-    if (status == STATUS_BAD_FORMAT) {
-        /* the parser saw one line: "1:column: what" */
-        const char *colon = strchr(status_message(), ':');
-
-        return status_set(status, "%s:%zu:%s", place->file, place->line,
-                          colon == NULL ? " broken JSON" : colon + 1);
-    }
-    return status;
-}
-
-/* line[n] is a line break or the text's NUL. */
-static enum status add_line(const struct generate_request *request,
-                            const struct generate_texts *texts, const struct place *place,
-                            const char *line, size_t n, struct generate_rows *rows)
-{
-    struct json *row = NULL;
-
-    if (is_blank(line, n)) {
-        return STATUS_OK;
-    }
-    TRY(parse_line(place, line, n, &row));
-    const enum status status = add_row(request, texts, row, rows);
-    json_destroy(row);
-    return status == STATUS_OK ? status : status_wrap(status, "%s:%zu", place->file, place->line);
-}
-
-static enum status add_lines(const struct generate_request *request,
-                             const struct generate_texts *texts, const char *name, const char *text,
-                             size_t n, struct generate_rows *rows)
-{
-    static const char bom[] = "\xef\xbb\xbf";
-    const size_t n_bom = n >= 3 && memcmp(text, bom, 3) == 0 ? 3 : 0;
-    struct place place = {.file = name};
-
-    for (const char *at = text + n_bom; at < text + n;) {
-        const char *end = memchr(at, '\n', (size_t)(text + n - at));
-
-        end = end == NULL ? text + n : end;
-        place.line++;
-        TRY(add_line(request, texts, &place, at, (size_t)(end - at), rows));
-        at = end + 1;
-    }
-    if (rows->count == 0) {
-        return status_set(STATUS_BAD_ARGUMENT, "%s: there are no rows", name);
-    }
-    return STATUS_OK;
+    return add_prompt(to->request, to->texts, has_messages ? messages : prompt,
+                      json_get(row, "tools"), to->rows);
 }
 
 /* --- Where prompts come from --- */
-
-static enum status read_input(struct text_buffer *out)
-{
-    ssize_t n = 1;
-
-    while (n > 0) {
-        TRY(text_buffer_reserve(out, READ_BYTES));
-        n = read(STDIN_FILENO, out->bytes + out->count, READ_BYTES);
-        out->count += n > 0 ? (size_t)n : 0;
-        if (out->count > FILE_BYTES_MAX) {
-            return status_set(STATUS_BAD_FORMAT, "standard input: more than %zu bytes",
-                              FILE_BYTES_MAX);
-        }
-    }
-    if (n < 0) {
-        return errno == EINTR ? status_set(STATUS_CANCELLED, "interrupted")
-                              : status_set(STATUS_IO, "standard input: %s", strerror(errno));
-    }
-    return text_buffer_put(out, "", 0); /* the NUL behind it */
-}
 
 static enum status take_text(const struct generate_request *request,
                              const struct generate_texts *texts, const char *name, const char *text,
@@ -246,36 +160,34 @@ static enum status take_text(const struct generate_request *request,
                : status;
 }
 
-static enum status read_standard_input(const struct generate_request *request,
-                                       const struct generate_texts *texts,
-                                       struct generate_rows *rows)
+static enum status read_rows(const struct generate_request *request,
+                             const struct generate_texts *texts, struct generate_rows *rows)
 {
-    struct text_buffer input = {.bytes = NULL};
-    enum status status = read_input(&input);
+    struct row_context context = {.request = request, .texts = texts, .rows = rows};
+    const char *name = json_lines_name(request->file);
+    char *text = NULL;
+    size_t n = 0;
 
-    if (status == STATUS_OK && request->file != NULL) {
-        status = add_lines(request, texts, "(standard input)", input.bytes, input.count, rows);
-    } else if (status == STATUS_OK) {
-        const bool ends_line = input.count > 0 && input.bytes[input.count - 1] == '\n';
-
-        status = take_text(request, texts, "standard input", input.bytes,
-                           input.count - (ends_line ? 1 : 0), rows);
+    TRY(json_lines_read(request->file, &text, &n));
+    enum status status = json_lines_each(name, text, n, add_row, &context, NULL);
+    if (status == STATUS_OK && rows->count == 0) {
+        status = status_set(STATUS_BAD_ARGUMENT, "%s: there are no rows", name);
     }
-    text_buffer_dispose(&input);
+    memory_free(text);
     return status;
 }
 
-static enum status read_file(const struct generate_request *request,
-                             const struct generate_texts *texts, struct generate_rows *rows)
+/* Standard input as one prompt; the line break that ends it is not part of it. */
+static enum status read_prompt(const struct generate_request *request,
+                               const struct generate_texts *texts, struct generate_rows *rows)
 {
     char *text = NULL;
     size_t n = 0;
 
-    if (!file_exists(request->file)) {
-        return status_set(STATUS_BAD_ARGUMENT, "%s: there is no such file", request->file);
-    }
-    TRY(file_read(request->file, FILE_BYTES_MAX, &text, &n));
-    const enum status status = add_lines(request, texts, request->file, text, n, rows);
+    TRY(json_lines_read("-", &text, &n));
+    const bool ends_line = n > 0 && text[n - 1] == '\n';
+    const enum status status =
+        take_text(request, texts, "standard input", text, n - (ends_line ? 1 : 0), rows);
     memory_free(text);
     return status;
 }
@@ -287,8 +199,6 @@ enum status generate_rows_read(const struct generate_request *request,
     if (request->prompt != NULL) {
         return take_text(request, texts, "--prompt", request->prompt, strlen(request->prompt), out);
     }
-    if (request->file == NULL || strcmp(request->file, "-") == 0) {
-        return read_standard_input(request, texts, out);
-    }
-    return read_file(request, texts, out);
+    return request->file != NULL ? read_rows(request, texts, out)
+                                 : read_prompt(request, texts, out);
 }
