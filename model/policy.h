@@ -104,8 +104,9 @@ struct policy_draft_args {
     size_t n_spans;
     const size_t *n_drafts;         /* (n_spans) wanted behind each span, or NULL: none */
     const struct sample_row *draws; /* (n_spans) of the first draft; others are behind it */
-    int32_t *drafts; /* (n_spans, policy_max_drafts) out: the first n_drafts of each row; -1 when
-                        there is none because a logit is not finite */
+    int32_t *drafts; /* (n_spans, drafts_stride) out: the first n_drafts of each row; -1 when there
+                        is none because a logit is not finite */
+    size_t drafts_stride; /* at least the largest of n_drafts */
 };
 /* Writes the modules' entries and drafts. With one module for several drafts, it goes on from its
  * own output; else module m makes draft m, and the last one goes on. Errors: BAD_ARGUMENT. */

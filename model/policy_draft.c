@@ -26,7 +26,7 @@ static size_t wanted(const struct policy_draft_args *args, size_t span)
 
 static int32_t *drafts_of(const struct drafting *d, size_t span)
 {
-    return d->args->drafts + span * d->policy->options.n_drafts;
+    return d->args->drafts + span * d->args->drafts_stride;
 }
 
 /* The page of the last position that a draft of the span reads or writes exists. */
@@ -37,8 +37,9 @@ static enum status check_span(const struct policy *policy, const struct policy_c
     const size_t n_drafts = wanted(args, index);
     const size_t n_tokens = span->n_cached + span->n_rows + (n_drafts > 0 ? n_drafts - 1 : 0);
 
-    if (n_drafts > policy_max_drafts(policy) || span->n_rows == 0 ||
-        span->n_rows > policy->options.max_rows || n_tokens > policy->config.max_positions) {
+    if (n_drafts > policy_max_drafts(policy) || n_drafts > args->drafts_stride ||
+        span->n_rows == 0 || span->n_rows > policy->options.max_rows ||
+        n_tokens > policy->config.max_positions) {
         return status_set(STATUS_BAD_ARGUMENT,
                           "%zu drafts behind %zu rows at position %zu, sized for %zu and %zu",
                           n_drafts, span->n_rows, span->n_cached, policy_max_drafts(policy),

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "rollout/scheduler.h"
+#include "rollout/speculation.h"
 
 struct engine {
     struct policy *policy; /* borrowed */
@@ -13,8 +14,12 @@ struct engine {
     int32_t *drawn;
     float *logp;
     struct completion *completions; /* of the last tick */
+    struct speculation_room room;
+    struct speculation speculation;
+    bool is_measured;
     size_t cache_bytes;
     uint64_t n_drawn;
+    struct engine_drafts drafts;
 };
 
 /* What was asked for, or enough that only slots limit how many sequences
@@ -42,17 +47,25 @@ enum status engine_pages(const struct engine_options *options, size_t page_bytes
 
 static enum status build(struct engine *engine, const struct engine_options *options)
 {
-    const struct scheduler_limits limits = {.max_num_seqs = options->max_num_seqs,
-                                            .max_batch_tokens = options->max_batch_tokens,
-                                            .max_sequence = options->max_sequence};
+    const size_t n_most = policy_max_drafts(engine->policy);
+    const struct scheduler_limits limits = {
+        .max_num_seqs = options->max_num_seqs,
+        .max_batch_tokens = options->max_batch_tokens,
+        .max_sequence = options->max_sequence,
+        .n_drafts = options->n_drafts < n_most ? options->n_drafts : n_most};
+    const size_t n_draws = scheduler_max_draws(&limits);
     size_t n_pages = 0;
 
     TRY(engine_pages(options, policy_cache_page_bytes(engine->policy), &n_pages));
     TRY(kv_cache_create(n_pages, &engine->cache));
     TRY(scheduler_create(&limits, engine->cache, &engine->scheduler));
-    TRY(memory_alloc(options->max_num_seqs, sizeof(*engine->drawn), &engine->drawn));
-    TRY(memory_alloc(options->max_num_seqs, sizeof(*engine->logp), &engine->logp));
+    TRY(memory_alloc(n_draws, sizeof(*engine->drawn), &engine->drawn));
+    TRY(memory_alloc(n_draws, sizeof(*engine->logp), &engine->logp));
     TRY(memory_alloc(options->max_num_seqs, sizeof(*engine->completions), &engine->completions));
+    engine->room = (struct speculation_room){.n_pages = n_pages,
+                                             .max_num_seqs = options->max_num_seqs,
+                                             .max_batch_tokens = options->max_batch_tokens};
+    speculation_init(limits.n_drafts, options->spec_max_batch, &engine->speculation);
     engine->cache_bytes = n_pages * policy_cache_page_bytes(engine->policy);
     return policy_cache_create(engine->policy, n_pages, &engine->pages);
 }
@@ -93,6 +106,45 @@ enum status engine_submit(struct engine *engine, const struct engine_request *re
     return scheduler_add(engine->scheduler, request);
 }
 
+/* The modules over the plan's rows. */
+static enum status draft(struct engine *engine, const struct draft_plan *plan, bool wants_drafts)
+{
+    const struct policy_draft_args args = {.rows = plan->rows,
+                                           .tokens = plan->tokens,
+                                           .positions = plan->positions,
+                                           .n_rows = plan->n_rows,
+                                           .spans = plan->spans,
+                                           .n_spans = plan->n_spans,
+                                           .n_drafts = wants_drafts ? plan->n_drafts : NULL,
+                                           .draws = plan->draws,
+                                           .drafts = plan->drafts,
+                                           .drafts_stride = engine->speculation.n_drafts};
+
+    return plan->n_rows == 0 ? STATUS_OK : policy_draft(engine->policy, engine->pages, &args);
+}
+
+/* Entries of the rows that stay, and drafts of what comes next. */
+static enum status look_ahead(struct engine *engine)
+{
+    const size_t n_drafts =
+        speculation_choose(&engine->speculation, scheduler_running(engine->scheduler));
+    const struct draft_plan *plan = scheduler_draft_plan(engine->scheduler, n_drafts);
+
+    TRY(draft(engine, plan, n_drafts > 0));
+    scheduler_take_drafts(engine->scheduler);
+    return STATUS_OK;
+}
+
+static void count_draws(struct engine *engine, const struct schedule_result *result)
+{
+    engine->n_drawn += result->n_tokens;
+    engine->drafts.n_fed += result->n_fed;
+    engine->drafts.n_right += result->n_right;
+    engine->drafts.n_turns += result->n_turns;
+    engine->drafts.n_tokens += result->n_turn_tokens;
+    speculation_note(&engine->speculation, result->n_fed, result->n_right);
+}
+
 /* Feeds the schedule to the model and hands the draws back to the scheduler. */
 static enum status forward(struct engine *engine, const struct schedule *schedule,
                            struct schedule_result *result)
@@ -108,15 +160,19 @@ static enum status forward(struct engine *engine, const struct schedule *schedul
                                             .drawn = engine->drawn,
                                             .logp = engine->logp};
     const struct model_config *config = policy_config(engine->policy);
+    const bool has_drafts = engine->speculation.n_drafts > 0;
 
     TRY(policy_extend(engine->policy, engine->pages, &args));
-    engine->n_drawn += schedule->n_draws;
+    if (has_drafts) { /* before a prompt's last page is copied */
+        TRY(draft(engine, scheduler_prompt_plan(engine->scheduler), false));
+    }
     scheduler_accept(engine->scheduler, engine->drawn, engine->logp, config->eos_ids,
                      config->n_eos_ids, result);
     for (size_t i = 0; i < result->n_copies; i++) {
         TRY(policy_cache_copy_page(engine->pages, result->copies[i].from, result->copies[i].to));
     }
-    return STATUS_OK;
+    count_draws(engine, result);
+    return has_drafts ? look_ahead(engine) : STATUS_OK;
 }
 
 enum status engine_tick(struct engine *engine, const struct completion **completions, size_t *n)
@@ -154,6 +210,22 @@ size_t engine_drawn(const struct engine *engine, uint64_t group, uint32_t sample
 
     *tokens = sequence == NULL ? NULL : sequence->tokens;
     return sequence == NULL ? 0 : sequence->n_tokens;
+}
+
+enum status engine_measure(struct engine *engine)
+{
+    speculation_forget(&engine->speculation);
+    if (engine->is_measured) {
+        return STATUS_OK;
+    }
+    TRY(speculation_measure(&engine->speculation, engine->policy, engine->pages, &engine->room));
+    engine->is_measured = true;
+    return STATUS_OK;
+}
+
+struct engine_drafts engine_drafts(const struct engine *engine)
+{
+    return engine->drafts;
 }
 
 bool engine_is_idle(const struct engine *engine)

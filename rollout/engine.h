@@ -19,6 +19,9 @@ struct engine_options {
     size_t max_batch_tokens; /* rows of one forward: prefill chunk budget */
     size_t max_sequence;     /* prompt + completion tokens of one sequence at most */
     size_t kv_cache_bytes;   /* 0: enough for max_num_seqs full sequences */
+    size_t n_drafts;         /* tokens that the MTP modules guess ahead of a sequence, at most
+                                DRAFTS_MAX and what the policy was made for; 0: none */
+    size_t spec_max_batch;   /* sequences at once with drafts; 0: see engine_measure */
 };
 
 enum finish { FINISH_STOP, FINISH_LENGTH, FINISH_ABORT };
@@ -50,8 +53,8 @@ struct engine_request {
  * does not hold one sequence. */
 MUST_CHECK enum status engine_pages(const struct engine_options *options, size_t page_bytes,
                                     size_t *n_pages);
-/* policy: borrowed, from policy_create with max_rows >= max_batch_tokens and max_draws >=
- * max_num_seqs. The end tokens are the model's. */
+/* policy: borrowed, from policy_create with max_rows >= max_batch_tokens and n_drafts of the same
+ * number. The end tokens are the model's. */
 MUST_CHECK enum status engine_create(struct policy *policy, const struct engine_options *options,
                                      struct engine **out);
 void engine_destroy(struct engine *engine);
@@ -65,6 +68,16 @@ MUST_CHECK enum status engine_tick(struct engine *engine, const struct completio
  * has none yet, or is not running. */
 size_t engine_drawn(const struct engine *engine, uint64_t group, uint32_t sample,
                     const int32_t **tokens);
+/* Other weights are in the policy. Until the first time, drafts are made whatever the batch is;
+ * then (it takes some milliseconds) only where they are measured to be faster. The engine must be
+ * idle. */
+MUST_CHECK enum status engine_measure(struct engine *engine);
+/* Since engine_create. */
+struct engine_drafts {
+    uint64_t n_fed, n_right;    /* drafts that the model judged, and that were what it drew */
+    uint64_t n_turns, n_tokens; /* of sequences, behind their first token */
+};
+struct engine_drafts engine_drafts(const struct engine *engine);
 bool engine_is_idle(const struct engine *engine);
 /* Drops every group with this id, running or waiting. */
 void engine_cancel(struct engine *engine, uint64_t group);

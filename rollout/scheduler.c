@@ -25,6 +25,8 @@ static bool admit_sample(struct scheduler *s, struct group *group, int64_t now_u
     sequence->sample = (uint32_t)group->samples[group->n_admitted++];
     sequence->n_tokens = 0;
     sequence->n_promised = n_own;
+    sequence->n_drafts = 0;
+    sequence->n_fed = 0;
     return true;
 }
 
@@ -74,8 +76,8 @@ static void add_row(struct schedule *schedule, int32_t token, size_t position)
     schedule->n_rows++;
 }
 
-/* The next token of the sequence is drawn from the last row added. */
-static void add_draw(struct scheduler *s, const struct sequence *sequence)
+/* The token `ahead` behind the sequence's next one is drawn from the last row added. */
+static void add_draw(struct scheduler *s, const struct sequence *sequence, size_t ahead)
 {
     struct schedule *schedule = &s->schedule;
     const struct group *group = sequence->group;
@@ -83,17 +85,38 @@ static void add_draw(struct scheduler *s, const struct sequence *sequence)
 
     schedule->draw_rows[i] = (int32_t)(schedule->n_rows - 1);
     schedule->draw_slots[i] = (size_t)(sequence - s->slots);
-    schedule->draws[i] = (struct sample_row){.seed = group->seed,
-                                             .group = group->id,
-                                             .sample = sequence->sample,
-                                             .position = (uint32_t)sequence_length(sequence),
-                                             .sampling = group->sampling};
+    schedule->draws[i] =
+        (struct sample_row){.seed = group->seed,
+                            .group = group->id,
+                            .sample = sequence->sample,
+                            .position = (uint32_t)(sequence_length(sequence) + ahead),
+                            .sampling = group->sampling};
 }
 
+/* The sequence's last token and n_drafts drafts; each row draws. */
+static void schedule_sequence(struct scheduler *s, struct sequence *sequence, size_t n_drafts)
+{
+    const size_t position = sequence_length(sequence) - 1;
+
+    scheduler_hold_pages(s, sequence, position + n_drafts);
+    add_span(&s->schedule, 1 + n_drafts, position, sequence->blocks);
+    add_row(&s->schedule, sequence->tokens[sequence->n_tokens - 1], position);
+    add_draw(s, sequence, 0);
+    for (size_t i = 0; i < n_drafts; i++) {
+        add_row(&s->schedule, sequence->drafts[i], position + 1 + i);
+        add_draw(s, sequence, 1 + i);
+    }
+    sequence->n_fed = n_drafts;
+}
+
+/* Every running sequence gets a row before a draft gets one. */
 static void schedule_decodes(struct scheduler *s)
 {
     const size_t n_seqs = s->limits.max_num_seqs;
     const size_t first = s->cursor;
+    const size_t n_running = scheduler_running(s);
+    size_t room = n_running < s->limits.max_batch_tokens ? s->limits.max_batch_tokens - n_running
+                                                         : 0; /* rows for drafts */
 
     for (size_t i = 0; i < n_seqs; i++) {
         const size_t slot = (first + i) % n_seqs;
@@ -106,14 +129,9 @@ static void schedule_decodes(struct scheduler *s)
             s->cursor = slot;
             return;
         }
-        const size_t position = sequence_length(sequence) - 1;
-        if (position / KV_BLOCK_TOKENS == sequence->n_blocks) {
-            sequence->blocks[sequence->n_blocks++] = kv_cache_take(s->cache);
-            sequence->n_promised--;
-        }
-        add_span(&s->schedule, 1, position, sequence->blocks);
-        add_row(&s->schedule, sequence->tokens[sequence->n_tokens - 1], position);
-        add_draw(s, sequence);
+        const size_t n_drafts = sequence->n_drafts < room ? sequence->n_drafts : room;
+        schedule_sequence(s, sequence, n_drafts);
+        room -= n_drafts;
     }
 }
 
@@ -128,12 +146,13 @@ static void schedule_prompt(struct scheduler *s, struct group *group)
         add_row(&s->schedule, group->prompt[group->n_cached], group->n_cached);
         group->n_cached++;
     }
+    scheduler_plan_prompt(s, group, n_rows);
     if (n_rows < n_left) {
         return;
     }
     for (size_t i = 0; i < s->limits.max_num_seqs; i++) {
         if (s->slots[i].state == SEQUENCE_ADMITTED && s->slots[i].group == group) {
-            add_draw(s, &s->slots[i]);
+            add_draw(s, &s->slots[i], 0);
         }
     }
 }
@@ -147,6 +166,8 @@ const struct schedule *scheduler_next(struct scheduler *s, int64_t now_us)
     schedule->n_rows = 0;
     schedule->n_spans = 0;
     schedule->n_draws = 0;
+    s->plan.n_rows = 0;
+    s->plan.n_spans = 0;
     schedule_decodes(s);
     for (struct group *group = s->groups; group != NULL; group = group->next) {
         if (schedule->n_rows == s->limits.max_batch_tokens) {
@@ -193,6 +214,11 @@ static void accept_token(struct scheduler *s, struct sequence *sequence, int32_t
     }
 }
 
+struct end_tokens {
+    const int32_t *ids;
+    size_t n;
+};
+
 static bool contains(const int32_t *ids, size_t n, int32_t id)
 {
     for (size_t i = 0; i < n; i++) {
@@ -203,21 +229,52 @@ static bool contains(const int32_t *ids, size_t n, int32_t id)
     return false;
 }
 
+/* The sequence's draws from `first` on count while what was fed behind them is what they drew. */
+static void accept_draws(struct scheduler *s, size_t first, const int32_t *drawn, const float *logp,
+                         const struct end_tokens *end, struct schedule_result *result)
+{
+    struct sequence *sequence = &s->slots[s->schedule.draw_slots[first]];
+    const size_t n_fed = sequence->n_fed;
+    const bool is_first = sequence->state == SEQUENCE_ADMITTED;
+    bool is_right = true;
+
+    sequence->n_new = 0;
+    sequence->n_drafts = 0;
+    sequence->n_fed = 0;
+    for (size_t i = 0; is_right && sequence->state != SEQUENCE_FINISHED; i++) {
+        const int32_t token = drawn[first + i];
+
+        accept_token(s, sequence, token, logp[first + i], contains(end->ids, end->n, token));
+        sequence->n_new++;
+        is_right = i < n_fed && token == sequence->drafts[i];
+        result->n_right += is_right ? 1 : 0;
+    }
+    result->n_tokens += sequence->n_new;
+    result->n_turns += is_first ? 0 : 1;
+    result->n_turn_tokens += is_first ? 0 : sequence->n_new;
+    /* Drafts behind a sequence's end were not judged. */
+    const bool is_cut = sequence->state == SEQUENCE_FINISHED && sequence->n_new < n_fed;
+    result->n_fed += is_cut ? sequence->n_new : n_fed;
+}
+
 void scheduler_accept(struct scheduler *s, const int32_t *drawn, const float *logp,
                       const int32_t *end_tokens, size_t n_end_tokens,
                       struct schedule_result *result)
 {
-    for (size_t i = 0; i < s->schedule.n_draws; i++) {
-        accept_token(s, &s->slots[s->schedule.draw_slots[i]], drawn[i], logp[i],
-                     contains(end_tokens, n_end_tokens, drawn[i]));
+    const struct end_tokens end = {.ids = end_tokens, .n = n_end_tokens};
+
+    *result = (struct schedule_result){.copies = s->copies, .finished = s->finished};
+    for (size_t i = 0; i < s->schedule.n_draws;) {
+        const size_t n = 1 + s->slots[s->schedule.draw_slots[i]].n_fed;
+
+        accept_draws(s, i, drawn, logp, &end, result);
+        i += n;
     }
     for (struct group *group = s->groups; group != NULL; group = group->next) {
         if (group->n_begun == group->n_samples) {
             scheduler_release_group(s, group); /* the samples own what they still need */
         }
     }
-    *result = (struct schedule_result){.copies = s->copies,
-                                       .n_copies = s->n_copies,
-                                       .finished = s->finished,
-                                       .n_finished = s->n_finished};
+    result->n_copies = s->n_copies;
+    result->n_finished = s->n_finished;
 }

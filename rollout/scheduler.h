@@ -3,7 +3,11 @@
  * into chunks. A chunk that ends a prompt draws the first token of every admitted sample of the
  * group from that one row. Groups are admitted strictly in order, and only with pages for their
  * full length (kv_cache.h). Pure: no model, no clock; what is drawn does not depend on what is
- * decided here (DESIGN, exactness). */
+ * decided here (DESIGN, exactness).
+ *
+ * Drafts: a sequence may guess its next tokens. They are fed behind its last one, each of these
+ * rows draws, and the draws count as long as what was fed is what was drawn; the entries of rows
+ * behind that are written over by the next turn. So drafts save turns and change no token. */
 #ifndef HONE_ROLLOUT_SCHEDULER_H
 #define HONE_ROLLOUT_SCHEDULER_H
 
@@ -16,6 +20,20 @@ struct scheduler_limits {
     size_t max_num_seqs;     /* sequences that have pages */
     size_t max_batch_tokens; /* rows of one forward */
     size_t max_sequence;     /* tokens of one sequence */
+    size_t n_drafts;         /* of one sequence, DRAFTS_MAX at most; 0: none, and no plans */
+};
+
+/* Rows of the last schedule and the tokens behind them, as policy_draft wants them; arrays borrowed
+ * until the next plan. */
+struct draft_plan {
+    int32_t *rows, *tokens, *positions; /* (n_rows) */
+    size_t n_rows;
+    struct kv_span *spans; /* (n_spans) */
+    size_t n_spans;
+    size_t *n_drafts;         /* (n_spans) wanted */
+    struct sample_row *draws; /* (n_spans) */
+    size_t *slots;            /* (n_spans); the scheduler's own */
+    int32_t *drafts;          /* (n_spans, limits.n_drafts) to be filled; -1: none */
 };
 
 /* One forward; arrays borrowed until the next scheduler_next. */
@@ -27,7 +45,7 @@ struct schedule {
     int32_t *draw_rows;       /* (n_draws) row of each draw; a row may be drawn from repeatedly */
     struct sample_row *draws; /* (n_draws) */
     size_t *draw_slots;       /* (n_draws) sequence that gets the token; the scheduler's own */
-    size_t n_draws;
+    size_t n_draws;           /* at most scheduler_max_draws */
 };
 
 /* What came of the draws; arrays borrowed until the next scheduler_next. */
@@ -39,6 +57,9 @@ struct schedule_result {
     size_t n_copies;
     const struct sequence *const *finished; /* pages already given back */
     size_t n_finished;
+    size_t n_tokens;               /* that sequences got */
+    size_t n_turns, n_turn_tokens; /* sequences that decoded, and what they got */
+    size_t n_fed, n_right;         /* drafts that were judged, and those that were drawn */
 };
 
 /* cache is borrowed and kept until scheduler_destroy. */
@@ -57,6 +78,19 @@ const struct schedule *scheduler_next(struct scheduler *scheduler, int64_t now_u
 void scheduler_accept(struct scheduler *scheduler, const int32_t *drawn, const float *logp,
                       const int32_t *end_tokens, size_t n_end_tokens,
                       struct schedule_result *result);
+/* Between scheduler_next and scheduler_accept: prompt rows of the schedule that another token of
+ * the prompt follows; they want no drafts. */
+const struct draft_plan *scheduler_prompt_plan(const struct scheduler *scheduler);
+/* After scheduler_accept, its copies done: the rows that stay of every sequence that drew and goes
+ * on; each wants n_drafts drafts or as many as it has room for. */
+const struct draft_plan *scheduler_draft_plan(struct scheduler *scheduler, size_t n_drafts);
+/* Gives the sequences what the plan's drafts became. */
+void scheduler_take_drafts(struct scheduler *scheduler);
+/* Sequences that draw at every turn. */
+size_t scheduler_running(const struct scheduler *scheduler);
+/* Draws of a schedule at most, and rows of a plan: the size of what the caller keeps for them. */
+size_t scheduler_max_draws(const struct scheduler_limits *limits);
+
 /* Drops every group with this id; not between scheduler_next and scheduler_accept. */
 void scheduler_cancel(struct scheduler *scheduler, uint64_t group_id);
 

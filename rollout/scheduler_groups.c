@@ -14,10 +14,11 @@ static enum status allocate_draws(struct scheduler *s)
 {
     struct schedule *schedule = &s->schedule;
     const size_t n_seqs = s->limits.max_num_seqs;
+    const size_t n_draws = scheduler_max_draws(&s->limits);
 
-    TRY(memory_alloc(n_seqs, sizeof(int32_t), &schedule->draw_rows));
-    TRY(memory_alloc(n_seqs, sizeof(struct sample_row), &schedule->draws));
-    TRY(memory_alloc(n_seqs, sizeof(size_t), &schedule->draw_slots));
+    TRY(memory_alloc(n_draws, sizeof(int32_t), &schedule->draw_rows));
+    TRY(memory_alloc(n_draws, sizeof(struct sample_row), &schedule->draws));
+    TRY(memory_alloc(n_draws, sizeof(size_t), &schedule->draw_slots));
     TRY(memory_alloc(n_seqs, sizeof(struct page_copy), &s->copies));
     return memory_alloc(n_seqs, sizeof(const struct sequence *), &s->finished);
 }
@@ -63,6 +64,9 @@ enum status scheduler_create(const struct scheduler_limits *limits, struct kv_ca
     }
     if (status == STATUS_OK) {
         status = allocate_slots(s);
+    }
+    if (status == STATUS_OK) {
+        status = scheduler_create_plan(s);
     }
     if (status != STATUS_OK) {
         scheduler_destroy(s);
@@ -130,6 +134,7 @@ void scheduler_destroy(struct scheduler *s)
     while (s->groups != NULL) {
         drop_group(s, &s->groups);
     }
+    scheduler_destroy_plan(s);
     memory_free(s->finished);
     memory_free(s->copies);
     memory_free(s->schedule.draw_slots);
@@ -206,6 +211,16 @@ const struct sequence *scheduler_find(const struct scheduler *s, uint64_t group_
         }
     }
     return NULL;
+}
+
+size_t scheduler_running(const struct scheduler *s)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < s->limits.max_num_seqs; i++) {
+        n += s->slots[i].state == SEQUENCE_RUNNING ? 1 : 0;
+    }
+    return n;
 }
 
 size_t scheduler_queued(const struct scheduler *s)

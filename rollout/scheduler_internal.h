@@ -1,5 +1,5 @@
-/* What the two files of the scheduler share: scheduler_groups.c keeps groups, slots and their
- * pages; scheduler.c makes the turns. */
+/* What the files of the scheduler share: scheduler_groups.c keeps groups, slots and their pages;
+ * scheduler.c makes the turns; scheduler_drafts.c plans drafts. */
 #ifndef HONE_ROLLOUT_SCHEDULER_INTERNAL_H
 #define HONE_ROLLOUT_SCHEDULER_INTERNAL_H
 
@@ -19,7 +19,16 @@ struct scheduler {
     struct page_copy *copies;         /* (max_num_seqs) */
     const struct sequence **finished; /* (max_num_seqs) */
     size_t n_copies, n_finished;
+    struct draft_plan plan;
 };
+
+/* Room for plans. Errors: BAD_ARGUMENT (more drafts than a sequence holds), NO_MEMORY. */
+MUST_CHECK enum status scheduler_create_plan(struct scheduler *scheduler);
+void scheduler_destroy_plan(struct scheduler *scheduler);
+/* n_rows prompt rows, the last of the schedule, join the plan. */
+void scheduler_plan_prompt(struct scheduler *scheduler, const struct group *group, size_t n_rows);
+/* Takes the pages up to a position, which were promised. */
+void scheduler_hold_pages(struct scheduler *scheduler, struct sequence *sequence, size_t position);
 
 void scheduler_release_group(struct scheduler *scheduler, struct group *group);
 /* Gives back the pages of a sequence and the promises it did not use. */

@@ -26,6 +26,9 @@ struct group {
     int64_t since_us; /* first admission */
 };
 
+/* Drafts of one sequence at most. */
+#define DRAFTS_MAX ((size_t)8)
+
 enum sequence_state {
     SEQUENCE_FREE,
     SEQUENCE_ADMITTED, /* has its promises, waits for the end of the prompt */
@@ -44,6 +47,10 @@ struct sequence {
     size_t n_blocks;
     size_t n_promised; /* pages still promised to it */
     enum finish finish;
+    int32_t drafts[DRAFTS_MAX]; /* what its next tokens may be */
+    size_t n_drafts;
+    size_t n_fed; /* drafts that the last schedule fed behind its last token */
+    size_t n_new; /* tokens that its last draws gave */
 };
 
 /* Copies a request into a group of its own, one block of memory. Free with memory_free. */
