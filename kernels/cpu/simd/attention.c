@@ -243,8 +243,8 @@ static void attend_place(const struct attention_call *call, struct workspace *w,
                          size_t n_threads)
 {
     const struct attention_args *a = call->args;
-    const size_t work =
-        span_work(place->span, place->i + place->n_rows) - span_work(place->span, place->i);
+    const size_t work = attention_work(a, place->span, place->i + place->n_rows) -
+                        attention_work(a, place->span, place->i);
     struct chunk c = *place;
 
     for (; c.kv_head < a->n_kv_heads; c.kv_head++) {
@@ -268,9 +268,10 @@ static void attention_task(void *context, size_t thread_index, size_t n_threads)
         const struct kv_span *span = &a->spans[s];
         for (size_t i = 0; i < span->n_rows; i += step) {
             const struct chunk c = chunk_at(span, i, step);
-            attend_place(call, &w, &c, before + span_work(span, i), thread_index, n_threads);
+            attend_place(call, &w, &c, before + attention_work(a, span, i), thread_index,
+                         n_threads);
         }
-        before += span_work(span, span->n_rows);
+        before += attention_work(a, span, span->n_rows);
     }
 }
 
@@ -279,7 +280,7 @@ enum status ISA(op_attention)(struct backend *backend, const struct attention_ar
     struct attention_call call = {.args = args, .scratch_floats = workspace_floats(args)};
 
     for (size_t s = 0; s < args->n_spans; s++) {
-        call.total_work += span_work(&args->spans[s], args->spans[s].n_rows);
+        call.total_work += attention_work(args, &args->spans[s], args->spans[s].n_rows);
     }
     TRY(cpu_scratch_acquire(backend, backend->n_threads * call.scratch_floats, sizeof(float),
                             &call.scratch));

@@ -347,7 +347,7 @@ static void backward_task(void *context, size_t thread_index, size_t n_threads)
             if (work_owner(done, call->total_work * f->n_kv_heads, n_threads) == thread_index) {
                 backward_sequence(call->args, &w, &f->spans[s], kv);
             }
-            done += span_work(&f->spans[s], f->spans[s].n_rows);
+            done += attention_work(f, &f->spans[s], f->spans[s].n_rows);
         }
     }
 }
@@ -364,7 +364,7 @@ enum status ISA(op_attention_backward)(struct backend *backend,
                               "span %zu has %zu cached tokens: no gradient reaches them", s,
                               f->spans[s].n_cached);
         }
-        call.total_work += span_work(&f->spans[s], f->spans[s].n_rows);
+        call.total_work += attention_work(f, &f->spans[s], f->spans[s].n_rows);
     }
     TRY(cpu_scratch_acquire(backend, backend->n_threads * call.scratch_floats, sizeof(float),
                             &call.scratch));

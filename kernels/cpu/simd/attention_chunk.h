@@ -186,6 +186,17 @@ static inline size_t span_work(const struct kv_span *span, size_t n_rows)
     return n_rows * span->n_cached + n_rows * (n_rows + 1) / 2;
 }
 
+/* The same where no row reads more than it has selected. */
+static inline size_t attention_work(const struct attention_args *a, const struct kv_span *span,
+                                    size_t n_rows)
+{
+    const size_t limit = a->n_selected;
+    const size_t below = limit > span->n_cached ? smaller(limit - span->n_cached, n_rows) : 0;
+
+    return a->selected == NULL ? span_work(span, n_rows)
+                               : span_work(span, below) + (n_rows - below) * limit;
+}
+
 /* The thread whose share of `total` work holds the work unit number `done`. */
 static inline size_t work_owner(size_t done, size_t total, size_t n_threads)
 {

@@ -366,7 +366,7 @@ static void loss_task(void *context, size_t thread_index, size_t n_threads)
             const struct chunk c = chunk_at(span, i, step);
             loss_chunk(call, &c, &w);
         }
-        done += span_work(span, span->n_rows);
+        done += attention_work(f, span, span->n_rows);
     }
 }
 
@@ -388,7 +388,7 @@ enum status ISA(op_index_loss)(struct backend *backend, const struct index_loss_
                               "span %zu has %zu cached tokens: no gradient reaches them", s,
                               span->n_cached);
         }
-        call.total_work += span_work(span, span->n_rows);
+        call.total_work += attention_work(f, span, span->n_rows);
         call.row_stride =
             larger(call.row_stride, (span->n_rows + KEY_BLOCK - 1) / KEY_BLOCK * KEY_BLOCK);
     }
