@@ -12,7 +12,8 @@ static const struct {
     {"init", "write a fresh model folder from a preset or a config.json", model_init_command},
     {"inspect", "show shapes, parameters and cache size of a model folder", model_inspect_command},
     {"check", "verify a model folder, alone or against known numbers", model_check_command},
-    {"convert", "store a model folder or GGUF file in another type: f32, bf16 or fp8", model_convert_command},
+    {"convert", "store a model folder or GGUF file in another type: f32, bf16 or fp8",
+     model_convert_command},
 };
 #define N_WORDS (sizeof(words) / sizeof(words[0]))
 
