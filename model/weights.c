@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define ROW_ALIGNMENT ((size_t)16) /* floats: every row begins on a cache line */
@@ -209,11 +210,34 @@ static void add_all(struct table_builder *b, const struct model_config *c)
     }
 }
 
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp((*(const struct weight_row *const *)a)->name,
+                  (*(const struct weight_row *const *)b)->name);
+}
+
+static enum status fill_table(const struct model_config *config, size_t n_rows,
+                              struct weight_table *table)
+{
+    struct table_builder builder = {.rows = NULL};
+
+    TRY(memory_alloc(n_rows, sizeof(*table->rows), &table->rows));
+    TRY(memory_alloc(n_rows, sizeof(struct weight_row *), &table->by_name));
+    builder.rows = table->rows;
+    add_all(&builder, config);
+    table->n_rows = builder.n_rows;
+    table->n_floats = builder.n_floats;
+    for (size_t i = 0; i < n_rows; i++) {
+        table->by_name[i] = &table->rows[i];
+    }
+    qsort(table->by_name, n_rows, sizeof(struct weight_row *), compare_names);
+    return STATUS_OK;
+}
+
 enum status weight_table_create(const struct model_config *config, struct weight_table **out)
 {
     struct table_builder builder = {.rows = NULL};
     struct weight_table *table;
-    enum status status;
 
     *out = NULL;
     add_all(&builder, config);
@@ -221,15 +245,11 @@ enum status weight_table_create(const struct model_config *config, struct weight
         return status_set(STATUS_BAD_FORMAT, "the model's parameters overflow a size");
     }
     TRY(memory_alloc(1, sizeof(*table), &table));
-    status = memory_alloc(builder.n_rows, sizeof(struct weight_row), &table->rows);
+    const enum status status = fill_table(config, builder.n_rows, table);
     if (status != STATUS_OK) {
-        memory_free(table);
+        weight_table_destroy(table);
         return status;
     }
-    builder = (struct table_builder){.rows = table->rows};
-    add_all(&builder, config);
-    table->n_rows = builder.n_rows;
-    table->n_floats = builder.n_floats;
     *out = table;
     return STATUS_OK;
 }
@@ -237,19 +257,23 @@ enum status weight_table_create(const struct model_config *config, struct weight
 void weight_table_destroy(struct weight_table *table)
 {
     if (table != NULL) {
+        memory_free(table->by_name);
         memory_free(table->rows);
         memory_free(table);
     }
 }
 
+static int compare_name(const void *name, const void *row)
+{
+    return strcmp(name, (*(const struct weight_row *const *)row)->name);
+}
+
 const struct weight_row *weight_table_find(const struct weight_table *table, const char *name)
 {
-    for (size_t i = 0; i < table->n_rows; i++) {
-        if (strcmp(table->rows[i].name, name) == 0) {
-            return &table->rows[i];
-        }
-    }
-    return NULL;
+    const struct weight_row **found =
+        bsearch(name, table->by_name, table->n_rows, sizeof(struct weight_row *), compare_name);
+
+    return found == NULL ? NULL : *found;
 }
 
 void weights_init(const struct model_config *config, const struct weight_table *table,

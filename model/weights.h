@@ -29,6 +29,7 @@ struct weight_row {
 
 struct weight_table {
     struct weight_row *rows;
+    const struct weight_row **by_name; /* (n_rows) the same, for weight_table_find */
     size_t n_rows;
     size_t n_floats; /* of the whole buffer, padding included (padding is zero for ever) */
 };
