@@ -57,7 +57,7 @@ struct run_config {
         uint64_t seed;
         size_t max_steps;
         enum resume_mode resume;
-        char *device;   /* auto | cpu | cpu-avx512 | cpu-avx2 | cpu-portable */
+        char *device;   /* auto, cpu, cpu-avx512bf16, ... (kernels/backend.h) */
         size_t threads; /* of the trainer; 0 = all cores */
     } run;
     struct {
@@ -95,6 +95,7 @@ struct run_config {
         double min_p;
         size_t max_num_seqs, max_batch_tokens,
             kv_cache_bytes;      /* kv_cache_bytes 0: what max_num_seqs need */
+        size_t speculate, spec_max_batch; /* MTP drafts; 0 spec_max_batch = measured at start */
         size_t workers, threads; /* threads of each worker; 0 = cores / workers, at least 1 */
     } rollout;
     struct {

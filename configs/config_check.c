@@ -120,7 +120,8 @@ static void check_words(const struct check *check)
 {
     static const char name_letters[] =
         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
-    static const char *const devices[] = {"auto", "cpu", "cpu-avx512", "cpu-avx2", "cpu-portable"};
+    static const char *const devices[] = {"auto",       "cpu",      "cpu-avx512bf16",
+                                          "cpu-avx512", "cpu-avx2", "cpu-portable"};
     static const char *const levels[] = {"error", "warn", "info", "debug"};
     const struct run_config *const config = check->config;
     bool is_device = false;
@@ -135,7 +136,8 @@ static void check_words(const struct check *check)
         complain(check, "run.name", "want 1 to 64 of A-Z a-z 0-9 . _ -, no dot first");
     }
     if (!is_device) {
-        complain(check, "run.device", "want auto, cpu, cpu-avx512, cpu-avx2 or cpu-portable");
+        complain(check, "run.device",
+                 "want auto, cpu, cpu-avx512bf16, cpu-avx512, cpu-avx2 or cpu-portable");
     }
     if (!is_level) {
         complain(check, "log.level", "want error, warn, info or debug");

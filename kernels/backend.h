@@ -34,15 +34,29 @@
 
 struct backend;
 
+/* How a packed matrix holds its weights, and with it the arithmetic of the products that read it:
+ *  F32   floats, as above.
+ *  BF16  x and w rounded to bfloat16 (nearest even, subnormals to zero); each output one chain over
+ *        ascending pairs of k, acc = fma(x_even, w_even, fma(x_odd, w_odd, acc)), results that are
+ *        subnormal become zero (vdpbf16ps; cpu.md 5.8); then bias and y as with floats, flushed
+ *        alike.
+ *  FP8   E4M3 codes with power-of-two scales: blocks of 128 x 128 of a weight, tiles of 128 of a
+ * row of x (model.md 10.2, 10.3). Blocks of 128 of k ascending: y = fma(chain, sx sw, y), the chain
+ * over pairs as above, exact products; then bias and y as with floats. */
+enum precision { PRECISION_F32, PRECISION_BF16, PRECISION_FP8 };
+#define FP8_BLOCK ((size_t)128)
+
 /* Floats of a matrix packed for gemm: panels of 32 output columns, k-major inside: w[n / 32][k][n %
- * 32], zero-padded.
- */
+ * 32], zero-padded. */
 size_t packed_floats(size_t n_in, size_t n_out);
+/* The same for any precision, in words of 4 bytes, which all strides of packed matrices count.
+ * BF16: w[n / 32][k / 2][n % 32][2]. FP8: each panel its scales, then the codes of 32 columns, pair
+ * by pair of k. */
+size_t packed_words(enum precision precision, size_t n_in, size_t n_out);
 
 /* Copies an (n_out, n_in) weight into panels. transposed: src is (n_in, n_out) instead.
- * panel_stride: floats from one panel of dst to the next, 0 = adjacent (32 * n_in); twice that
- * interleaves two matrices (gate and up of an expert).
- */
+ * panel_stride: words from one panel of dst to the next, 0 = adjacent; twice that interleaves two
+ * matrices (gate and up of an expert). */
 struct pack_args {
     const float *src;
     size_t src_stride;
@@ -50,6 +64,12 @@ struct pack_args {
     bool transposed;
     float *dst;
     size_t panel_stride;
+    enum precision precision; /* of dst; a transposed matrix is F32 or BF16 */
+    /* What the values are rounded to before: packed as F32 they are then those that a product of
+     * that precision multiplies. FP8: blocks of the whole weight, of whose `whole_rows` rows src
+     * begins at `row_at` (whole_rows 0: src is all of it). */
+    enum precision rounding;
+    size_t row_at, whole_rows;
 };
 
 /* y[b] (n_rows, n_out) = x[b] (n_rows, n_in) . w[b]^T (+ bias), for b < n_batch (heads);
@@ -57,13 +77,14 @@ struct pack_args {
 struct gemm_args {
     const float *x;
     size_t x_stride;
-    const float *w;    /* packed, adjacent panels */
-    const float *bias; /* (n_out) or NULL */
+    const float *w;           /* packed, adjacent panels */
+    enum precision precision; /* of w */
+    const float *bias;        /* (n_out) or NULL */
     float *y;
     size_t y_stride;
     size_t n_rows, n_in, n_out;
     size_t n_batch;                   /* 0 counts as 1 */
-    size_t x_batch, w_batch, y_batch; /* elements from one batch to the next */
+    size_t x_batch, w_batch, y_batch; /* floats, of w words, from one batch to the next */
     bool accumulate;
 };
 
@@ -497,9 +518,9 @@ struct backend {
     size_t n_threads;
 };
 
-/* device: "cpu", or "cpu-avx512", "cpu-avx2", "cpu-portable" to force an instruction set; "auto" is
- * the best there is. n_threads 0: all online cores. Errors: UNSUPPORTED (no such device here, names
- * what there is), NO_MEMORY. */
+/* device: "cpu", or "cpu-avx512bf16", "cpu-avx512", "cpu-avx2", "cpu-portable" to force an
+ * instruction set; "auto" is the best there is. n_threads 0: all online cores. Errors: UNSUPPORTED
+ * (no such device here, names what there is), NO_MEMORY. */
 MUST_CHECK enum status backend_open(const char *device, size_t n_threads, struct backend **out);
 void backend_close(struct backend *backend); /* NULL is legal */
 

@@ -9,14 +9,16 @@
 #include <string.h>
 #include <unistd.h>
 
+extern const struct backend_ops cpu_ops_avx512bf16;
 extern const struct backend_ops cpu_ops_avx512;
 extern const struct backend_ops cpu_ops_avx2;
 extern const struct backend_ops cpu_ops_portable;
 
 typedef size_t burst_function(size_t n_rounds, float *sink);
-burst_function fma_burst_avx512, fma_burst_avx2, fma_burst_portable;
+burst_function fma_burst_avx512bf16, fma_burst_avx512, fma_burst_avx2, fma_burst_portable;
+burst_function pair_burst_avx512bf16, pair_burst_avx512, pair_burst_avx2, pair_burst_portable;
 typedef void math_function(enum cpu_math function, const float *x, float *y, size_t n);
-math_function math_map_avx512, math_map_avx2, math_map_portable;
+math_function math_map_avx512bf16, math_map_avx512, math_map_avx2, math_map_portable;
 
 /* Scratch slabs double, so this many hold more than any machine has. */
 #define N_SLABS_MAX 32
@@ -33,7 +35,7 @@ struct slab {
 struct cpu_device {
     const char *name;
     const struct backend_ops *ops;
-    burst_function *fma_burst;
+    burst_function *fma_burst, *pair_burst;
     math_function *math_map;
 };
 
@@ -50,22 +52,31 @@ static struct cpu_backend *cpu_of(struct backend *backend)
     return (struct cpu_backend *)(void *)backend;
 }
 
+#define N_DEVICES_MAX 4
+#define DEVICE(isa)                                                                                \
+    ((struct cpu_device){"cpu-" #isa, &cpu_ops_##isa, fma_burst_##isa, pair_burst_##isa,           \
+                         math_map_##isa})
+
 /* Fastest first. The table's order decides what "auto" takes. */
-static size_t list_devices(struct cpu_device out[3])
+static size_t list_devices(struct cpu_device out[N_DEVICES_MAX])
 {
     size_t n = 0;
     __builtin_cpu_init();
     const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-        out[n++] =
-            (struct cpu_device){"cpu-avx512", &cpu_ops_avx512, fma_burst_avx512, math_map_avx512};
+    const bool has_avx512 =
+        has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    if (has_avx512 && __builtin_cpu_supports("avx512bf16") &&
+        __builtin_cpu_supports("avx512vbmi")) {
+        out[n++] = DEVICE(avx512bf16);
+    }
+    if (has_avx512) {
+        out[n++] = DEVICE(avx512);
     }
     if (has_avx2) {
-        out[n++] = (struct cpu_device){"cpu-avx2", &cpu_ops_avx2, fma_burst_avx2, math_map_avx2};
+        out[n++] = DEVICE(avx2);
     }
-    out[n++] = (struct cpu_device){"cpu-portable", &cpu_ops_portable, fma_burst_portable,
-                                   math_map_portable};
+    out[n++] = DEVICE(portable);
     return n;
 }
 
@@ -81,17 +92,17 @@ static size_t count_cores(void)
 
 static enum status unknown_device(const char *device, const struct cpu_device *devices, size_t n)
 {
-    const char *names[3] = {"", "", ""};
+    const char *names[N_DEVICES_MAX] = {"", "", "", ""};
     for (size_t i = 0; i < n; i++) {
         names[i] = devices[i].name;
     }
-    return status_set(STATUS_UNSUPPORTED, "no device %s here; there is auto, cpu, %s %s %s", device,
-                      names[0], names[1], names[2]);
+    return status_set(STATUS_UNSUPPORTED, "no device %s here; there is auto, cpu, %s %s %s %s",
+                      device, names[0], names[1], names[2], names[3]);
 }
 
 enum status cpu_backend_open(const char *device, size_t n_threads, struct backend **out)
 {
-    struct cpu_device devices[3];
+    struct cpu_device devices[N_DEVICES_MAX];
     const size_t n = list_devices(devices);
     const bool is_any = strcmp(device, "auto") == 0 || strcmp(device, "cpu") == 0;
     size_t i = 0;
@@ -231,6 +242,11 @@ void cpu_scratch_release(struct backend *backend, void *block)
 size_t cpu_fma_burst(struct backend *backend, size_t n_rounds, float *sink)
 {
     return cpu_of(backend)->device.fma_burst(n_rounds, sink);
+}
+
+size_t cpu_pair_burst(struct backend *backend, size_t n_rounds, float *sink)
+{
+    return cpu_of(backend)->device.pair_burst(n_rounds, sink);
 }
 
 void cpu_math_map(struct backend *backend, enum cpu_math function, const float *x, float *y,

@@ -35,6 +35,8 @@ void cpu_scratch_release(struct backend *backend, void *block);
 /* Register-only FMA work of the calling thread, for measuring the peak: returns the flop done.
  * *sink is read and written. */
 size_t cpu_fma_burst(struct backend *backend, size_t n_rounds, float *sink);
+/* The same with products of bfloat16 pairs. */
+size_t cpu_pair_burst(struct backend *backend, size_t n_rounds, float *sink);
 
 /* y[i] = function of x[i] (simd/simd_math.h) on the calling thread; in place is legal. */
 enum cpu_math { CPU_MATH_EXP, CPU_MATH_LOG, CPU_MATH_SIGMOID, CPU_MATH_SILU };

@@ -50,11 +50,12 @@ typedef void op_run(struct backend *backend, const void *context, float *out);
 /* Runs on every instruction set with 1 and 2 threads: n floats that must be the same bits. */
 static inline void run_everywhere(op_run *run, const void *context, size_t n, float *out)
 {
-    static const char *const devices[] = {"cpu-portable", "cpu-avx2", "cpu-avx512"};
+    static const char *const devices[] = {"cpu-portable", "cpu-avx2", "cpu-avx512",
+                                          "cpu-avx512bf16"};
     float *other = new_floats(n);
 
     memset(out, 0, n * sizeof(*out));
-    for (size_t i = 0; i < 6; i++) {
+    for (size_t i = 0; i < 8; i++) {
         struct backend *backend = NULL;
         float *const to = i == 0 ? out : other;
         if (backend_open(devices[i / 2], 1 + i % 2, &backend) != STATUS_OK) {

@@ -49,13 +49,15 @@ enum status ISA(op_sum_squares)(struct backend *backend, const float *x, size_t 
 enum status ISA(op_fill)(struct backend *backend, float *x, size_t n, float value);
 
 /* The building block other ops of this folder share with gemm: y (n_rows, n_out) = x . w^T on the
- * calling thread alone, w packed (panel_stride floats from panel to panel, 0 = adjacent), the bits
- * of op_gemm; n_out may stop inside the last panel. */
+ * calling thread alone, w packed (panel_stride words from panel to panel, 0 = adjacent), the bits
+ * of op_gemm; n_out may stop inside the last panel. Unless precision is F32, x has rows of
+ * gemm_convert. */
 struct gemm_block {
     const float *x;
-    size_t x_stride;
+    size_t x_stride; /* words */
     const float *w;
     size_t panel_stride;
+    enum precision precision;
     float *y;
     size_t y_stride;
     size_t n_rows, n_in, n_out;
@@ -63,6 +65,12 @@ struct gemm_block {
     bool accumulate;   /* y + that instead of that */
 };
 void ISA(gemm_block)(const struct gemm_block *block);
+/* A row of n_in floats as products of BF16 or FP8 read it, and its stride in words. */
+size_t ISA(gemm_row_words)(enum precision precision, size_t n_in);
+void ISA(gemm_convert)(enum precision precision, const float *x, size_t n_in, float *row);
+
+/* op_pack of what is not plain floats. */
+enum status ISA(pack_rounded)(struct backend *backend, const struct pack_args *args);
 
 /* dw (n_out, n_in) += sum over rows ascending of dy[row]^T x[row] on the calling thread alone; one
  * chain a element, starting from dw, the bits of op_gemm_dw. */
@@ -84,6 +92,8 @@ void ISA(take_largest)(float *values, size_t n, size_t k, int32_t *indices);
 /* About n_rounds * 8 dependent steps of independent register-only FMA chains; returns the flop
  * done. *sink is read and written, so that nothing is optimised away. */
 size_t ISA(fma_burst)(size_t n_rounds, float *sink);
+/* The same for products of bfloat16 pairs. */
+size_t ISA(pair_burst)(size_t n_rounds, float *sink);
 
 void ISA(math_map)(enum cpu_math function, const float *x, float *y, size_t n);
 

@@ -6,56 +6,14 @@
  * sums added ascending, then the bias, then (accumulate) y + that. */
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/simd/cpu_ops.h"
+#include "kernels/cpu/simd/gemm_tile.h"
+#include "kernels/cpu/simd/pairs.h"
 
 #include <stdbool.h>
 
-#define PANEL_VECTORS (PANEL_COLUMNS / SIMD_LANES)
-#define TILE_SUMS_MAX 24
 /* Rows of a work unit: its x stays in the second-level cache while the panels pass. */
 #define UNIT_ROWS ((size_t)96)
 #define UNIT_ROWS_MIN ((size_t)12)
-
-struct gemm_tile {
-    const float *x;
-    size_t x_stride;
-    const float *w; /* first vector of the tile; the next ones by w_offset */
-    size_t panel_stride;
-    const float *next; /* panels of the next tile column, fetched ahead; NULL: none */
-    float *y;
-    size_t y_stride;
-    const float *bias; /* NULL: none */
-    size_t n_in;
-    size_t last_lanes; /* columns of the last vector, 1..16 */
-    bool accumulate;
-};
-typedef void tile_function(const struct gemm_tile *tile);
-
-/* Floats from a tile's first vector to its vector v; tiles of several vectors start on a panel. */
-SIMD_INLINE size_t w_offset(const struct gemm_tile *tile, size_t v)
-{
-    return v / PANEL_VECTORS * tile->panel_stride + v % PANEL_VECTORS * SIMD_LANES;
-}
-
-SIMD_INLINE void store_row(const struct gemm_tile *tile, const f32x16 *sums, size_t r, size_t n)
-{
-    float *const y = tile->y + r * tile->y_stride;
-#pragma GCC unroll 8
-    for (size_t v = 0; v < n; v++) {
-        const size_t lanes = v + 1 < n ? SIMD_LANES : tile->last_lanes;
-        f32x16 sum = sums[v];
-        if (tile->bias != NULL) {
-            sum = vec_add(sum, vec_load_n(tile->bias + v * SIMD_LANES, lanes));
-        }
-        if (tile->accumulate) {
-            sum = vec_add(vec_load_n(y + v * SIMD_LANES, lanes), sum);
-        }
-        if (lanes == SIMD_LANES) {
-            vec_store(y + v * SIMD_LANES, sum);
-        } else {
-            vec_store_n(y + v * SIMD_LANES, sum, lanes);
-        }
-    }
-}
 
 /* One K block from k to k_end: sums = the chains from zero. */
 SIMD_INLINE void block_sums(const struct gemm_tile *tile, size_t k, size_t k_end, f32x16 *sums,
@@ -71,9 +29,9 @@ SIMD_INLINE void block_sums(const struct gemm_tile *tile, size_t k, size_t k_end
         f32x16 w[8];
 #pragma GCC unroll 8
         for (size_t v = 0; v < vectors; v++) {
-            w[v] = vec_load(tile->w + w_offset(tile, v) + k * PANEL_COLUMNS);
+            w[v] = vec_load(tile->w + tile_offset(tile, v) + k * PANEL_COLUMNS);
             if (fetch_ahead) {
-                __builtin_prefetch(tile->next + w_offset(tile, v) + k * PANEL_COLUMNS, 0, 2);
+                __builtin_prefetch(tile->next + tile_offset(tile, v) + k * PANEL_COLUMNS, 0, 2);
             }
         }
 #pragma GCC unroll 12
@@ -128,7 +86,7 @@ SIMD_INLINE void run_tile(const struct gemm_tile *tile, const size_t rows, const
     } while (k < tile->n_in);
 #pragma GCC unroll 12
     for (size_t r = 0; r < rows; r++) {
-        store_row(tile, sums + r * vectors, r, vectors);
+        tile_store_row(tile, sums + r * vectors, r, vectors, false);
     }
 }
 
@@ -172,12 +130,6 @@ TILE(1, 8)
 TILE(2, 8)
 TILE(3, 8)
 #endif
-
-/* Tiles of one width; of_rows[r - 1] takes r rows. */
-struct tile_shape {
-    size_t vectors, rows_max;
-    tile_function *of_rows[12];
-};
 
 #if SIMD_TILE_VECTORS >= 4
 static const struct tile_shape shape_8 = {8, 3, {tile_1_8, tile_2_8, tile_3_8}};
@@ -233,11 +185,14 @@ static void run_column(const struct gemm_block *block, struct gemm_tile *tile,
     }
 }
 
-void ISA(gemm_block)(const struct gemm_block *block)
+static void run_columns(const struct gemm_block *block)
 {
-    const size_t panel_stride =
-        block->panel_stride != 0 ? block->panel_stride : PANEL_COLUMNS * block->n_in;
-    const size_t n_vectors = (block->n_out + SIMD_LANES - 1) / SIMD_LANES;
+    const bool is_plain = block->precision == PRECISION_F32;
+    const size_t panel_words = packed_words(block->precision, block->n_in, 1);
+    const size_t panel_stride = block->panel_stride != 0 ? block->panel_stride : panel_words;
+    const size_t n_panels = (block->n_out + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
+    const size_t n_vectors =
+        is_plain ? (block->n_out + SIMD_LANES - 1) / SIMD_LANES : n_panels * PANEL_VECTORS;
     struct gemm_block at = *block;
     struct gemm_tile tile = {
         .x_stride = block->x_stride,
@@ -248,11 +203,12 @@ void ISA(gemm_block)(const struct gemm_block *block)
         .accumulate = block->accumulate,
     };
     for (size_t v = 0; v < n_vectors;) {
-        const struct tile_shape *const shape = choose_shape(block->n_rows, n_vectors - v);
+        const struct tile_shape *const shape =
+            is_plain ? choose_shape(block->n_rows, n_vectors - v)
+                     : ISA(pair_shape)(block->precision, block->n_rows, n_vectors - v);
         const size_t v_end = v + shape->vectors;
         const size_t column = v * SIMD_LANES;
-        const size_t left = block->n_out - (v_end - 1) * SIMD_LANES;
-        tile.last_lanes = left < SIMD_LANES ? left : SIMD_LANES;
+        tile.columns = block->n_out - column;
         tile.bias = block->bias != NULL ? block->bias + column : NULL;
         tile.next = NULL;
         if (v_end < n_vectors) {
@@ -266,18 +222,39 @@ void ISA(gemm_block)(const struct gemm_block *block)
     }
 }
 
+void ISA(gemm_block)(const struct gemm_block *block)
+{
+    if (block->precision != PRECISION_BF16) {
+        run_columns(block);
+        return;
+    }
+    const uint32_t mode = flush_begin();
+    run_columns(block);
+    flush_end(mode);
+}
+
 /* A gemm cut into units: rows of one batch entry times tile columns, in the order in which a thread
  * walks them (columns fastest). */
 struct gemm_plan {
     const struct gemm_args *args;
     size_t n_batch, n_row_units, n_column_units;
+    float *rows; /* a thread's converted rows of x: (n_threads, rows_words); unused for F32 */
+    size_t row_words, rows_words;
 };
 #define UNIT_COLUMNS (2 * PANEL_COLUMNS)
+/* Weights that every thread may read whole: rows are then converted by one thread only. */
+#define SHARED_WORDS ((size_t)1 << 17)
 
 static struct gemm_plan plan_units(const struct gemm_args *args, size_t n_threads)
 {
-    struct gemm_plan plan = {args, args->n_batch == 0 ? 1 : args->n_batch, 0, 0};
+    struct gemm_plan plan = {.args = args, .n_batch = args->n_batch == 0 ? 1 : args->n_batch};
     plan.n_column_units = (args->n_out + UNIT_COLUMNS - 1) / UNIT_COLUMNS;
+    if (args->precision != PRECISION_F32 && args->n_rows >= n_threads * UNIT_ROWS_MIN &&
+        packed_words(args->precision, args->n_in, args->n_out) <= SHARED_WORDS) {
+        const size_t rows = UNIT_ROWS * n_threads;
+        plan.n_row_units = (args->n_rows + rows - 1) / rows * n_threads;
+        return plan;
+    }
     size_t rows = UNIT_ROWS;
     for (;;) {
         plan.n_row_units = (args->n_rows + rows - 1) / rows;
@@ -289,9 +266,26 @@ static struct gemm_plan plan_units(const struct gemm_args *args, size_t n_thread
     }
 }
 
+/* x as the product reads it; its stride goes to *stride. */
+static const float *convert_rows(const struct gemm_plan *plan, const float *x, size_t n,
+                                 float *rows, size_t *stride)
+{
+    const struct gemm_args *const args = plan->args;
+    *stride = args->x_stride;
+    if (args->precision == PRECISION_F32) {
+        return x;
+    }
+    *stride = plan->row_words;
+    for (size_t i = 0; i < n; i++) {
+        ISA(gemm_convert)
+        (args->precision, x + i * args->x_stride, args->n_in, rows + i * plan->row_words);
+    }
+    return rows;
+}
+
 /* Columns [unit, unit_end) of one row unit, which lie side by side, in one call. */
 static void run_units(const struct gemm_plan *plan, size_t row_unit, size_t column_unit,
-                      size_t n_column_units)
+                      size_t n_column_units, float *rows)
 {
     const struct gemm_args *const args = plan->args;
     const size_t batch = row_unit / plan->n_row_units;
@@ -300,10 +294,10 @@ static void run_units(const struct gemm_plan *plan, size_t row_unit, size_t colu
     const size_t row_end = args->n_rows * (index + 1) / plan->n_row_units;
     const size_t column = column_unit * UNIT_COLUMNS;
     const size_t column_end = (column_unit + n_column_units) * UNIT_COLUMNS;
-    const struct gemm_block block = {
-        .x = args->x + batch * args->x_batch + row * args->x_stride,
-        .x_stride = args->x_stride,
-        .w = args->w + batch * args->w_batch + column * args->n_in,
+    struct gemm_block block = {
+        .w = (const float *)args->w + batch * args->w_batch +
+             packed_words(args->precision, args->n_in, column),
+        .precision = args->precision,
         .y = args->y + batch * args->y_batch + row * args->y_stride + column,
         .y_stride = args->y_stride,
         .n_rows = row_end - row,
@@ -312,6 +306,8 @@ static void run_units(const struct gemm_plan *plan, size_t row_unit, size_t colu
         .bias = args->bias != NULL ? args->bias + column : NULL,
         .accumulate = args->accumulate,
     };
+    block.x = convert_rows(plan, args->x + batch * args->x_batch + row * args->x_stride,
+                           block.n_rows, rows, &block.x_stride);
     ISA(gemm_block)(&block);
 }
 
@@ -326,7 +322,8 @@ static void gemm_task(void *context, size_t thread_index, size_t n_threads)
         const size_t column = unit % plan->n_column_units;
         const size_t left = plan->n_column_units - column;
         const size_t n = left < unit_end - unit ? left : unit_end - unit;
-        run_units(plan, unit / plan->n_column_units, column, n);
+        run_units(plan, unit / plan->n_column_units, column, n,
+                  plan->rows + thread_index * plan->rows_words);
         unit += n;
     }
 }
@@ -338,6 +335,13 @@ enum status ISA(op_gemm)(struct backend *backend, const struct gemm_args *args)
     }
     struct gemm_plan plan = plan_units(args, backend->n_threads);
     const size_t work = 2 * plan.n_batch * args->n_rows * args->n_in * args->n_out;
+    if (args->precision != PRECISION_F32) {
+        plan.row_words = ISA(gemm_row_words)(args->precision, args->n_in);
+        plan.rows_words = (args->n_rows + plan.n_row_units - 1) / plan.n_row_units * plan.row_words;
+        TRY(cpu_scratch_acquire(backend, backend->n_threads * plan.rows_words, sizeof(float),
+                                &plan.rows));
+    }
     cpu_run(backend, work, gemm_task, &plan);
+    cpu_scratch_release(backend, plan.rows);
     return STATUS_OK;
 }

@@ -55,6 +55,9 @@ static void pack_task(void *context, size_t thread_index, size_t n_threads)
 enum status ISA(op_pack)(struct backend *backend, const struct pack_args *args)
 {
     struct pack_args copy = *args;
+    if (args->precision != PRECISION_F32 || args->rounding != PRECISION_F32) {
+        return ISA(pack_rounded)(backend, args);
+    }
     cpu_run(backend, 4 * args->n_in * args->n_out, pack_task, &copy);
     return STATUS_OK;
 }

@@ -22,7 +22,8 @@ static void an_unknown_device_is_refused_with_what_there_is(void **state)
 
 static void every_instruction_set_has_one_numerics_id_and_every_op(void **state)
 {
-    static const char *const devices[] = {"auto", "cpu", "cpu-avx512", "cpu-avx2", "cpu-portable"};
+    static const char *const devices[] = {"auto",       "cpu",      "cpu-avx512bf16",
+                                          "cpu-avx512", "cpu-avx2", "cpu-portable"};
     (void)state;
     for (size_t i = 0; i < sizeof(devices) / sizeof(devices[0]); i++) {
         struct backend *backend = NULL;

@@ -132,7 +132,8 @@ static void cutting_a_batch_between_sequences_changes_no_bit(void **state)
 
 static void check_devices(void)
 {
-    static const char *const devices[] = {"cpu-avx512", "cpu-avx2", "cpu-portable"};
+    static const char *const devices[] = {"cpu-avx512bf16", "cpu-avx512", "cpu-avx2",
+                                          "cpu-portable"};
     const size_t n = tiny_floats();
     float *reference = gradients_of("cpu", 1, NULL, 0, MTP_ATTACHED);
     float *threaded = gradients_of("cpu", 2, NULL, 0, MTP_ATTACHED);

@@ -1,0 +1,220 @@
+/* Owns the packing of weights as BF16 and FP8, and of floats that are rounded like those: a chunk
+ * of 128 of k by a panel's 32 columns is gathered, rounded, and written in its form. */
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/simd/cpu_ops.h"
+#include "kernels/cpu/simd/e4m3.h"
+#include "kernels/cpu/simd/pairs.h"
+
+#include <assert.h>
+#include <string.h>
+
+#define CHUNK_K FP8_BLOCK
+#define PANEL_VECTORS (PANEL_COLUMNS / SIMD_LANES)
+
+struct rounded_job {
+    struct pack_args args;
+    enum precision rounding;
+    size_t n_rows, n_columns;             /* of src as it is stored */
+    size_t first_block, n_row_blocks;     /* rows of blocks of the whole weight that src touches */
+    size_t n_column_blocks, panel_stride; /* words */
+    float *scales;                        /* (n_row_blocks, n_column_blocks); FP8 alone */
+};
+
+/* A chunk, k-major, and where it lies in the matrix. */
+struct chunk {
+    float values[CHUNK_K * PANEL_COLUMNS];
+    size_t column, k, n_columns, n_k;
+};
+
+static size_t count_blocks(size_t n)
+{
+    return (n + FP8_BLOCK - 1) / FP8_BLOCK;
+}
+
+static void block_scale(const struct rounded_job *job, size_t index)
+{
+    const struct pack_args *const a = &job->args;
+    const size_t whole_rows = a->whole_rows != 0 ? a->whole_rows : job->n_rows;
+    const size_t column = index % job->n_column_blocks * FP8_BLOCK;
+    const size_t left = job->n_columns - column;
+    const size_t width = left < FP8_BLOCK ? left : FP8_BLOCK;
+    const float *const whole = a->src - a->row_at * a->src_stride;
+    const size_t row = (job->first_block + index / job->n_column_blocks) * FP8_BLOCK;
+    const size_t row_end = row + FP8_BLOCK < whole_rows ? row + FP8_BLOCK : whole_rows;
+    f32x16 largest = vec_zero();
+    for (size_t i = row; i < row_end; i++) {
+        largest = e4m3_largest(largest, whole + i * a->src_stride + column, width);
+    }
+    job->scales[index] = e4m3_scale(vec_hmax(largest));
+}
+
+static void scales_task(void *context, size_t thread_index, size_t n_threads)
+{
+    const struct rounded_job *const job = context;
+    size_t i = 0;
+    size_t end = 0;
+    pool_share(job->n_row_blocks * job->n_column_blocks, thread_index, n_threads, &i, &end);
+    for (; i < end; i++) {
+        block_scale(job, i);
+    }
+}
+
+/* The scale of src[row][column]. */
+static float scale_of(const struct rounded_job *job, size_t row, size_t column)
+{
+    const size_t block = (job->args.row_at + row) / FP8_BLOCK - job->first_block;
+    return job->scales[block * job->n_column_blocks + column / FP8_BLOCK];
+}
+
+static void gather_chunk(const struct pack_args *args, struct chunk *chunk)
+{
+    const size_t n = chunk->n_columns;
+    if (n < PANEL_COLUMNS || chunk->n_k % 2 == 1) {
+        memset(chunk->values, 0, sizeof(chunk->values));
+    }
+    if (args->transposed) {
+        for (size_t k = 0; k < chunk->n_k; k++) {
+            memcpy(chunk->values + k * PANEL_COLUMNS,
+                   args->src + (chunk->k + k) * args->src_stride + chunk->column,
+                   n * sizeof(float));
+        }
+        return;
+    }
+    for (size_t first = 0; first < chunk->n_k; first += SIMD_LANES) {
+        const size_t end = first + lanes_left(first, chunk->n_k);
+        for (size_t c = 0; c < n; c++) {
+            const float *const src = args->src + (chunk->column + c) * args->src_stride + chunk->k;
+            for (size_t k = first; k < end; k++) {
+                chunk->values[k * PANEL_COLUMNS + c] = src[k];
+            }
+        }
+    }
+}
+
+/* Codes' values; times their scale unless they become codes. */
+static void round_to_codes(const struct rounded_job *job, struct chunk *chunk)
+{
+    const bool is_coded = job->args.precision == PRECISION_FP8;
+    float scales[PANEL_COLUMNS];
+    for (size_t c = 0; c < PANEL_COLUMNS; c++) {
+        const size_t column = chunk->column + (c < chunk->n_columns ? c : 0);
+        scales[c] = job->args.transposed ? 1.0F : scale_of(job, column, chunk->k);
+    }
+    for (size_t k = 0; k < chunk->n_k; k++) {
+        const float of_row =
+            job->args.transposed ? scale_of(job, chunk->k + k, chunk->column) : 1.0F;
+        for (size_t v = 0; v < PANEL_VECTORS; v++) {
+            float *const at = chunk->values + k * PANEL_COLUMNS + v * SIMD_LANES;
+            const f32x16 scale = vec_mul(vec_load(scales + v * SIMD_LANES), vec_set1(of_row));
+            const f32x16 inverse = vec_div(vec_set1(1.0F), scale); /* exact: powers of two */
+            const f32x16 value = e4m3_round(vec_mul(vec_load(at), inverse));
+            vec_store(at, is_coded ? value : vec_mul(value, scale));
+        }
+    }
+}
+
+static void round_to_bf16(struct chunk *chunk)
+{
+    for (size_t i = 0; i < chunk->n_k * PANEL_COLUMNS; i += SIMD_LANES) {
+        vec_store(chunk->values + i, vec_round_bf16(vec_load(chunk->values + i)));
+    }
+}
+
+/* dst: the panel's pair of chunk->k; the values are rounded. */
+static void write_pairs(const struct chunk *chunk, float *dst)
+{
+    for (size_t k = 0; k < chunk->n_k; k += 2) {
+        for (size_t c = 0; c < PANEL_COLUMNS; c += SIMD_LANES) {
+            const float *const at = chunk->values + k * PANEL_COLUMNS + c;
+            const i32x16 even = vec_bits(vec_round_bf16(vec_load(at)));
+            const i32x16 odd = vec_bits(vec_round_bf16(vec_load(at + PANEL_COLUMNS)));
+            vec_store(dst + k / 2 * PANEL_COLUMNS + c,
+                      ivec_as_float(ivec_or(ivec_shift_right(even, 16), odd)));
+        }
+    }
+}
+
+static void write_codes(const struct chunk *chunk, float *dst)
+{
+    for (size_t k = 0; k < chunk->n_k; k += 2) {
+        unsigned char bytes[2 * PANEL_COLUMNS];
+        int32_t codes[2 * PANEL_COLUMNS];
+        for (size_t i = 0; i < 2 * PANEL_COLUMNS; i += SIMD_LANES) {
+            const float *const at = chunk->values + k * PANEL_COLUMNS + i;
+            ivec_store(codes + i, e4m3_codes(vec_load(at)));
+        }
+        for (size_t i = 0; i < 2 * PANEL_COLUMNS; i++) {
+            bytes[code_byte(i % PANEL_COLUMNS, i / PANEL_COLUMNS)] = (unsigned char)codes[i];
+        }
+        memcpy(dst + k / 2 * SIMD_LANES, bytes, sizeof(bytes));
+    }
+}
+
+static void write_chunk(const struct rounded_job *job, const struct chunk *chunk, float *panel)
+{
+    const size_t n_in = job->args.n_in;
+    switch (job->args.precision) {
+    case PRECISION_F32:
+        memcpy(panel + chunk->k * PANEL_COLUMNS, chunk->values,
+               chunk->n_k * PANEL_COLUMNS * sizeof(float));
+        break;
+    case PRECISION_BF16:
+        write_pairs(chunk, panel + chunk->k / 2 * PANEL_COLUMNS);
+        break;
+    case PRECISION_FP8:
+        panel[chunk->k / FP8_BLOCK] = scale_of(job, chunk->column, chunk->k);
+        write_codes(chunk, panel + packed_words(PRECISION_FP8, n_in, 1) -
+                               (n_in + 1) / 2 * SIMD_LANES + chunk->k / 2 * SIMD_LANES);
+        break;
+    }
+}
+
+static void panels_task(void *context, size_t thread_index, size_t n_threads)
+{
+    const struct rounded_job *const job = context;
+    const struct pack_args *const args = &job->args;
+    struct chunk chunk;
+    size_t panel = 0;
+    size_t panel_end = 0;
+    pool_share((args->n_out + PANEL_COLUMNS - 1) / PANEL_COLUMNS, thread_index, n_threads, &panel,
+               &panel_end);
+    for (; panel < panel_end; panel++) {
+        chunk.column = panel * PANEL_COLUMNS;
+        chunk.n_columns = args->n_out - chunk.column;
+        chunk.n_columns = chunk.n_columns < PANEL_COLUMNS ? chunk.n_columns : PANEL_COLUMNS;
+        for (chunk.k = 0; chunk.k < args->n_in; chunk.k += CHUNK_K) {
+            chunk.n_k = args->n_in - chunk.k < CHUNK_K ? args->n_in - chunk.k : CHUNK_K;
+            gather_chunk(args, &chunk);
+            if (job->rounding == PRECISION_FP8) {
+                round_to_codes(job, &chunk);
+            } else if (job->rounding == PRECISION_BF16) {
+                round_to_bf16(&chunk);
+            }
+            write_chunk(job, &chunk, args->dst + panel * job->panel_stride);
+        }
+    }
+}
+
+enum status ISA(pack_rounded)(struct backend *backend, const struct pack_args *args)
+{
+    const size_t panel_words = packed_words(args->precision, args->n_in, 1);
+    struct rounded_job job = {
+        .args = *args,
+        .rounding = args->precision == PRECISION_FP8 ? PRECISION_FP8 : args->rounding,
+        .n_rows = args->transposed ? args->n_in : args->n_out,
+        .n_columns = args->transposed ? args->n_out : args->n_in,
+        .panel_stride = args->panel_stride != 0 ? args->panel_stride : panel_words,
+    };
+    assert(args->precision != PRECISION_FP8 || (!args->transposed && args->row_at == 0));
+    if (job.rounding == PRECISION_FP8) {
+        job.first_block = args->row_at / FP8_BLOCK;
+        job.n_row_blocks = count_blocks(args->row_at + job.n_rows) - job.first_block;
+        job.n_column_blocks = count_blocks(job.n_columns);
+        TRY(cpu_scratch_acquire(backend, job.n_row_blocks * job.n_column_blocks, sizeof(float),
+                                &job.scales));
+        cpu_run(backend, 4 * args->n_in * args->n_out, scales_task, &job);
+    }
+    cpu_run(backend, 8 * args->n_in * args->n_out, panels_task, &job);
+    cpu_scratch_release(backend, job.scales);
+    return STATUS_OK;
+}

@@ -1,0 +1,187 @@
+/* Owns products of bfloat16 pairs: acc = fma(x_even, w_even, fma(x_odd, w_odd, acc)), subnormal
+ * results become zero. With AVX512_BF16 that is one instruction, vdpbf16ps; its twin made of two
+ * fused multiply-adds gives the same bits. How a pair of x is held differs between the two.
+ *
+ *   pair16           a weight pair for each of sixteen columns     pair_x  one pair of x, broadcast
+ *   PAIR_WORDS       words of 4 bytes of a pair in a row of x
+ *   code_byte        where the code of a column and parity lies in the 64 bytes of a pair of codes
+ *   flush_begin/end  around products of BF16, in which compiled code may not be reordered: call
+ *                    them only around calls that are not inlined
+ *   vec_flush        subnormals become zero, where flush_begin does not see to that */
+#ifndef HONE_KERNELS_CPU_SIMD_PAIRS_H
+#define HONE_KERNELS_CPU_SIMD_PAIRS_H
+
+#include "kernels/cpu/simd/simd.h"
+
+#ifdef __AVX2__
+#define CONTROL_FLUSH_TO_ZERO 0x8000U
+SIMD_INLINE uint32_t flush_begin(void)
+{
+    const uint32_t mode = _mm_getcsr();
+    _mm_setcsr(mode | CONTROL_FLUSH_TO_ZERO);
+    return mode;
+}
+
+SIMD_INLINE void flush_end(uint32_t mode)
+{
+    _mm_setcsr(mode);
+}
+
+SIMD_INLINE f32x16 vec_flush(f32x16 a)
+{
+    return a;
+}
+#else
+SIMD_INLINE uint32_t flush_begin(void)
+{
+    return 0;
+}
+
+SIMD_INLINE void flush_end(uint32_t mode)
+{
+    (void)mode;
+}
+
+SIMD_INLINE f32x16 vec_flush(f32x16 a)
+{
+    const f32x16 zero = ivec_as_float(ivec_and(vec_bits(a), ivec_set1(INT32_MIN)));
+    return vec_select(vec_lt(vec_abs(a), vec_set1(0x1p-126F)), zero, a);
+}
+#endif
+
+/* Round to nearest even, subnormals to zero, NaN stays NaN: what vcvtneps2bf16 gives. */
+SIMD_INLINE f32x16 vec_round_bf16(f32x16 a)
+{
+    const i32x16 bits = vec_bits(a);
+    const i32x16 sign = ivec_and(bits, ivec_set1(INT32_MIN));
+    const i32x16 magnitude = ivec_and(bits, ivec_set1(INT32_MAX));
+    const i32x16 last = ivec_and(ivec_shift_right(bits, 16), ivec_set1(1));
+    i32x16 out = ivec_add(ivec_add(bits, ivec_set1(0x7FFF)), last);
+    out = ivec_select(ivec_lt(ivec_set1(0x7F800000), magnitude), ivec_or(bits, ivec_set1(0x400000)),
+                      out);
+    out = ivec_select(ivec_lt(magnitude, ivec_set1(0x800000)), sign, out);
+    return ivec_as_float(ivec_and(out, ivec_set1(-0x10000)));
+}
+
+#ifdef __AVX512BF16__
+#define PAIR_WORDS ((size_t)1)
+typedef __m512bh pair16;
+typedef __m512bh pair_x;
+
+/* The pairs of 32 consecutive values, rounded. */
+SIMD_INLINE void pairs_store(float *words, f32x16 first, f32x16 second)
+{
+    _mm512_storeu_si512(words, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+}
+
+SIMD_INLINE pair_x pair_broadcast(const float *words)
+{
+    return (pair_x)_mm512_castps_si512(_mm512_set1_ps(*words));
+}
+
+SIMD_INLINE pair16 pairs_load(const float *words)
+{
+    return (pair16)_mm512_loadu_si512(words);
+}
+
+SIMD_INLINE f32x16 pair_fma(pair_x x, pair16 w, f32x16 acc)
+{
+    return _mm512_dpbf16_ps(acc, x, w);
+}
+
+SIMD_INLINE size_t code_byte(size_t column, size_t parity)
+{
+    return column % 16 / 4 * 16 + column / 16 * 8 + column % 4 * 2 + parity;
+}
+
+/* Low and high byte of the bfloat16 of each code without its sign. */
+static const uint8_t e4m3_low[128] __attribute__((aligned(64))) = {
+    0x00, 0x00, 0x80, 0xc0, 0x00, 0x20, 0x40, 0x60, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xf0,
+    0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xf0,
+    0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xf0,
+    0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xf0,
+    0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xf0,
+    0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xf0,
+    0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xf0,
+    0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x80, 0x90, 0xa0, 0xb0, 0xc0, 0xd0, 0xe0, 0xc0,
+};
+static const uint8_t e4m3_high[128] __attribute__((aligned(64))) = {
+    0x00, 0x3b, 0x3b, 0x3b, 0x3c, 0x3c, 0x3c, 0x3c, 0x3c, 0x3c, 0x3c, 0x3c, 0x3c, 0x3c, 0x3c, 0x3c,
+    0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d, 0x3d,
+    0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e, 0x3e,
+    0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f, 0x3f,
+    0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40,
+    0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41, 0x41,
+    0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42, 0x42,
+    0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x7f,
+};
+
+SIMD_INLINE void pairs_decode(const float *words, pair16 *first, pair16 *second)
+{
+    const __m512i codes = _mm512_loadu_si512(words);
+    const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(e4m3_low), codes,
+                                                 _mm512_load_si512(e4m3_low + 64));
+    const __m512i magnitude = _mm512_permutex2var_epi8(_mm512_load_si512(e4m3_high), codes,
+                                                       _mm512_load_si512(e4m3_high + 64));
+    const __m512i high =
+        _mm512_ternarylogic_epi32(magnitude, codes, _mm512_set1_epi8(INT8_MIN), 0xF8);
+    *first = (pair16)_mm512_unpacklo_epi8(low, high);
+    *second = (pair16)_mm512_unpackhi_epi8(low, high);
+}
+#else
+#define PAIR_WORDS ((size_t)2)
+typedef struct {
+    f32x16 even, odd;
+} pair16;
+typedef pair16 pair_x;
+
+SIMD_INLINE void pairs_store(float *words, f32x16 first, f32x16 second)
+{
+    vec_store(words, vec_round_bf16(first));
+    vec_store(words + SIMD_LANES, vec_round_bf16(second));
+}
+
+SIMD_INLINE pair_x pair_broadcast(const float *words)
+{
+    return (pair_x){vec_set1(words[0]), vec_set1(words[1])};
+}
+
+SIMD_INLINE pair16 pairs_load(const float *words)
+{
+    const i32x16 both = vec_bits(vec_load(words));
+    return (pair16){ivec_as_float(ivec_shift_left(both, 16)),
+                    ivec_as_float(ivec_and(both, ivec_set1(-0x10000)))};
+}
+
+SIMD_INLINE f32x16 pair_fma(pair_x x, pair16 w, f32x16 acc)
+{
+    return vec_flush(vec_fma(x.even, w.even, vec_flush(vec_fma(x.odd, w.odd, acc))));
+}
+
+SIMD_INLINE size_t code_byte(size_t column, size_t parity)
+{
+    return column % 16 * 4 + column / 16 * 2 + parity;
+}
+
+/* The code in the lowest byte of each lane: exponent and mantissa moved into place, the exponent's
+ * bias made good by a multiplication, which is exact for subnormal codes too. */
+SIMD_INLINE f32x16 code_value(i32x16 codes)
+{
+    const i32x16 sign = ivec_shift_left(ivec_and(codes, ivec_set1(0x80)), 24);
+    const i32x16 magnitude = ivec_and(codes, ivec_set1(0x7F));
+    const f32x16 value = vec_mul(ivec_as_float(ivec_shift_left(magnitude, 20)), vec_set1(0x1p120F));
+    const i32x16 bits =
+        ivec_select(ivec_eq(magnitude, ivec_set1(0x7F)), ivec_set1(0x7FC00000), vec_bits(value));
+    return ivec_as_float(ivec_or(bits, sign));
+}
+
+SIMD_INLINE void pairs_decode(const float *words, pair16 *first, pair16 *second)
+{
+    const i32x16 codes = vec_bits(vec_load(words));
+    *first = (pair16){code_value(codes), code_value(ivec_shift_right(codes, 8))};
+    *second =
+        (pair16){code_value(ivec_shift_right(codes, 16)), code_value(ivec_shift_right(codes, 24))};
+}
+#endif
+
+#endif
