@@ -4,219 +4,263 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 
-#include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
+    OPTION_BATCH = 'b',
     OPTION_DEVICE = 'd',
+    OPTION_DTYPE = 'y',
     OPTION_THREADS = 't',
     OPTION_MODEL = 'm',
-    OPTION_ONLY = 'o',
+    OPTION_PRESET = 'p',
+    OPTION_SECONDS = 's',
     OPTION_JSON = 'j',
     OPTION_SCRATCH = 256
 };
 
 static const struct cli_option options[] = {
+    {OPTION_PRESET, "preset", "NAME", "shape of engine and train: small, medium, demo ... (small)"},
+    {OPTION_MODEL, "model", "DIR", "this folder in place of a preset, and of what load makes"},
+    {OPTION_DTYPE, "dtype", "NAME", "fp32 (fp32)"},
+    {OPTION_BATCH, "batch", "N", "of decoding, repeatable (1, 8, 32, 64, 256)"},
+    {OPTION_SECONDS, "seconds", "S", "for each measurement of a model, about (1)"},
     {OPTION_DEVICE, "device", "NAME", "auto, cpu-avx512, cpu-avx2 or cpu-portable (auto)"},
     {OPTION_THREADS, "threads", "N", "of kernels and models; 0: every core (0)"},
-    {OPTION_MODEL, "model", "DIR", "load this folder, and tokenize with its tokenizer too"},
-    {OPTION_SCRATCH, "scratch", "DIR", "where files are made and removed again (/tmp)"},
-    {OPTION_ONLY, "only", "PART", "kernels, models, load or tokenize"},
+    {OPTION_SCRATCH, "scratch", "DIR", "where load makes files and removes them again (/tmp)"},
     {OPTION_JSON, "json", NULL, "one object a measurement"},
 };
 static const struct cli_command command = {
     .name = "bench",
-    .arguments = "",
+    .arguments = "[engine] [train] [kernels] [load] [tokenize]",
     .summary =
-        "Measures the kernels, decoding and training of the demo's model, loading of checkpoints\n"
-        "from the page cache, and the tokenizer on one core. Takes fifteen seconds. Shares are of\n"
-        "the fp32 FMA rate or memory rate measured in the same run.",
+        "Measures what is named, or everything (half a minute):\n"
+        "  engine    prefill, and decoding at several batch sizes at a context of 128 tokens\n"
+        "  train     forward, backward and AdamW over 16 x 128 tokens; log-probabilities alone\n"
+        "  kernels   matrix products, experts, memory and exp\n"
+        "  load      checkpoints from the page cache\n"
+        "  tokenize  text on one core\n"
+        "Shares are of the fp32 FMA rate or memory rate measured in the same run. Weights of a\n"
+        "preset are random and in memory alone; medium takes 6 GB for engine, 18 GB for train.",
     .options = options,
-    .n_options = sizeof options / sizeof options[0],
-    .examples = "  hone bench --model DIR --only load\n",
+    .n_options = sizeof(options) / sizeof(options[0]),
+    .n_arguments_max = 5,
+    .examples = "  hone bench engine train --preset small\n"
+                "  hone bench engine --preset medium --batch 1 --batch 64 --json\n"
+                "  hone bench load --model DIR\n",
 };
 
-enum part { PART_KERNELS, PART_MODELS, PART_LOAD, PART_TOKENIZE, N_PARTS };
-static const char *const part_names[N_PARTS] = {"kernels", "models", "load", "tokenize"};
+enum part { PART_ENGINE, PART_TRAIN, PART_KERNELS, PART_LOAD, PART_TOKENIZE, N_PARTS };
+static const char *const part_names[N_PARTS] = {"engine", "train", "kernels", "load", "tokenize"};
+static const size_t batches_default[] = {1, 8, 32, 64, 256};
 
 struct request {
-    const char *device;
+    const char *device, *preset;
     struct bench_places places;
     size_t n_threads;
     bool wants[N_PARTS];
     bool is_json;
+    double seconds, memory_gb_per_s;
+    size_t batches[BENCH_BATCHES_MAX];
+    size_t n_batches;
 };
 
-/* "gemm" of "gemm 8 x 1024 x 1024". */
-static struct json *first_word(const char *name)
-{
-    return json_from_text(name, strcspn(name, " ,"));
-}
-
-/* A rate under its unit, for those who look for one number. */
-static enum status put_rate(struct json *object, const struct bench_result *result)
-{
-    if (strcmp(result->unit, "GB/s") == 0) {
-        return json_put(object, "gb_per_s", json_from_number(result->value));
-    }
-    return strcmp(result->unit, "MB/s") == 0
-               ? json_put(object, "mb_per_s", json_from_number(result->value))
-               : STATUS_OK;
-}
-
-static enum status fill(struct json *object, const struct bench_result *result)
-{
-    TRY(json_put(object, "bench", first_word(result->name)));
-    TRY(put_rate(object, result));
-    TRY(json_put(object, "name", json_from_text(result->name, strlen(result->name))));
-    TRY(json_put(object, "unit", json_from_text(result->unit, strlen(result->unit))));
-    TRY(json_put(object, "value", json_from_number(result->value)));
-    TRY(json_put(object, "best", json_from_number(result->best)));
-    TRY(json_put(object, "limit", json_from_number(result->limit)));
-    return json_put(object, "share", json_from_number(result->share));
-}
-
-static enum status print_json(const struct bench_result *result)
-{
-    struct json *object = json_object_create();
-    const enum status status = fill(object, result);
-    if (status != STATUS_OK) {
-        json_destroy(object);
-        return status;
-    }
-    return cli_print_json(object);
-}
-
-static enum status print_result(const struct bench_result *result, bool is_json)
-{
-    char share[16] = "";
-    if (is_json) {
-        return print_json(result);
-    }
-    if (result->limit > 0) {
-        (void)snprintf(share, sizeof share, "%5.1f %%", 100 * result->share);
-    }
-    (void)printf("%-36s %12.5g %-9s %8s   best %.5g\n", result->name, result->value, result->unit,
-                 share, result->best);
-    (void)fflush(stdout);
-    return STATUS_OK;
-}
-
-static enum status bench_kernel_results(struct backend *backend, bool is_json)
+static enum status kernel_results(struct backend *backend, bool is_json)
 {
     struct bench_result *results = NULL;
     size_t n = 0;
-    TRY(memory_alloc(BENCH_RESULTS_MAX, sizeof results[0], &results));
+    TRY(memory_alloc(BENCH_RESULTS_MAX, sizeof(results[0]), &results));
     enum status status = bench_kernels(backend, results, &n);
     for (size_t i = 0; i < n && status == STATUS_OK; i++) {
-        status = print_result(&results[i], is_json);
+        status = bench_report_result(&results[i], is_json);
     }
     memory_free(results);
     return status;
 }
 
-static enum status bench_model_results(struct backend *backend, bool is_json)
+static enum status subject_results(const struct request *request, struct bench_subject *subject)
 {
-    static const size_t batches[] = {1, 64};
-    struct bench_result result = {0};
-    double peak = 0;
-    TRY(bench_fma_peak(backend, &peak));
-    for (size_t i = 0; i < sizeof batches / sizeof batches[0]; i++) {
-        TRY(bench_decode(backend, "demo", batches[i], peak, &result));
-        TRY(print_result(&result, is_json));
+    subject->dtype = "fp32";
+    subject->memory = 1e9 * request->memory_gb_per_s;
+    subject->seconds = request->seconds;
+    subject->n_batches = request->n_batches;
+    subject->is_json = request->is_json;
+    memcpy(subject->batches, request->batches, sizeof(subject->batches));
+    if (!request->is_json) {
+        bench_report_heading();
     }
-    TRY(bench_training(backend, "demo", peak, &result));
-    return print_result(&result, is_json);
+    if (request->wants[PART_ENGINE]) {
+        TRY(bench_engine(subject));
+    }
+    return request->wants[PART_TRAIN] ? bench_train(subject) : STATUS_OK;
 }
 
-static enum status bench_backend(const struct request *request, double *memory_gb_per_s)
+static enum status model_results(const struct request *request, struct backend *backend,
+                                 struct bench_subject *subject)
 {
-    struct backend *backend = NULL;
-    TRY(backend_open(request->device, request->n_threads, &backend));
+    subject->backend = backend;
+    TRY(bench_meter_create(backend, &subject->meter));
+    const enum status status = subject_results(request, subject);
+    bench_meter_destroy(subject->meter);
+    return status;
+}
+
+static enum status backend_parts(struct request *request, struct backend *backend,
+                                 struct bench_subject *subject)
+{
     if (!request->is_json) {
         (void)printf("%s, %zu threads\n", backend->name, backend->n_threads);
     }
-    enum status status = bench_memory_rate(backend, memory_gb_per_s);
-    if (status == STATUS_OK && request->wants[PART_KERNELS]) {
-        status = bench_kernel_results(backend, request->is_json);
+    TRY(bench_memory_rate(backend, &request->memory_gb_per_s));
+    if (request->wants[PART_ENGINE] || request->wants[PART_TRAIN]) {
+        TRY(model_results(request, backend, subject));
     }
-    if (status == STATUS_OK && request->wants[PART_MODELS]) {
-        status = bench_model_results(backend, request->is_json);
-    }
-    backend_close(backend);
-    return status;
+    return request->wants[PART_KERNELS] ? kernel_results(backend, request->is_json) : STATUS_OK;
 }
 
 static enum status report(void *context, const struct bench_result *result)
 {
     const struct request *request = context;
-    return print_result(result, request->is_json);
+    return bench_report_result(result, request->is_json);
 }
 
 static enum status bench(struct request *request)
 {
-    double memory_gb_per_s = 0;
+    struct backend *backend = NULL;
+    struct bench_subject subject = {.label = NULL};
     if (request->places.model_dir != NULL) {
         TRY(cli_check_model(request->places.model_dir, request->wants[PART_TOKENIZE]));
     }
-    TRY(bench_backend(request, &memory_gb_per_s));
+    TRY(bench_subject_load(request->preset, request->places.model_dir, &subject));
+    TRY(backend_open(request->device, request->n_threads, &backend));
+    const enum status status = backend_parts(request, backend, &subject);
+    backend_close(backend); /* its threads would disturb the rest */
+    TRY(status);
     if (request->wants[PART_LOAD]) {
-        TRY(bench_load(&request->places, memory_gb_per_s, report, request));
+        TRY(bench_load(&request->places, request->memory_gb_per_s, report, request));
     }
     return request->wants[PART_TOKENIZE] ? bench_tokenize(&request->places, report, request)
                                          : STATUS_OK;
 }
 
-static bool take_threads(const char *value, struct request *request)
+/* --- Options --- */
+
+static bool take_size(const char *value, size_t max, size_t *out)
 {
     char *end = NULL;
-    request->n_threads = strtoul(value, &end, 10);
-    return end != value && *end == '\0' && request->n_threads <= 1024;
+    *out = strtoul(value, &end, 10);
+    return end != value && *end == '\0' && value[0] != '-' && *out <= max;
 }
 
-/* The first --only leaves the other parts out, further ones add theirs. */
-static bool take_part(const char *value, struct request *request, bool *is_chosen)
+static bool take_batch(const char *value, struct request *request)
 {
-    bool is_known = false;
-    for (size_t i = 0; i < N_PARTS; i++) {
-        const bool is_it = strcmp(value, part_names[i]) == 0;
-        request->wants[i] = is_it || (*is_chosen && request->wants[i]);
-        is_known = is_known || is_it;
+    size_t batch = 0;
+    if (request->n_batches == BENCH_BATCHES_MAX || !take_size(value, 4096, &batch) || batch == 0) {
+        return false;
     }
-    *is_chosen = true;
-    return is_known;
+    request->batches[request->n_batches++] = batch;
+    return true;
+}
+
+static bool take_seconds(const char *value, struct request *request)
+{
+    char *end = NULL;
+    request->seconds = strtod(value, &end);
+    return end != value && *end == '\0' && request->seconds > 0 && request->seconds <= 3600;
+}
+
+/* 0, or the exit code of a wrong value. */
+static int take_number(int code, const char *value, struct request *request)
+{
+    if (code == OPTION_BATCH && !take_batch(value, request)) {
+        return cli_usage_error(&command, "--batch: want 1 to 4096, at most %zu times",
+                               BENCH_BATCHES_MAX);
+    }
+    if (code == OPTION_SECONDS && !take_seconds(value, request)) {
+        return cli_usage_error(&command, "--seconds: want more than 0, at most 3600");
+    }
+    if (code == OPTION_THREADS && !take_size(value, 1024, &request->n_threads)) {
+        return cli_usage_error(&command, "--threads: want 0 to 1024");
+    }
+    return 0;
+}
+
+static int take_option(int code, const char *value, struct request *request)
+{
+    switch (code) {
+    case OPTION_DEVICE:
+        request->device = value;
+        return 0;
+    case OPTION_MODEL:
+        request->places.model_dir = value;
+        return 0;
+    case OPTION_PRESET:
+        request->preset = value;
+        return 0;
+    case OPTION_SCRATCH:
+        request->places.scratch = value;
+        return 0;
+    case OPTION_JSON:
+        request->is_json = true;
+        return 0;
+    case OPTION_DTYPE:
+        return strcmp(value, "fp32") == 0 ? 0 : cli_usage_error(&command, "--dtype: want fp32");
+    default:
+        return take_number(code, value, request);
+    }
+}
+
+static bool take_part(const char *name, bool wants[N_PARTS])
+{
+    for (size_t i = 0; i < N_PARTS; i++) {
+        if (strcmp(name, part_names[i]) == 0) {
+            wants[i] = true;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Parts that are named, or all. */
+static int take_parts(const struct cli_parse *parse, struct request *request)
+{
+    for (size_t i = 0; i < parse->n_arguments; i++) {
+        if (!take_part(parse->arguments[i], request->wants)) {
+            return cli_usage_error(
+                &command, "there is no part \"%s\": engine, train, kernels, load, tokenize",
+                parse->arguments[i]);
+        }
+    }
+    for (size_t i = 0; i < N_PARTS && parse->n_arguments == 0; i++) {
+        request->wants[i] = true;
+    }
+    return 0;
 }
 
 int cmd_bench(int argc, char **argv)
 {
     struct cli_parse parse;
     struct request request = {
-        .device = "auto", .places = {.scratch = "/tmp"}, .wants = {true, true, true, true}};
-    bool is_chosen = false;
+        .device = "auto", .preset = "small", .places = {.scratch = "/tmp"}, .seconds = 1};
     int code = 0;
+    int wrong = 0;
     cli_parse_begin(&parse, &command, argc, argv);
-    while ((code = cli_parse_next(&parse)) > 0) {
-        if (code == OPTION_DEVICE) {
-            request.device = parse.value;
-        } else if (code == OPTION_MODEL) {
-            request.places.model_dir = parse.value;
-        } else if (code == OPTION_SCRATCH) {
-            request.places.scratch = parse.value;
-        } else if (code == OPTION_JSON) {
-            request.is_json = true;
-        } else if (code == OPTION_ONLY && !take_part(parse.value, &request, &is_chosen)) {
-            return cli_usage_error(&command, "--only: want kernels, models, load or tokenize");
-        } else if (code == OPTION_THREADS && !take_threads(parse.value, &request)) {
-            return cli_usage_error(&command, "--threads: want 0 to 1024");
-        }
+    while (wrong == 0 && (code = cli_parse_next(&parse)) > 0) {
+        wrong = take_option(code, parse.value, &request);
     }
     if (code < 0) {
         return parse.exit_code;
+    }
+    wrong = wrong == 0 ? take_parts(&parse, &request) : wrong;
+    if (wrong != 0) {
+        return wrong;
+    }
+    if (request.n_batches == 0) {
+        request.n_batches = sizeof(batches_default) / sizeof(batches_default[0]);
+        memcpy(request.batches, batches_default, sizeof(batches_default));
     }
     log_setup("bench", LOG_WARN);
     const enum status status = bench(&request);

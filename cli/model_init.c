@@ -31,7 +31,7 @@ enum {
 };
 static const struct cli_option options[] = {
     {OPTION_PRESET, "preset", "NAME",
-     "demo (3.2 M parameters), small (8.5 M), or a tiny one below"},
+     "demo (3.2 M parameters), small (8.5 M), medium (684 M), or a tiny one"},
     {OPTION_CONFIG, "config", "FILE", "a config.json to start from instead"},
     {OPTION_SEED, "seed", "N", "of the random weights (0)"},
     {OPTION_TOKENIZER, "tokenizer", "DIR", "copy its tokenizer files; sets vocabulary, bos, eos"},
@@ -47,13 +47,14 @@ static const struct cli_command command = {
     .n_options = sizeof(options) / sizeof(options[0]),
     .n_arguments_min = 1,
     .n_arguments_max = 1,
-    .examples = "  hone model init model --preset demo --seed 1\n"
-                "  hone model init model --preset small --tokenizer DeepSeek-V3/ \\\n"
-                "      --set num_hidden_layers=6\n"
-                "  hone model init model --preset qwen3\n"
-                "Tiny presets: tiny (V3), v2, v32 (sparse attention), tied (V3, one matrix for\n"
-                "embedding and head), llama, qwen2, qwen3, qwen3-moe, mixtral. All but small and\n"
-                "tiny come with the demo's tokenizer.\n",
+    .examples =
+        "  hone model init model --preset demo --seed 1\n"
+        "  hone model init model --preset small --tokenizer DeepSeek-V3/ \\\n"
+        "      --set num_hidden_layers=6\n"
+        "  hone model init model --preset qwen3\n"
+        "Tiny presets: tiny (V3), v2, v32 (sparse attention), tied (V3, one matrix for\n"
+        "embedding and head), llama, qwen2, qwen3, qwen3-moe, mixtral. All but small, medium\n"
+        "and tiny come with the demo's tokenizer.\n",
 };
 
 struct request {
@@ -129,6 +130,19 @@ static enum status copy_file(const char *from_dir, const char *to_dir, const cha
     return status;
 }
 
+/* Presets for measuring, which have a vocabulary of their own. */
+static bool is_bare(const char *preset)
+{
+    static const char *const names[] = {"small", "medium", "tiny"};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(preset, names[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Puts a tokenizer into the folder: a copy, the demo's own, or none. */
 static enum status place_tokenizer(const struct request *request, bool *has_tokenizer)
 {
@@ -141,8 +155,7 @@ static enum status place_tokenizer(const struct request *request, bool *has_toke
         TRY(copy_file(request->tokenizer, request->dir, "tokenizer.json", true));
         return copy_file(request->tokenizer, request->dir, "tokenizer_config.json", false);
     }
-    if (request->preset != NULL && strcmp(request->preset, "small") != 0 &&
-        strcmp(request->preset, "tiny") != 0) {
+    if (request->preset != NULL && !is_bare(request->preset)) {
         return demo_tokenizer_write(request->dir);
     }
     *has_tokenizer = false;

@@ -88,7 +88,8 @@ MUST_CHECK enum status model_config_parse(const struct json *root, const char *l
 MUST_CHECK enum status model_config_print(const struct model_config *config, struct json **out);
 /* Fills the built-in shapes by name; BAD_ARGUMENT lists them. vocab_size stays for the caller to
  * set when a tokenizer decides it. */
-#define MODEL_PRESETS "demo, small, tiny, v2, v32, tied, llama, qwen2, qwen3, qwen3-moe, mixtral"
+#define MODEL_PRESETS                                                                              \
+    "demo, small, medium, tiny, v2, v32, tied, llama, qwen2, qwen3, qwen3-moe, mixtral"
 MUST_CHECK enum status model_config_preset(const char *name, struct model_config *out);
 /* n_moe_layers in all, the MTP modules' included. */
 size_t model_config_moe_layers(const struct model_config *config);

@@ -63,6 +63,25 @@ static void preset_small(struct model_config *out)
     out->initializer_range = 0.02;
 }
 
+static void preset_medium(struct model_config *out)
+{
+    out->vocab_size = 32768;
+    out->hidden_size = 1024;
+    out->n_layers = 12;
+    out->n_heads = 16;
+    out->intermediate_size = 2560;
+    out->moe_intermediate_size = 512;
+    out->n_experts = 32;
+    out->experts_per_token = 4;
+    out->q_lora_rank = 512;
+    out->kv_lora_rank = 256;
+    out->qk_nope_head_dim = 64;
+    out->qk_rope_head_dim = 32;
+    out->v_head_dim = 64;
+    out->n_mtp_modules = 0;
+    out->initializer_range = 0.02;
+}
+
 static void preset_tiny(struct model_config *out)
 {
     out->vocab_size = 64;
@@ -185,11 +204,17 @@ static const struct {
     const char *name;
     void (*fill)(struct model_config *);
 } presets[] = {
-    {"demo", preset_demo},       {"small", preset_small},
-    {"tiny", preset_tiny},       {"v2", preset_v2},
-    {"v32", preset_v32},         {"tied", preset_tied},
-    {"llama", preset_llama},     {"qwen2", preset_qwen2},
-    {"qwen3", preset_qwen3},     {"qwen3-moe", preset_qwen3_moe},
+    {"demo", preset_demo},
+    {"small", preset_small},
+    {"medium", preset_medium},
+    {"tiny", preset_tiny},
+    {"v2", preset_v2},
+    {"v32", preset_v32},
+    {"tied", preset_tied},
+    {"llama", preset_llama},
+    {"qwen2", preset_qwen2},
+    {"qwen3", preset_qwen3},
+    {"qwen3-moe", preset_qwen3_moe},
     {"mixtral", preset_mixtral},
 };
 

@@ -127,6 +127,33 @@ enum status bench_fma_peak(struct backend *backend, double *flops_per_s)
     return STATUS_OK;
 }
 
+enum status bench_meter_create(struct backend *backend, struct bench_meter **out)
+{
+    struct bench_meter *meter = NULL;
+    *out = NULL;
+    TRY(memory_alloc(1, sizeof(*meter), &meter));
+    const enum status status = bench_meter_init(backend, meter);
+    if (status != STATUS_OK) {
+        memory_free(meter);
+        return status;
+    }
+    *out = meter;
+    return STATUS_OK;
+}
+
+void bench_meter_destroy(struct bench_meter *meter)
+{
+    if (meter != NULL) {
+        bench_meter_dispose(meter);
+        memory_free(meter);
+    }
+}
+
+double bench_meter_peak(const struct bench_meter *meter)
+{
+    return meter->peak;
+}
+
 static int compare_doubles(const void *a, const void *b)
 {
     const double x = *(const double *)a;

@@ -17,13 +17,28 @@ struct bench_result {
     const char *unit; /* "GFLOP/s", "GB/s", "G/s" */
     double value;     /* median of the repetitions */
     double best;
-    double limit; /* what the machine could do, same unit; 0: no limit known */
-    double share; /* value / limit, or 0 */
+    double limit;        /* what the machine could do, same unit; 0: no limit known */
+    double share;        /* value / limit, or 0 */
+    const char *dtype;   /* "fp32"; NULL where it means nothing */
+    size_t n_rows;       /* of a product over tokens, else 0 */
+    double tokens_per_s; /* of these rows, median */
 };
 
 /* The register-only fp32 FMA rate of all the backend's threads, best of about 20 ms (up to half a
  * second where the threads first share a core), in flop/s. */
 MUST_CHECK enum status bench_fma_peak(struct backend *backend, double *flops_per_s);
+
+/* A peak that is measured beside other things, so that all see the same machine. */
+struct bench_meter;
+/* Takes as long as bench_fma_peak. Errors: NO_MEMORY. */
+MUST_CHECK enum status bench_meter_create(struct backend *backend, struct bench_meter **out);
+void bench_meter_destroy(struct bench_meter *meter);
+/* Bursts of FMA, about 40 us each, until one is within 18 % of the peak; gives up after 50 ms. The
+ * best of all becomes the peak. */
+void bench_wait_quiet(struct bench_meter *meter);
+double bench_meter_peak(const struct bench_meter *meter); /* flop/s, so far */
+/* Seconds, monotonic. */
+double bench_now(void);
 
 /* What all threads read from memory at best, in GB/s: about 100 ms, 128 MB. */
 MUST_CHECK enum status bench_memory_rate(struct backend *backend, double *gb_per_s);

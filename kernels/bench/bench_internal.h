@@ -21,15 +21,10 @@ struct bench_samples {
     size_t count;
 };
 
-/* Seconds, monotonic. */
-double bench_now(void);
-
 MUST_CHECK enum status bench_meter_init(struct backend *backend, struct bench_meter *meter);
 void bench_meter_dispose(struct bench_meter *meter);
 /* One burst on every thread; returns its rate and keeps the best as the peak. */
 double bench_burst(struct bench_meter *meter);
-/* Bursts until one is within 18 % of the peak; gives up after 50 ms. */
-void bench_wait_quiet(struct bench_meter *meter);
 
 /* Median and best of samples of `amount` units each, as a result against limit (units a second).
  * Values are in units of 1e9. Sorts the samples. */

@@ -276,8 +276,11 @@ enum status bench_matrices(struct bench_meter *meter, struct bench_result *resul
         char name[64];
         (void)snprintf(name, sizeof(name), "%s %zu x %zu x %zu", form_names[s->form], s->n_rows,
                        s->n_in, s->n_out);
-        results[(*n_results)++] =
-            bench_summarise(name, "GFLOP/s", &samples[i], shape_flop(s), meter->peak);
+        struct bench_result *const result = &results[(*n_results)++];
+        *result = bench_summarise(name, "GFLOP/s", &samples[i], shape_flop(s), meter->peak);
+        result->dtype = "fp32";
+        result->n_rows = s->n_rows;
+        result->tokens_per_s = 1e9 * result->value / shape_flop(s) * (double)s->n_rows;
     }
     memory_free(operands.x);
     return status;

@@ -343,13 +343,40 @@ def a_model_folder_is_evaluated_without_a_configuration():
 def bench_measures_loading_and_tokenizing():
     with support.temporary() as name:
         folder = demo(name)
-        done = support.hone("bench", "--only", "tokenize", "--only", "load", "--model", "model", "--json", cwd=folder, check=0)
+        done = support.hone("bench", "tokenize", "load", "--model", "model", "--json", cwd=folder, check=0)
         rows = objects(done)
         assert [row["bench"] for row in rows] == ["load", "tokenize", "tokenize"], rows
         assert rows[0]["gb_per_s"] > 0 and 0 < rows[0]["share"] and rows[1]["mb_per_s"] > 0, rows
         assert rows[1]["name"].startswith("tokenize demo") and rows[2]["name"].startswith("tokenize model"), rows
-        fails(support.hone("bench", "--only", "nothing"), 2, "--only")
+        fails(support.hone("bench", "nothing"), 2, "nothing")
         fails(support.hone("bench", "--model", "absent"), 2, "absent")
+
+
+def bench_measures_models_of_a_preset_and_of_a_folder():
+    with support.temporary() as name:
+        folder = demo(name)
+        for which, label in ((["--preset", "tiny"], "tiny"), (["--model", "model"], "model")):
+            done = support.hone("bench", "engine", "train", *which, "--batch", 1, "--batch", 3, "--seconds", "0.01", "--json",
+                                cwd=folder, check=0)
+            rows = objects(done)
+            assert [(row["bench"], row["batch"]) for row in rows] == [("prefill", 1), ("prefill", 8), ("decode", 1), ("decode", 3),
+                                                                      ("train", 16), ("logprob", 16)], rows
+            for row in rows:
+                assert row["preset"] == label and row["dtype"] == "fp32" and row["context"] == 128, row
+                assert row["tokens_per_s"] > 0 and 0 < row["share_of_peak"] < 1.2, row
+                assert row["gflop_per_s"] > 0 and row["gb_per_s"] > 0 and row["peak_gflop_per_s"] > row["gflop_per_s"] / 1.2, row
+        for wrong, part in ((["--preset", "huge"], "demo, small, medium"), (["--batch", "0"], "--batch"), (["--dtype", "int3"], "--dtype"),
+                            (["--seconds", "0"], "--seconds")):
+            fails(support.hone("bench", "engine", *wrong), 2, part)
+
+
+def bench_measures_kernels():
+    rows = objects(support.hone("bench", "kernels", "--json", check=0))
+    products = [row for row in rows if row["bench"] == "gemm"]
+    assert len(products) > 4, rows
+    for row in products:
+        assert row["preset"] is None and row["dtype"] and row["batch"] > 0 and row["tokens_per_s"] > 0, row
+        assert 0 < row["share_of_peak"] < 1.2 and row["gflop_per_s"] > 0, row
 
 
 if __name__ == "__main__":
@@ -358,4 +385,5 @@ if __name__ == "__main__":
                   bad_rows_cost_nothing_and_name_their_line, wrong_words_are_usage,
                   an_interrupted_file_keeps_what_is_complete, a_terminal_holds_a_conversation,
                   pass_at_k_is_that_of_the_samples, a_model_folder_is_evaluated_without_a_configuration,
-                  bench_measures_loading_and_tokenizing])
+                  bench_measures_loading_and_tokenizing, bench_measures_models_of_a_preset_and_of_a_folder,
+                  bench_measures_kernels])

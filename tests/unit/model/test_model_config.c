@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "model/model_config.h"
+#include "model/model_cost.h"
 #include "model/rope_table.h"
 #include "tests/support/support.h"
 
@@ -53,7 +54,7 @@ static void assert_configs_equal(const struct model_config *a, const struct mode
 
 static void every_preset_survives_saving_and_loading(void **state)
 {
-    static const char *const names[] = {"demo", "small", "tiny"};
+    static const char *const names[] = {"demo", "small", "medium", "tiny"};
     char dir[256];
 
     (void)state;
@@ -273,7 +274,8 @@ static void an_unknown_preset_lists_what_there_is(void **state)
     struct model_config config;
 
     (void)state;
-    assert_status(model_config_preset("large", &config), STATUS_BAD_ARGUMENT, "demo, small, tiny");
+    assert_status(model_config_preset("large", &config), STATUS_BAD_ARGUMENT,
+                  "demo, small, medium, tiny");
 }
 
 static void parameters_are_counted_like_the_published_ones(void **state)
@@ -285,6 +287,32 @@ static void parameters_are_counted_like_the_published_ones(void **state)
     /* cpu.md 4: 8.5 M parameters, 3.91 M active (embeddings and biases beside) */
     assert_in_range(model_config_parameters(&config), 8450000, 8550000);
     assert_in_range(model_config_active_parameters(&config), 3900000, 3930000);
+    assert_ok(model_config_preset("medium", &config));
+    assert_in_range(model_config_parameters(&config), 683000000, 685000000);
+    assert_in_range(model_config_active_parameters(&config), 165500000, 166500000);
+}
+
+static void costs_of_a_token_are_those_of_the_roofline(void **state)
+{
+    struct model_config config;
+
+    (void)state;
+    assert_ok(model_config_preset("small", &config));
+    /* cpu.md 4: 9.1 Mflop a decoded token at context 128, 10.2 kflop a key, 8.2 Mflop a row of a
+     * packed batch of sequences of 128; 29.8 MB of weights touched by 64 rows */
+    assert_in_range((size_t)model_forward_flops(&config, 128, true, true), 9100000, 9200000);
+    assert_int_equal((size_t)(model_forward_flops(&config, 129, true, true) -
+                              model_forward_flops(&config, 128, true, true)),
+                     10240);
+    assert_in_range((size_t)model_forward_flops(&config, 64.5, false, true), 8200000, 8300000);
+    assert_in_range((size_t)model_weight_bytes(&config, 64, 4), 29500000, 30000000);
+    assert_in_range((size_t)model_weight_bytes(&config, 1, 4), 15500000, 15800000);
+    assert_int_equal((size_t)model_cache_bytes(&config, 128, 4), 4 * 96 * 128 * 4);
+    assert_ok(model_config_preset("llama", &config));
+    assert_int_equal((size_t)model_cache_bytes(&config, 1, 4),
+                     config.n_layers * 2 * config.n_kv_heads * config.head_dim * 4);
+    assert_true(model_forward_flops(&config, 2, true, true) >
+                model_forward_flops(&config, 1, true, true));
 }
 
 /* DeepSeek-V3's rotary settings, and Kimi-K2's. */
@@ -381,6 +409,7 @@ int main(void)
         cmocka_unit_test(known_keys_without_effect_are_accepted),
         cmocka_unit_test(an_unknown_preset_lists_what_there_is),
         cmocka_unit_test(parameters_are_counted_like_the_published_ones),
+        cmocka_unit_test(costs_of_a_token_are_those_of_the_roofline),
         cmocka_unit_test(yarn_frequencies_match_the_golden_values),
         cmocka_unit_test(the_ramp_has_its_edge_cases),
         cmocka_unit_test(running_out_of_memory_leaves_nothing_behind),

@@ -1,0 +1,71 @@
+#include "model/model_cost.h"
+
+#include <math.h>
+
+static double smaller_of(double a, double b)
+{
+    return a < b ? a : b;
+}
+
+/* Multiply-adds of attention for one key, a layer. */
+static double products_a_key(const struct model_config *c, bool is_cached)
+{
+    const double heads = (double)c->n_heads;
+    const double own = c->attention == MODEL_ATTENTION_MLA
+                           ? (double)(c->qk_nope_head_dim + c->qk_rope_head_dim + c->v_head_dim)
+                           : 2.0 * (double)c->head_dim;
+
+    if (c->attention != MODEL_ATTENTION_MLA) {
+        return heads * own;
+    }
+    const double absorbed = (double)(2 * c->kv_lora_rank + c->qk_rope_head_dim);
+    return heads * (is_cached ? absorbed : smaller_of(own, absorbed));
+}
+
+/* Multiply-adds of attention over n_keys keys, a layer. */
+static double attention_products(const struct model_config *c, double n_keys, bool is_cached)
+{
+    if (c->index_n_heads == 0) {
+        return n_keys * products_a_key(c, is_cached);
+    }
+    return n_keys * (double)(c->index_n_heads * c->index_head_dim) +
+           smaller_of(n_keys, (double)c->index_topk) * products_a_key(c, true);
+}
+
+double model_forward_flops(const struct model_config *config, double n_keys, bool is_cached,
+                           bool with_head)
+{
+    const double head = (double)(config->vocab_size * config->hidden_size);
+    const double active = (double)model_config_active_parameters(config);
+
+    return 2.0 * (active - (with_head ? 0.0 : head) +
+                  (double)config->n_layers * attention_products(config, n_keys, is_cached));
+}
+
+double model_weight_bytes(const struct model_config *config, size_t n_rows, size_t value_bytes)
+{
+    double n = (double)model_config_active_parameters(config);
+    const double expert = 3.0 * (double)(config->hidden_size * config->moe_intermediate_size);
+    const double n_experts = (double)config->n_experts;
+    const double n_taken = (double)config->experts_per_token;
+
+    for (size_t i = 0; i < config->n_layers; i++) {
+        if (model_config_is_moe_layer(config, i)) {
+            const double missed = pow(1.0 - n_taken / n_experts, (double)n_rows);
+            n += expert * (n_experts * (1.0 - missed) - n_taken);
+        }
+    }
+    return n * (double)value_bytes;
+}
+
+double model_cache_bytes(const struct model_config *config, double n_keys, size_t value_bytes)
+{
+    const double entry = config->attention == MODEL_ATTENTION_MLA
+                             ? (double)(config->kv_lora_rank + config->qk_rope_head_dim)
+                             : 2.0 * (double)(config->n_kv_heads * config->head_dim);
+    const double index = config->index_n_heads > 0 ? (double)config->index_head_dim : 0.0;
+    const double n_read =
+        config->index_n_heads > 0 ? smaller_of(n_keys, (double)config->index_topk) : n_keys;
+
+    return (double)config->n_layers * (n_read * entry + n_keys * index) * (double)value_bytes;
+}
