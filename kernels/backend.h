@@ -348,23 +348,24 @@ struct balance_loss_args {
 
 /* Routed experts: y[t] += sum over slots k ascending of weights[t][k] *
  * Expert_{indices[t][k]}(x[t]), the sum formed from zero first. Packed weights: expert e's gate and
- * up panels interleaved at w_gate_up + e * 2 * packed_floats(d, F); down at w_down + e *
- * packed_floats(F, d). */
+ * up panels interleaved at w_gate_up + e * 2 * packed_words(precision, d, F); down
+ * at w_down + e * packed_words(precision, F, d). */
 struct moe_ffn_args {
     const float *x;
     size_t x_stride;
     const int32_t *indices;
     const float *weights;
     const float *w_gate_up, *w_down;
+    enum precision precision; /* of both */
     float *y;
     size_t y_stride;
     float *saved_gate_up; /* (T * K, 2 F): gate then up of row t slot k, for the backward pass; or
                              NULL */
     size_t n_rows, d, f, n_experts, top_k;
 };
-/* w_gate_t, w_up_t: packed for n_in = F, n_out = d (transposed copies); w_down_t: for n_in = d,
- * n_out = F; expert e at e * packed size. Parameter gradients are (F, d), (F, d), (d, F), expert e
- * at e * grad_stride, added to. */
+/* All F32. w_gate_t, w_up_t: packed for n_in = F, n_out = d (transposed copies); w_down_t: for n_in
+ * = d, n_out = F; expert e at e * packed size. Parameter gradients are (F, d), (F, d), (d, F),
+ * expert e at e * grad_stride, added to. */
 struct moe_ffn_backward_args {
     const float *dy;
     size_t dy_stride;
@@ -415,7 +416,8 @@ struct sampling_params {
 struct lm_head_args {
     const float *x; /* (T, d) after the final norm */
     size_t x_stride;
-    const float *w; /* packed head */
+    const float *w;           /* packed head */
+    enum precision precision; /* of w */
     const int32_t *targets;
     float *logp, *entropy,
         *lse; /* (T); lse over the kept set, of z / temperature; entropy may be NULL */
@@ -428,7 +430,7 @@ struct lm_head_args {
 struct lm_head_backward_args {
     struct lm_head_args
         forward;        /* as it was called; lse, entropy filled (entropy may be NULL if h is) */
-    const float *w_t;   /* packed for n_in = V, n_out = d */
+    const float *w_t;   /* packed for n_in = V, n_out = d, F32 */
     const float *g, *h; /* (T); h may be NULL */
     float *dx;          /* (T, d) assigned */
     size_t dx_stride;

@@ -17,10 +17,40 @@
 /* A thread's slice of the logits buffer. */
 struct forward_call {
     const struct lm_head_args *args;
-    float *logits; /* (n_threads, chunk_rows, stride) */
-    size_t stride, chunk_rows;
+    float *logits;    /* (n_threads, chunk_rows, stride) */
+    float *converted; /* (n_threads, chunk_rows, row_words) */
+    size_t stride, chunk_rows, row_words;
     atomic_size_t bad_row;
 };
+
+/* logits of n rows of x; converted: room for them as the product reads them, unless F32. */
+static void make_logits(const struct lm_head_args *a, const float *x, size_t x_stride, size_t n,
+                        float *converted, float *logits, size_t logits_stride)
+{
+    struct gemm_block block = {.x = x,
+                               .x_stride = x_stride,
+                               .w = a->w,
+                               .precision = a->precision,
+                               .y = logits,
+                               .y_stride = logits_stride,
+                               .n_rows = n,
+                               .n_in = a->d,
+                               .n_out = a->vocab};
+    if (a->precision != PRECISION_F32) {
+        block.x = converted;
+        block.x_stride = ISA(gemm_row_words)(a->precision, a->d);
+        for (size_t i = 0; i < n; i++) {
+            ISA(gemm_convert)(a->precision, x + i * x_stride, a->d, converted + i * block.x_stride);
+        }
+    }
+    ISA(gemm_block)(&block);
+}
+
+/* Words of a converted row, 0 where none is needed. */
+static size_t converted_words(const struct lm_head_args *a)
+{
+    return a->precision == PRECISION_F32 ? 0 : ISA(gemm_row_words)(a->precision, a->d);
+}
 
 static size_t chunk_rows_of(size_t vocab, size_t n_rows)
 {
@@ -52,21 +82,13 @@ static void forward_task(void *context, size_t thread_index, size_t n_threads)
     struct forward_call *call = context;
     const struct lm_head_args *a = call->args;
     float *logits = call->logits + thread_index * call->chunk_rows * call->stride;
+    float *converted = call->converted + thread_index * call->chunk_rows * call->row_words;
     size_t begin, end;
 
     pool_share(a->n_rows, thread_index, n_threads, &begin, &end);
     for (size_t first = begin; first < end; first += call->chunk_rows) {
         const size_t n = end - first < call->chunk_rows ? end - first : call->chunk_rows;
-        const struct gemm_block block = {.x = a->x + first * a->x_stride,
-                                         .x_stride = a->x_stride,
-                                         .w = a->w,
-                                         .panel_stride = PANEL_COLUMNS * a->d,
-                                         .y = logits,
-                                         .y_stride = call->stride,
-                                         .n_rows = n,
-                                         .n_in = a->d,
-                                         .n_out = a->vocab};
-        ISA(gemm_block)(&block);
+        make_logits(a, a->x + first * a->x_stride, a->x_stride, n, converted, logits, call->stride);
         for (size_t i = 0; i < n; i++) {
             forward_row(call, logits + i * call->stride, first + i);
         }
@@ -89,11 +111,14 @@ enum status ISA(op_lm_head_logprob)(struct backend *backend, const struct lm_hea
     struct forward_call call = {.args = args,
                                 .stride = cpu_padded_stride(args->vocab),
                                 .chunk_rows = chunk_rows_of(args->vocab, args->n_rows),
+                                .row_words = converted_words(args),
                                 .bad_row = SIZE_MAX};
+    const size_t n_rows = backend->n_threads * call.chunk_rows;
 
     TRY(check_targets(args));
-    TRY(cpu_scratch_acquire(backend, backend->n_threads * call.chunk_rows * call.stride,
-                            sizeof(float), &call.logits));
+    TRY(cpu_scratch_acquire(backend, n_rows * (call.stride + call.row_words), sizeof(float),
+                            &call.logits));
+    call.converted = call.logits + n_rows * call.stride;
     cpu_run(backend, args->n_rows * args->vocab * (2 * args->d + 16), forward_task, &call);
     cpu_scratch_release(backend, call.logits);
     return bad_row_status(&call.bad_row);
@@ -104,10 +129,11 @@ struct backward_call {
     const struct lm_head_backward_args *args;
     size_t *rows; /* of the batch, ascending */
     size_t n_rows;
-    float *x;      /* (n_rows, d) gathered */
-    float *logits; /* (n_rows, stride), becomes dz */
-    float *dx;     /* (n_rows, d) */
-    size_t stride;
+    float *x;         /* (n_rows, d) gathered */
+    float *logits;    /* (n_rows, stride), becomes dz */
+    float *dx;        /* (n_rows, d) */
+    float *converted; /* (n_rows, row_words) */
+    size_t stride, row_words;
     atomic_size_t bad_row;
 };
 
@@ -165,20 +191,13 @@ static void backward_task(void *context, size_t thread_index, size_t n_threads)
     for (size_t i = begin; i < end; i++) {
         memcpy(call->x + i * f->d, f->x + call->rows[i] * f->x_stride, f->d * sizeof(float));
     }
-    const struct gemm_block forward = {.x = call->x + begin * f->d,
-                                       .x_stride = f->d,
-                                       .w = f->w,
-                                       .panel_stride = PANEL_COLUMNS * f->d,
-                                       .y = call->logits + begin * call->stride,
-                                       .y_stride = call->stride,
-                                       .n_rows = end - begin,
-                                       .n_in = f->d,
-                                       .n_out = f->vocab};
-    ISA(gemm_block)(&forward);
+    make_logits(f, call->x + begin * f->d, f->d, end - begin,
+                call->converted + begin * call->row_words, call->logits + begin * call->stride,
+                call->stride);
     for (size_t i = begin; i < end; i++) {
         gradient_row(call, i);
     }
-    const struct gemm_block backward = {.x = forward.y,
+    const struct gemm_block backward = {.x = call->logits + begin * call->stride,
                                         .x_stride = call->stride,
                                         .w = a->w_t,
                                         .panel_stride = PANEL_COLUMNS * f->vocab,
@@ -246,8 +265,10 @@ enum status ISA(op_lm_head_backward)(struct backend *backend,
                                      const struct lm_head_backward_args *args)
 {
     const struct lm_head_args *f = &args->forward;
-    struct backward_call call = {
-        .args = args, .stride = cpu_padded_stride(f->vocab), .bad_row = SIZE_MAX};
+    struct backward_call call = {.args = args,
+                                 .stride = cpu_padded_stride(f->vocab),
+                                 .row_words = converted_words(f),
+                                 .bad_row = SIZE_MAX};
     size_t *rows;
     enum status status;
 
@@ -259,11 +280,12 @@ enum status ISA(op_lm_head_backward)(struct backend *backend,
     const size_t n_rows = compact(args, rows);
     const size_t chunk_rows = chunk_rows_of(f->vocab, n_rows);
     call.rows = rows;
-    status = cpu_scratch_acquire(backend, chunk_rows * (call.stride + 2 * f->d), sizeof(float),
-                                 &call.logits);
+    status = cpu_scratch_acquire(backend, chunk_rows * (call.stride + 2 * f->d + call.row_words),
+                                 sizeof(float), &call.logits);
     if (status == STATUS_OK) {
         call.x = call.logits + chunk_rows * call.stride;
         call.dx = call.x + chunk_rows * f->d;
+        call.converted = call.dx + chunk_rows * f->d;
         status = backward_chunks(backend, &call, n_rows, chunk_rows);
         cpu_scratch_release(backend, call.logits);
     }

@@ -1,7 +1,8 @@
 /* Owns the routed experts, forward. Rows are grouped by expert; an item of at most 48 of them is
  * gathered, multiplied by gate and up (panels interleaved, so that a tile holds both halves),
  * passed through SwiGLU while it is in the cache, and multiplied by down. Then each row sums its
- * slots in slot order. Every row's numbers depend on that row alone. */
+ * slots in slot order. Every row's numbers depend on that row alone. Unless the weights are F32,
+ * rows are converted before they are gathered, once for all of their experts. */
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/moe_group.h"
 #include "kernels/cpu/simd/cpu_ops.h"
@@ -17,8 +18,9 @@ struct moe_job {
     atomic_size_t next_item;
     float *out; /* (n_slots, d) by position */
     size_t out_stride;
-    float *work; /* a thread: x, gate_up, h of an item */
-    size_t x_stride, gate_up_stride, h_stride, work_floats;
+    float *converted; /* (n_rows, x_stride) x as products read it; NULL for F32 */
+    float *work;      /* a thread: x, gate_up, h of an item, one row of h before it is converted */
+    size_t x_stride, gate_up_stride, h_stride, work_floats; /* words */
 };
 
 /* The panels of gate and up alternate: columns [64 p, 64 p + 32) are gate, the next 32 up. */
@@ -44,43 +46,85 @@ static void swiglu_row(const float *gate_up, float *h, float *saved, size_t f)
     }
 }
 
+static void convert_task(void *context, size_t thread_index, size_t n_threads)
+{
+    const struct moe_job *const job = context;
+    const struct moe_ffn_args *const args = &job->args;
+    size_t row = 0;
+    size_t row_end = 0;
+    pool_share(args->n_rows, thread_index, n_threads, &row, &row_end);
+    for (; row < row_end; row++) {
+        ISA(gemm_convert)
+        (args->precision, args->x + row * args->x_stride, args->d,
+         job->converted + row * job->x_stride);
+    }
+}
+
+static void gather_item(const struct moe_job *job, const struct moe_item *item, float *x)
+{
+    const struct moe_ffn_args *const args = &job->args;
+    const bool is_plain = args->precision == PRECISION_F32;
+    const float *const src = is_plain ? args->x : job->converted;
+    const size_t stride = is_plain ? args->x_stride : job->x_stride;
+    const size_t words = is_plain ? args->d : job->x_stride;
+    for (size_t i = item->begin; i < item->end; i++) {
+        const size_t row = job->groups.slot_at[i] / args->top_k;
+        memcpy(x, src + row * stride, words * sizeof(*x));
+        x += job->x_stride;
+    }
+}
+
+/* gate_up of an item's rows -> h as the product by down reads it. spare: (f). */
+static void hidden_rows(const struct moe_job *job, const struct moe_item *item,
+                        const float *gate_up, float *h, float *spare)
+{
+    const struct moe_ffn_args *const args = &job->args;
+    const size_t f = args->f;
+    for (size_t i = item->begin; i < item->end; i++) {
+        const size_t slot = job->groups.slot_at[i];
+        float *const saved =
+            args->saved_gate_up != NULL ? args->saved_gate_up + slot * 2 * f : NULL;
+        if (args->precision == PRECISION_F32) {
+            swiglu_row(gate_up, h, saved, f);
+        } else {
+            swiglu_row(gate_up, spare, saved, f);
+            ISA(gemm_convert)(args->precision, spare, f, h);
+        }
+        gate_up += job->gate_up_stride;
+        h += job->h_stride;
+    }
+}
+
 static void run_item(const struct moe_job *job, const struct moe_item *item, float *work)
 {
     const struct moe_ffn_args *const args = &job->args;
-    const size_t n = item->end - item->begin;
     const size_t d = args->d;
     const size_t f = args->f;
     float *const x = work;
     float *const gate_up = x + MOE_ITEM_ROWS * job->x_stride;
     float *const h = gate_up + MOE_ITEM_ROWS * job->gate_up_stride;
-    for (size_t i = 0; i < n; i++) {
-        const size_t row = job->groups.slot_at[item->begin + i] / args->top_k;
-        memcpy(x + i * job->x_stride, args->x + row * args->x_stride, d * sizeof(*x));
-    }
+    gather_item(job, item, x);
     const struct gemm_block up = {
         .x = x,
         .x_stride = job->x_stride,
-        .w = args->w_gate_up + item->expert * (2 * packed_floats(d, f)),
+        .w = args->w_gate_up + item->expert * 2 * packed_words(args->precision, d, f),
+        .precision = args->precision,
         .y = gate_up,
         .y_stride = job->gate_up_stride,
-        .n_rows = n,
+        .n_rows = item->end - item->begin,
         .n_in = d,
         .n_out = gate_up_columns(f),
     };
     ISA(gemm_block)(&up);
-    for (size_t i = 0; i < n; i++) {
-        const size_t slot = job->groups.slot_at[item->begin + i];
-        float *const saved =
-            args->saved_gate_up != NULL ? args->saved_gate_up + slot * 2 * f : NULL;
-        swiglu_row(gate_up + i * job->gate_up_stride, h + i * job->h_stride, saved, f);
-    }
+    hidden_rows(job, item, gate_up, h, h + MOE_ITEM_ROWS * job->h_stride);
     const struct gemm_block down = {
         .x = h,
         .x_stride = job->h_stride,
-        .w = args->w_down + item->expert * packed_floats(f, d),
+        .w = args->w_down + item->expert * packed_words(args->precision, f, d),
+        .precision = args->precision,
         .y = job->out + item->begin * job->out_stride,
         .y_stride = job->out_stride,
-        .n_rows = n,
+        .n_rows = up.n_rows,
         .n_in = f,
         .n_out = d,
     };
@@ -136,6 +180,9 @@ static enum status run_block(struct backend *backend, struct moe_job *job)
     TRY(moe_groups_build(backend, args->indices, args->n_rows, args->top_k, args->n_experts,
                          &job->groups));
     atomic_init(&job->next_item, 0);
+    if (args->precision != PRECISION_F32) {
+        cpu_run(backend, 4 * args->n_rows * args->d, convert_task, job);
+    }
     cpu_run(backend, 6 * job->groups.n_slots * args->d * args->f, items_task, job);
     cpu_run(backend, 2 * job->groups.n_slots * args->d, combine_task, job);
     moe_groups_release(backend, &job->groups);
@@ -164,17 +211,28 @@ static enum status run_blocks(struct backend *backend, const struct moe_ffn_args
 enum status ISA(op_moe_ffn)(struct backend *backend, const struct moe_ffn_args *args)
 {
     const size_t block_rows = args->n_rows < MOE_BLOCK_ROWS ? args->n_rows : MOE_BLOCK_ROWS;
+    const bool is_plain = args->precision == PRECISION_F32;
     struct moe_job job = {
         .out_stride = cpu_padded_stride(args->d),
         .x_stride = cpu_padded_stride(args->d),
         .gate_up_stride = cpu_padded_stride(gate_up_columns(args->f)),
         .h_stride = cpu_padded_stride(args->f),
     };
-    job.work_floats = MOE_ITEM_ROWS * (job.x_stride + job.gate_up_stride + job.h_stride);
+    size_t spare_floats = 0;
+    if (!is_plain) {
+        spare_floats = job.h_stride;
+        job.x_stride = ISA(gemm_row_words)(args->precision, args->d);
+        job.h_stride = ISA(gemm_row_words)(args->precision, args->f);
+    }
+    job.work_floats =
+        MOE_ITEM_ROWS * (job.x_stride + job.gate_up_stride + job.h_stride) + spare_floats;
     const size_t out_floats = block_rows * args->top_k * job.out_stride;
-    TRY(cpu_scratch_acquire(backend, out_floats + backend->n_threads * job.work_floats,
+    const size_t converted_floats = is_plain ? 0 : block_rows * job.x_stride;
+    TRY(cpu_scratch_acquire(backend,
+                            out_floats + converted_floats + backend->n_threads * job.work_floats,
                             sizeof(float), &job.out));
-    job.work = job.out + out_floats;
+    job.converted = job.out + out_floats;
+    job.work = job.converted + converted_floats;
     const enum status status = run_blocks(backend, args, &job);
     cpu_scratch_release(backend, job.out);
     return status;
