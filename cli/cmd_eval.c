@@ -23,7 +23,8 @@ enum {
     OPTION_SET = 's',
     OPTION_JSON = 'j',
     OPTION_TEMPERATURE = 256,
-    OPTION_MAX_TOKENS
+    OPTION_MAX_TOKENS,
+    OPTION_SPECULATE
 };
 
 static const struct cli_option options[] = {
@@ -33,6 +34,7 @@ static const struct cli_option options[] = {
     {OPTION_AT, "k", "LIST", "pass@K for these, such as 1,8 (powers of two up to N, and N)"},
     {OPTION_TEMPERATURE, "temperature", "T", "0 is greedy (eval.temperature)"},
     {OPTION_MAX_TOKENS, "max-tokens", "N", "of a completion (rollout.max_completion_length)"},
+    {OPTION_SPECULATE, "speculate", "N", "MTP drafts; changes no result (rollout.speculate)"},
     {OPTION_REWARD, "reward", "SOURCE", "one scorer instead of rewards, such as builtin:numeric"},
     {OPTION_OUT, "out", "FILE", "write every sample there, an object a line"},
     {OPTION_SET, "set", "KEY=VALUE", "override a setting"},
@@ -117,6 +119,8 @@ static enum status take_option(struct eval_words *words, int code, const char *v
         return add_number(words, "eval.temperature=", value);
     case OPTION_MAX_TOKENS:
         return add_number(words, "rollout.max_completion_length=", value);
+    case OPTION_SPECULATE:
+        return add_number(words, "rollout.speculate=", value);
     case OPTION_MODEL:
         words->model = value;
         break;

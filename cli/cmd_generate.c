@@ -4,6 +4,7 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/generate.h"
+#include "rollout/engine.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -32,6 +33,7 @@ enum {
     OPTION_SPECIAL,
     OPTION_LOGPROBS,
     OPTION_BATCH,
+    OPTION_SPECULATE,
     OPTION_DEVICE,
     OPTION_THREADS
 };
@@ -54,6 +56,8 @@ static const struct cli_option options[] = {
     {OPTION_LOGPROBS, "logprobs", NULL, "as --json, with the log-probability of every token"},
     {OPTION_JSON, "json", NULL, "one object a completion (always so with --file)"},
     {OPTION_BATCH, "batch", "N", "completions drawn at once; changes no result (64)"},
+    {OPTION_SPECULATE, "speculate", "N",
+     "tokens an MTP module guesses ahead; changes no result (2)"},
     {OPTION_DEVICE, "device", "NAME", "auto, cpu, cpu-avx512, cpu-avx2, cpu-portable (auto)"},
     {OPTION_THREADS, "threads", "N", "0: every core (0)"},
 };
@@ -134,6 +138,8 @@ static bool take_number_option(int code, const char *value, struct generate_requ
         return take_count(value, 1, SAMPLES_MAX, &request->n_samples);
     case OPTION_BATCH:
         return take_count(value, 1, SEQUENCES_MAX, &request->max_num_seqs);
+    case OPTION_SPECULATE:
+        return take_count(value, 0, DRAFTS_MAX, &request->n_drafts);
     case OPTION_THREADS:
         return take_count(value, 0, THREADS_MAX, &request->n_threads);
     case OPTION_MAX_TOKENS:
@@ -244,6 +250,7 @@ int cmd_generate(int argc, char **argv)
                                        .n_samples = 1,
                                        .max_tokens = 256,
                                        .max_num_seqs = 64,
+                                       .n_drafts = 2,
                                        .sampling = {.temperature = 1.0F, .top_p = 1.0F}};
     struct cli_parse parse;
     int code = 0;

@@ -65,7 +65,9 @@ static enum status open_engine(struct evaluation *e)
     const struct engine_options engine_options = {.max_num_seqs = n_seqs,
                                                   .max_batch_tokens = n_rows,
                                                   .max_sequence = max_sequence,
-                                                  .kv_cache_bytes = config->rollout.kv_cache_bytes};
+                                                  .kv_cache_bytes = config->rollout.kv_cache_bytes,
+                                                  .n_drafts = config->rollout.speculate,
+                                                  .spec_max_batch = config->rollout.spec_max_batch};
 
     TRY(local_engine_open(config->model.path, config->run.device, config->run.threads,
                           &engine_options, &e->local));

@@ -211,8 +211,10 @@ enum status generate_chat(const struct generate_request *request,
 
     c.texts.n_positions =
         texts->n_positions < CONVERSATION_MAX ? texts->n_positions : CONVERSATION_MAX;
-    const struct engine_options options = {
-        .max_num_seqs = 1, .max_batch_tokens = BATCH_TOKENS, .max_sequence = c.texts.n_positions};
+    const struct engine_options options = {.max_num_seqs = 1,
+                                           .max_batch_tokens = BATCH_TOKENS,
+                                           .max_sequence = c.texts.n_positions,
+                                           .n_drafts = request->n_drafts};
     enum status status = memory_alloc(LINE_MAX_BYTES, 1, &line);
     if (status == STATUS_OK) {
         status = start_over(&c);

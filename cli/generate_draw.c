@@ -214,7 +214,8 @@ static enum status open_engine(struct drawing *d, size_t n_all)
     const struct engine_options options = {
         .max_num_seqs = n_seqs,
         .max_batch_tokens = is_scored && n_rows < d->rows->longest ? d->rows->longest : n_rows,
-        .max_sequence = d->rows->longest};
+        .max_sequence = d->rows->longest,
+        .n_drafts = request->n_drafts};
 
     TRY(local_engine_open(request->model, request->device, request->n_threads, &options,
                           &d->local));

@@ -4,7 +4,8 @@ enum status local_engine_open(const char *model_dir, const char *device, size_t 
                               const struct engine_options *options, struct local_engine *out)
 {
     const struct policy_options policy_options = {.max_rows = options->max_batch_tokens,
-                                                  .max_draws = options->max_num_seqs};
+                                                  .max_draws = options->max_num_seqs,
+                                                  .n_drafts = options->n_drafts};
 
     *out = (struct local_engine){.backend = NULL};
     TRY(backend_open(device, n_threads, &out->backend));
@@ -15,7 +16,8 @@ enum status local_engine_open(const char *model_dir, const char *device, size_t 
                           "prompt and completion may have %zu tokens, %s has %zu positions",
                           options->max_sequence, model_dir, n_positions);
     }
-    return engine_create(out->policy, options, &out->engine);
+    TRY(engine_create(out->policy, options, &out->engine));
+    return engine_measure(out->engine);
 }
 
 void local_engine_close(struct local_engine *local)

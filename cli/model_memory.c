@@ -24,12 +24,11 @@ static const struct {
 };
 
 static enum status measure_policy(const struct model_config *model, size_t max_rows,
-                                  size_t max_draws, bool is_trainable, struct policy_memory *out)
+                                  bool is_trainable, struct policy_memory *out)
 {
     return policy_measure(model,
-                          &(struct policy_options){.max_rows = max_rows,
-                                                   .max_draws = max_draws,
-                                                   .is_trainable = is_trainable},
+                          &(struct policy_options){
+                              .max_rows = max_rows, .max_draws = 1, .is_trainable = is_trainable},
                           out);
 }
 
@@ -56,11 +55,11 @@ static enum status measure_trainer(const struct run_config *run, const struct mo
     const size_t max_rows = learner_max_rows(&options);
     struct policy_memory policy, reference;
 
-    TRY(measure_policy(model, max_rows, 1, true, &policy));
+    TRY(measure_policy(model, max_rows, true, &policy));
     set_policy(&policy, max_rows, out);
     out->bytes[MODEL_MEMORY_MOMENTS] = 2 * policy.weights;
     if (run->grpo.beta > 0) {
-        TRY(measure_policy(model, max_rows, 1, false, &reference));
+        TRY(measure_policy(model, max_rows, false, &reference));
         out->bytes[MODEL_MEMORY_REFERENCE] =
             reference.weights + reference.packed + reference.activations;
     }
@@ -75,7 +74,11 @@ static enum status measure_sampler(const struct run_config *run, const struct mo
     struct policy_memory policy;
     size_t n_pages = 0;
 
-    TRY(measure_policy(model, options.max_batch_tokens, options.max_num_seqs, false, &policy));
+    TRY(policy_measure(model,
+                       &(struct policy_options){.max_rows = options.max_batch_tokens,
+                                                .max_draws = options.max_num_seqs,
+                                                .n_drafts = options.n_drafts},
+                       &policy));
     TRY(engine_pages(&options, policy.cache_page, &n_pages));
     set_policy(&policy, options.max_batch_tokens, out);
     out->bytes[MODEL_MEMORY_RECEIVED] = policy.weights;

@@ -105,7 +105,7 @@ struct policy_draft_args {
     const size_t *n_drafts;         /* (n_spans) wanted behind each span, or NULL: none */
     const struct sample_row *draws; /* (n_spans) of the first draft; others are behind it */
     int32_t *drafts; /* (n_spans, drafts_stride) out: the first n_drafts of each row; -1 when there
-                        is none because a logit is not finite */
+                        is none: behind an end token, or because a logit is not finite */
     size_t drafts_stride; /* at least the largest of n_drafts */
 };
 /* Writes the modules' entries and drafts. With one module for several drafts, it goes on from its

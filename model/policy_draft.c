@@ -162,7 +162,24 @@ static enum status place_last(struct drafting *d, struct policy_mtp_module *modu
     return policy_upload_rows(d->policy, module->positions, positions, d->n_active);
 }
 
-/* One row more for each span that wants draft `draft`, behind the module's own last output. */
+static bool is_end(const struct model_config *config, int32_t token)
+{
+    for (size_t i = 0; i < config->n_eos_ids; i++) {
+        if (config->eos_ids[i] == token) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Behind an end token nothing follows. */
+static bool goes_on(const struct drafting *d, size_t span, size_t draft)
+{
+    return wanted(d->args, span) > draft &&
+           !is_end(&d->policy->config, drafts_of(d, span)[draft - 1]);
+}
+
+/* One row more for each span that goes on to draft `draft`, behind the module's own last output. */
 static enum status place_next(struct drafting *d, size_t index, size_t draft)
 {
     const size_t t = d->policy->options.max_rows;
@@ -175,7 +192,7 @@ static enum status place_next(struct drafting *d, size_t index, size_t draft)
         const struct kv_span *s = &d->args->spans[span];
         const size_t position = s->n_cached + s->n_rows - 1 + draft - index;
 
-        if (wanted(d->args, span) <= draft) {
+        if (!goes_on(d, span, draft)) {
             continue;
         }
         d->active[n] = (int32_t)span;

@@ -14,6 +14,9 @@
 
 struct engine;
 
+/* Drafts of one sequence at most. */
+#define DRAFTS_MAX ((size_t)8)
+
 struct engine_options {
     size_t max_num_seqs;     /* sequences that run at once */
     size_t max_batch_tokens; /* rows of one forward: prefill chunk budget */

@@ -28,7 +28,9 @@ struct engine_options rollout_engine_options(const struct run_config *config)
         .max_batch_tokens =
             n_rows < config->rollout.max_batch_tokens ? n_rows : config->rollout.max_batch_tokens,
         .max_sequence = config->data.max_prompt_length + config->rollout.max_completion_length,
-        .kv_cache_bytes = config->rollout.kv_cache_bytes};
+        .kv_cache_bytes = config->rollout.kv_cache_bytes,
+        .n_drafts = config->rollout.speculate,
+        .spec_max_batch = config->rollout.spec_max_batch};
 }
 
 /* 0: the machine's cores divided among the workers that run.yaml starts on it. */
@@ -57,30 +59,30 @@ static enum status read_model(const char *dir, size_t max_sequence, struct model
     return STATUS_OK;
 }
 
-/* Bytes of a page over all layers: an entry is padded to whole cache lines, as the policy does. */
-static size_t page_bytes_of(const struct model_config *model)
+/* What the worker's policy is made for. */
+static struct policy_options policy_options_of(const struct engine_options *options)
 {
-    const size_t line = 16; /* floats */
-    const size_t n_layers = model->n_layers > 0 ? model->n_layers : 1;
-    const size_t entry = model_config_kv_floats(model) / n_layers;
-
-    return n_layers * ((entry + line - 1) / line * line) * KV_BLOCK_TOKENS * sizeof(float);
+    return (struct policy_options){.max_rows = options->max_batch_tokens,
+                                   .max_draws = options->max_num_seqs,
+                                   .n_drafts = options->n_drafts};
 }
 
 enum status rollout_check(const struct run_config *config)
 {
     const struct engine_options options = rollout_engine_options(config);
+    const struct policy_options policy_options = policy_options_of(&options);
+    struct policy_memory memory;
     struct model_config model;
     size_t n_pages = 0;
 
     TRY(read_model(config->model.path, options.max_sequence, &model));
-    return engine_pages(&options, page_bytes_of(&model), &n_pages);
+    TRY(policy_measure(&model, &policy_options, &memory));
+    return engine_pages(&options, memory.cache_page, &n_pages);
 }
 
 static enum status open_model(struct worker *worker, const struct engine_options *options)
 {
-    const struct policy_options policy_options = {.max_rows = options->max_batch_tokens,
-                                                  .max_draws = options->max_num_seqs};
+    const struct policy_options policy_options = policy_options_of(options);
     const char *dir = worker->config->model.path;
     struct model_config model;
 

@@ -26,9 +26,6 @@ struct group {
     int64_t since_us; /* first admission */
 };
 
-/* Drafts of one sequence at most. */
-#define DRAFTS_MAX ((size_t)8)
-
 enum sequence_state {
     SEQUENCE_FREE,
     SEQUENCE_ADMITTED, /* has its promises, waits for the end of the prompt */

@@ -103,6 +103,22 @@ static enum status ask_for_work(struct worker *worker)
     return STATUS_OK;
 }
 
+/* What drafts were worth under the weights that go. */
+static void log_drafts(struct worker *worker)
+{
+    const struct engine_drafts now = engine_drafts(worker->engine);
+    const struct engine_drafts *before = &worker->drafts;
+    const uint64_t n_fed = now.n_fed - before->n_fed;
+    const uint64_t n_turns = now.n_turns - before->n_turns;
+
+    if (n_fed > 0 && n_turns > 0) {
+        log_info("rollout", "drafts=%llu accepted=%.3f tokens_per_turn=%.3f",
+                 (unsigned long long)n_fed, (double)(now.n_right - before->n_right) / (double)n_fed,
+                 (double)(now.n_tokens - before->n_tokens) / (double)n_turns);
+    }
+    worker->drafts = now;
+}
+
 /* The version that came goes live, between two forwards and with nothing running on the old one. */
 static enum status install_weights(struct worker *worker)
 {
@@ -113,8 +129,10 @@ static enum status install_weights(struct worker *worker)
            table->n_floats * sizeof(float));
     worker->held.version = -1; /* until they are packed too */
     TRY(policy_refresh(worker->policy));
+    TRY(engine_measure(worker->engine));
     worker->held = *weights_fetch_id(worker->fetch);
     weights_fetch_end(worker->fetch);
+    log_drafts(worker);
     log_debug("rollout", "weights version=%lld digest=%s ms=%lld", (long long)worker->held.version,
               worker->held.digest, (long long)((clock_now_us() - since_us) / 1000));
     return STATUS_OK;
