@@ -1,6 +1,7 @@
 /* Owns the heap; the only file that calls the C library's allocator. */
 #include "base/memory.h"
 
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 
 static atomic_size_t live_blocks;
 static atomic_size_t total_blocks;
+static atomic_size_t live_bytes;
 static atomic_long fail_countdown = -1;
 
 /* Counts one allocation down; true when it is the one that must fail. */
@@ -28,8 +30,9 @@ static bool must_fail(void)
     return false;
 }
 
-static void count_block(void)
+static void count_block(void *block)
 {
+    atomic_fetch_add_explicit(&live_bytes, malloc_usable_size(block), memory_order_relaxed);
     atomic_fetch_add_explicit(&live_blocks, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&total_blocks, 1, memory_order_relaxed);
 }
@@ -45,7 +48,7 @@ static void *take_block(size_t n_bytes)
     }
     void *block = aligned_alloc(BLOCK_ALIGNMENT, padded & ~(BLOCK_ALIGNMENT - 1));
     if (block != NULL) {
-        count_block();
+        count_block(block);
     }
     return block;
 }
@@ -118,6 +121,7 @@ void memory_free(void *block)
 {
     if (block != NULL) {
         atomic_fetch_sub_explicit(&live_blocks, 1, memory_order_relaxed);
+        atomic_fetch_sub_explicit(&live_bytes, malloc_usable_size(block), memory_order_relaxed);
         free(block);
     }
 }
@@ -144,7 +148,7 @@ void *memory_library_alloc(size_t n)
     }
     void *block = malloc(n == 0 ? 1 : n);
     if (block != NULL) {
-        count_block();
+        count_block(block);
     }
     return block;
 }
@@ -157,6 +161,11 @@ void memory_library_free(void *block)
 size_t memory_live_blocks(void)
 {
     return atomic_load_explicit(&live_blocks, memory_order_relaxed);
+}
+
+size_t memory_live_bytes(void)
+{
+    return atomic_load_explicit(&live_bytes, memory_order_relaxed);
 }
 
 size_t memory_total_blocks(void)

@@ -26,6 +26,8 @@ void memory_library_free(void *block);
 
 /* Blocks allocated and not yet freed, over all threads. */
 size_t memory_live_blocks(void);
+/* Bytes of these, as the C library rounds them up. */
+size_t memory_live_bytes(void);
 /* Blocks ever allocated, over all threads: unchanged over a step that allocates nothing. */
 size_t memory_total_blocks(void);
 /* Fault injection for tests: the allocation after `n` more successful ones fails, then all succeed

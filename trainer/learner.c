@@ -14,6 +14,7 @@ struct learner {
     bool has_mtp;
     bool counts_ahead;       /* the balance loss is measured against the load of a whole update */
     uint32_t *expert_counts; /* (policy_moe_layers, n_experts) of the update, then */
+    double *indexer_losses;  /* (layers, the MTP modules' too) */
 };
 
 size_t learner_max_rows(const struct learner_options *options)
@@ -36,6 +37,13 @@ static enum status create_counts(struct learner *learner)
     }
     return memory_alloc(n_layers * policy_config(learner->policy)->n_experts, sizeof(uint32_t),
                         &learner->expert_counts);
+}
+
+static enum status create_losses(struct learner *learner)
+{
+    const struct model_config *config = policy_config(learner->policy);
+    return memory_alloc(config->n_layers + config->n_mtp_modules, sizeof(double),
+                        &learner->indexer_losses);
 }
 
 static enum optimizer_indexers optimizer_indexers_of(enum policy_indexer_loss loss)
@@ -65,6 +73,9 @@ enum status learner_create(struct backend *backend, struct policy *policy,
         status = create_counts(learner);
     }
     if (status == STATUS_OK) {
+        status = create_losses(learner);
+    }
+    if (status == STATUS_OK) {
         status = optimizer_create(backend, policy_table(policy), &learner->options.optimizer,
                                   &learner->optimizer);
     }
@@ -84,6 +95,7 @@ void learner_destroy(struct learner *learner)
     optimizer_destroy(learner->optimizer);
     micro_batch_dispose(&learner->batch);
     memory_free(learner->expert_counts);
+    memory_free(learner->indexer_losses);
     memory_free(learner);
 }
 
@@ -275,23 +287,19 @@ static enum status begin_indexers(struct learner *learner, const struct update *
         (float)(learner->options.indexer_coef / (double)update->n_rows_total));
 }
 
-static enum status finish_indexers(const struct learner *learner, const struct update *update)
+static void finish_indexers(const struct learner *learner, const struct update *update)
 {
     const struct model_config *config = policy_config(learner->policy);
     const size_t n_layers = config->n_layers + config->n_mtp_modules;
-    double *losses = NULL;
     update->stats->indexer_loss = (double)NAN;
     if (learner->options.indexer == POLICY_INDEXER_OFF) {
-        return STATUS_OK;
+        return;
     }
-    TRY(memory_alloc(n_layers, sizeof(*losses), &losses));
-    policy_indexer_losses(learner->policy, losses);
+    policy_indexer_losses(learner->policy, learner->indexer_losses);
     update->stats->indexer_loss = 0.0;
     for (size_t i = 0; i < n_layers; i++) {
-        update->stats->indexer_loss += losses[i] / (double)update->n_rows_total;
+        update->stats->indexer_loss += learner->indexer_losses[i] / (double)update->n_rows_total;
     }
-    memory_free(losses);
-    return STATUS_OK;
 }
 
 enum status learner_update(struct learner *learner, const struct update_args *args,
@@ -311,7 +319,7 @@ enum status learner_update(struct learner *learner, const struct update_args *ar
     TRY(accumulate(learner, &update));
     stats->balance_loss =
         learner->options.balance_coef > 0.0 ? policy_balance_loss(learner->policy) : (double)NAN;
-    TRY(finish_indexers(learner, &update));
+    finish_indexers(learner, &update);
     TRY(policy_finish_gradients(learner->policy));
     stats->mtp_loss = stats->n_mtp > 0 ? stats->mtp_loss / (double)stats->n_mtp : (double)NAN;
     TRY(optimizer_step(learner->optimizer, policy_weights(learner->policy), gradients,
