@@ -1,6 +1,7 @@
 #include "rollout/speculation.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/memory.h"
 
 #define PRIOR_FED 16.0 /* drafts that a fresh model is credited with */
@@ -75,17 +76,25 @@ static size_t trial_pages(size_t n_drafts)
 static enum status trial_create(struct trial *t, size_t n_max)
 {
     const size_t n_rows = n_max * (1 + t->n_drafts);
+    const struct {
+        void *out; /* the address of a pointer */
+        size_t n, size;
+    } arrays[] = {
+        {&t->blocks, n_max * trial_pages(t->n_drafts), sizeof(int32_t)},
+        {&t->tokens, n_rows, sizeof(int32_t)},
+        {&t->positions, n_rows, sizeof(int32_t)},
+        {&t->rows, n_rows, sizeof(int32_t)},
+        {&t->drawn, n_rows, sizeof(int32_t)},
+        {&t->drafts, n_rows, sizeof(int32_t)},
+        {&t->logp, n_rows, sizeof(float)},
+        {&t->spans, n_max, sizeof(struct kv_span)},
+        {&t->draws, n_rows, sizeof(struct sample_row)},
+        {&t->n_wanted, n_max, sizeof(size_t)},
+    };
 
-    TRY(memory_alloc(n_max * trial_pages(t->n_drafts), sizeof(int32_t), &t->blocks));
-    TRY(memory_alloc(n_rows, sizeof(int32_t), &t->tokens));
-    TRY(memory_alloc(n_rows, sizeof(int32_t), &t->positions));
-    TRY(memory_alloc(n_rows, sizeof(int32_t), &t->rows));
-    TRY(memory_alloc(n_rows, sizeof(int32_t), &t->drawn));
-    TRY(memory_alloc(n_rows, sizeof(int32_t), &t->drafts));
-    TRY(memory_alloc(n_rows, sizeof(float), &t->logp));
-    TRY(memory_alloc(n_max, sizeof(struct kv_span), &t->spans));
-    TRY(memory_alloc(n_rows, sizeof(struct sample_row), &t->draws));
-    TRY(memory_alloc(n_max, sizeof(size_t), &t->n_wanted));
+    for (size_t i = 0; i < sizeof(arrays) / sizeof(arrays[0]); i++) {
+        TRY(memory_alloc(arrays[i].n, arrays[i].size, arrays[i].out));
+    }
     for (size_t i = 0; i < n_max * trial_pages(t->n_drafts); i++) {
         t->blocks[i] = (int32_t)i;
     }
@@ -186,6 +195,8 @@ static enum status measure_levels(struct speculation *s, struct trial *t, size_t
     for (size_t i = 0; i < SPECULATION_LEVELS && ((size_t)1 << i) <= n_max; i++) {
         t->n_seqs = (size_t)1 << i;
         TRY(time_turns(t, &s->cost[i]));
+        log_debug("rollout", "speculation drafts=%zu batch=%zu cost=%.3f", s->n_drafts, t->n_seqs,
+                  s->cost[i]);
         if (s->cost[i] >= 1 + (double)s->n_drafts) {
             return STATUS_OK;
         }
