@@ -182,7 +182,7 @@ struct policy_memory policy_memory(const struct policy *policy)
 
     return (struct policy_memory){
         .weights = weights,
-        .packed = policy->packed_floats * sizeof(float),
+        .packed = policy->packed_words * sizeof(float),
         .gradients = policy->options.is_trainable ? weights + tied : 0,
         .activations = policy->buffer_bytes,
         .cache_page = policy_cache_page_bytes(policy),

@@ -22,6 +22,11 @@ struct policy_options {
     bool is_trainable; /* keep activations, transposed copies and gradients */
     size_t n_drafts;   /* tokens that policy_draft may draft behind a sequence: caches then hold
                           entries of the MTP modules too. 0, or no module: it drafts nothing */
+    /* Of the forward products, in sampling and training alike. BF16: all but the routers'. FP8:
+     * the linear layers' (W8A8); head, eh_proj and the absorbed kv_b stay floats, kv_b's rounded
+     * to codes. Gradients are of the rounded weights, in fp32, for the unrounded ones (straight
+     * through). */
+    enum precision precision;
 };
 
 /* Sizes everything at once; config is copied. Weights start as zeros: write policy_weights, then

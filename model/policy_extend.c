@@ -167,6 +167,7 @@ enum status policy_logits(struct policy *policy, const float *x, size_t n)
         policy->backend, &(struct gemm_args){.x = x,
                                              .x_stride = s->d_stride,
                                              .w = policy->w_head,
+                                             .precision = policy_unquantised(policy),
                                              .y = policy->logits,
                                              .y_stride = policy_stride(policy->config.vocab_size),
                                              .n_rows = n,

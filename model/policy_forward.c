@@ -113,6 +113,7 @@ struct lm_head_args policy_head_args(const struct policy *policy, size_t at, con
     return (struct lm_head_args){.x = policy->head_x + at * policy->sizes.d_stride,
                                  .x_stride = policy->sizes.d_stride,
                                  .w = policy->w_head,
+                                 .precision = policy_unquantised(policy),
                                  .targets = targets,
                                  .logp = policy->logp + at,
                                  .entropy = policy->entropy + at,

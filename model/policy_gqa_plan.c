@@ -37,14 +37,15 @@ void policy_gqa_find(const struct policy *policy, size_t index, struct policy_la
 void policy_gqa_plan(struct policy_plan *plan, struct policy_layer *layer)
 {
     const struct policy_sizes *s = &plan->policy->sizes;
-    const struct plan_beside project = {.parts = {{layer->q, s->q_dim, 0},
-                                                  {layer->k, s->kv_half, s->kv_at},
-                                                  {layer->v, s->kv_half, s->v_at}},
+    const struct plan_beside project = {.parts = {{layer->q, s->q_dim, 0, false},
+                                                  {layer->k, s->kv_half, s->kv_at, false},
+                                                  {layer->v, s->kv_half, s->v_at, false}},
                                         .n_parts = 3,
-                                        .n_in = s->d};
-    const struct plan_part biases[] = {{layer->q_bias, s->q_dim, 0},
-                                       {layer->k_bias, s->kv_half, s->kv_at},
-                                       {layer->v_bias, s->kv_half, s->v_at}};
+                                        .n_in = s->d,
+                                        .form = plan_linear(plan)};
+    const struct plan_part biases[] = {{layer->q_bias, s->q_dim, 0, false},
+                                       {layer->k_bias, s->kv_half, s->kv_at, false},
+                                       {layer->v_bias, s->kv_half, s->v_at, false}};
 
     layer->w_project = plan_beside(plan, &project);
     if (plan->policy->config.has_qkv_bias) {

@@ -39,16 +39,20 @@ void policy_indexer_find(const struct policy *policy, size_t index, struct polic
 void policy_indexer_plan(struct policy_plan *plan, struct policy_layer *layer)
 {
     const struct policy_sizes *s = &plan->policy->sizes;
-    const struct plan_beside project = {.parts = {{layer->index_k, s->index_dim, 0},
-                                                  {layer->index_w, s->index_heads, s->index_w_at}},
-                                        .n_parts = 2,
-                                        .n_in = s->d};
+    /* FP8 quantises the weights of keys alone of the two; their product is one of floats. */
+    const struct plan_beside project = {
+        .parts = {{layer->index_k, s->index_dim, 0, false},
+                  {layer->index_w, s->index_heads, s->index_w_at, true}},
+        .n_parts = 2,
+        .n_in = s->d,
+        .form = {policy_unquantised(plan->policy), policy_linear(plan->policy)}};
 
     if (s->index_heads == 0) {
         return;
     }
     layer->w_index = plan_beside(plan, &project);
-    layer->w_index_q = plan_plain(plan, layer->index_q, s->q_rank, s->index_heads * s->index_dim);
+    layer->w_index_q = plan_plain(plan, plan_linear(plan), layer->index_q, s->q_rank,
+                                  s->index_heads * s->index_dim);
 }
 
 struct index_args policy_index_args(const struct policy *policy, const struct policy_activations *a,
@@ -126,6 +130,7 @@ static enum status project_keys(struct policy *policy, const struct policy_layer
     TRY(ops->gemm(policy->backend, &(struct gemm_args){.x = a->normed_in,
                                                        .x_stride = s->d_stride,
                                                        .w = layer->w_index,
+                                                       .precision = policy_unquantised(policy),
                                                        .y = a->index_project,
                                                        .y_stride = s->index_stride,
                                                        .n_rows = n_rows,
@@ -157,6 +162,7 @@ enum status policy_indexer_forward(struct policy *policy, const struct policy_la
                                    &(struct gemm_args){.x = a->q_latent,
                                                        .x_stride = s->q_rank_stride,
                                                        .w = layer->w_index_q,
+                                                       .precision = policy_linear(policy),
                                                        .y = a->index_q,
                                                        .y_stride = s->index_q_stride,
                                                        .n_rows = rows->n_rows,

@@ -6,7 +6,7 @@
  *   policy_block_backward.c  one layer, backward          policy_forward.c a packed batch
  *   policy_backward.c  its gradient                       policy_mtp.c     the MTP modules
  *   policy_extend.c  cache, prefill, decode, draws        policy_trace.c   looking inside
- *   policy_balance.c the balance loss of routers          policy_draft.c   drafts of the MTP modules
+ *   policy_balance.c the balance loss of routers          policy_draft.c   drafts of modules
  *   policy_indexer.c the indexer of sparse attention      policy_indexer_backward.c  its losses
  *
  * Letters: T rows, d hidden_size, rq q_lora_rank, rk kv_lora_rank, H heads. Row strides are padded
@@ -148,7 +148,7 @@ struct policy {
     float *tied_gradients; /* (V, d) of a tied head until policy_finish_gradients, else NULL */
     float *packed;
     void *buffers; /* one block: all activations and scratch */
-    size_t packed_floats, buffer_bytes;
+    size_t packed_words, buffer_bytes;
     struct pack_args *packs;
     size_t n_packs;
 
@@ -170,7 +170,7 @@ struct policy {
     int32_t *tokens, *positions, *identity, *target_rows, *targets; /* (T) on the device */
     struct sample_row *draws;
     int32_t *drawn;
-    float *trunk_out; /* (T, d) before the final norm: kept for MTP where layers share buffers */
+    float *trunk_out;  /* (T, d) before the final norm: kept for MTP where layers share buffers */
     size_t n_extended; /* rows that the last policy_extend left for policy_draft */
 
     /* Host side. */
@@ -215,6 +215,11 @@ MUST_CHECK enum status policy_check_spans(const struct policy_cache *cache,
                                           size_t n_rows);
 /* MTP modules that draft. */
 size_t policy_draft_modules(const struct policy *policy);
+
+/* What the linear layers' products are made in, and those of head, eh_proj and the absorbed kv_b,
+ * which FP8 leaves alone. */
+enum precision policy_linear(const struct policy *policy);
+enum precision policy_unquantised(const struct policy *policy);
 
 /* Columns allocated for rows of n: whole cache lines, and no multiple of 4 KiB (cpu.md 5.1). */
 size_t policy_stride(size_t n);

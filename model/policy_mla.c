@@ -14,7 +14,8 @@ static enum status project_from(struct policy *policy, const struct policy_layer
         policy->backend,
         &(struct gemm_args){.x = a->normed_in,
                             .x_stride = s->d_stride,
-                            .w = layer->w_project + packed_floats(s->d, at),
+                            .w = layer->w_project + packed_words(policy_linear(policy), s->d, at),
+                            .precision = policy_linear(policy),
                             .bias = layer->project_bias == NULL ? NULL : layer->project_bias + at,
                             .y = a->project + at,
                             .y_stride = s->project_stride,
@@ -57,6 +58,7 @@ static enum status project_rows(struct policy *policy, const struct policy_layer
     return ops->gemm(policy->backend, &(struct gemm_args){.x = a->q_latent,
                                                           .x_stride = s->q_rank_stride,
                                                           .w = layer->w_q_b,
+                                                          .precision = policy_linear(policy),
                                                           .y = a->q,
                                                           .y_stride = s->q_stride,
                                                           .n_rows = n_rows,
@@ -141,34 +143,38 @@ static enum status attend_rows(struct policy *policy, const struct policy_layer 
     const struct backend_ops *ops = policy->backend->ops;
 
     TRY(ops->gemm(policy->backend,
-                  &(struct gemm_args){.x = a->q,
-                                      .x_stride = s->q_stride,
-                                      .w = layer->w_uk,
-                                      .y = a->q_absorbed,
-                                      .y_stride = s->latent_stride,
-                                      .n_rows = rows->n_rows,
-                                      .n_in = s->nope,
-                                      .n_out = s->kv_rank,
-                                      .n_batch = s->heads,
-                                      .x_batch = s->q_head,
-                                      .w_batch = packed_floats(s->nope, s->kv_rank),
-                                      .y_batch = s->kv_rank}));
+                  &(struct gemm_args){
+                      .x = a->q,
+                      .x_stride = s->q_stride,
+                      .w = layer->w_uk,
+                      .precision = policy_unquantised(policy),
+                      .y = a->q_absorbed,
+                      .y_stride = s->latent_stride,
+                      .n_rows = rows->n_rows,
+                      .n_in = s->nope,
+                      .n_out = s->kv_rank,
+                      .n_batch = s->heads,
+                      .x_batch = s->q_head,
+                      .w_batch = packed_words(policy_unquantised(policy), s->nope, s->kv_rank),
+                      .y_batch = s->kv_rank}));
     const struct attention_args attention = policy_mla_args(policy, a, rows);
 
     TRY(ops->attention(policy->backend, &attention));
-    return ops->gemm(policy->backend,
-                     &(struct gemm_args){.x = a->attended,
-                                         .x_stride = s->latent_stride,
-                                         .w = layer->w_uv,
-                                         .y = a->values,
-                                         .y_stride = s->value_stride,
-                                         .n_rows = rows->n_rows,
-                                         .n_in = s->kv_rank,
-                                         .n_out = s->v,
-                                         .n_batch = s->heads,
-                                         .x_batch = s->kv_rank,
-                                         .w_batch = packed_floats(s->kv_rank, s->v),
-                                         .y_batch = s->v});
+    return ops->gemm(
+        policy->backend,
+        &(struct gemm_args){.x = a->attended,
+                            .x_stride = s->latent_stride,
+                            .w = layer->w_uv,
+                            .precision = policy_unquantised(policy),
+                            .y = a->values,
+                            .y_stride = s->value_stride,
+                            .n_rows = rows->n_rows,
+                            .n_in = s->kv_rank,
+                            .n_out = s->v,
+                            .n_batch = s->heads,
+                            .x_batch = s->kv_rank,
+                            .w_batch = packed_words(policy_unquantised(policy), s->kv_rank, s->v),
+                            .y_batch = s->v});
 }
 
 enum status policy_mla_forward(struct policy *policy, const struct policy_layer *layer,

@@ -43,24 +43,29 @@ void policy_mla_find(const struct policy *policy, size_t index, struct policy_la
     policy_indexer_find(policy, index, layer);
 }
 
-/* One part of kv_b for every head: rows part_row .. of each head, as they are or transposed. */
-static float *plan_heads(struct policy_plan *plan, size_t kv_b, size_t part_row, size_t n_part,
-                         bool transposed)
+/* One part of kv_b for every head: rows part_row .. of each head, as they are or transposed. FP8
+ * quantises kv_b whole, but its absorbed products are of floats (model.md 6.2). */
+static float *plan_heads(struct policy_plan *plan, enum precision precision, size_t part_row,
+                         size_t n_part, bool transposed, const struct policy_layer *layer)
 {
     const struct policy_sizes *s = &plan->policy->sizes;
     const size_t n_in = transposed ? n_part : s->kv_rank;
     const size_t n_out = transposed ? s->kv_rank : n_part;
-    float *dst = plan_reserve(plan, s->heads, n_in, n_out);
+    float *dst = plan_reserve(plan, precision, s->heads, n_in, n_out);
 
     for (size_t i = 0; i < s->heads; i++) {
         const size_t row = i * (s->nope + s->v) + part_row;
 
-        plan_add(plan, kv_b + row * s->kv_rank,
+        plan_add(plan, layer->kv_b + row * s->kv_rank,
                  (struct pack_args){.src_stride = s->kv_rank,
                                     .n_in = n_in,
                                     .n_out = n_out,
                                     .transposed = transposed,
-                                    .dst = plan_at(dst, i * packed_floats(n_in, n_out))});
+                                    .dst = plan_at(dst, i * packed_words(precision, n_in, n_out)),
+                                    .precision = precision,
+                                    .rounding = policy_linear(plan->policy),
+                                    .row_at = row,
+                                    .whole_rows = s->heads * (s->nope + s->v)});
     }
     return dst;
 }
@@ -69,30 +74,32 @@ void policy_mla_plan(struct policy_plan *plan, struct policy_layer *layer)
 {
     const struct policy_sizes *s = &plan->policy->sizes;
     const struct plan_beside project = {
-        .parts = {{layer->first, s->first, 0}, {layer->kv_a, s->kv_dim, s->kv_at}},
+        .parts = {{layer->first, s->first, 0, false}, {layer->kv_a, s->kv_dim, s->kv_at, false}},
         .n_parts = 2,
-        .n_in = s->d};
+        .n_in = s->d,
+        .form = plan_linear(plan)};
+    const enum precision precision = policy_unquantised(plan->policy);
     /* q_proj has no bias: without q_lora the key's begins behind zeros */
-    const struct plan_part biases[] = {{layer->q_a_bias, s->q_rank, 0},
-                                       {layer->kv_a_bias, s->kv_dim, s->kv_at}};
+    const struct plan_part biases[] = {{layer->q_a_bias, s->q_rank, 0, false},
+                                       {layer->kv_a_bias, s->kv_dim, s->kv_at, false}};
 
     layer->w_project = plan_beside(plan, &project);
     if (plan->policy->config.has_attention_bias) {
         layer->project_bias = plan_bias_row(plan, biases, 2);
     }
     if (s->q_rank > 0) {
-        layer->w_q_b = plan_plain(plan, layer->q_b, s->q_rank, s->q_dim);
+        layer->w_q_b = plan_plain(plan, plan_linear(plan), layer->q_b, s->q_rank, s->q_dim);
     }
-    layer->w_uk = plan_heads(plan, layer->kv_b, 0, s->nope, true);
-    layer->w_uv = plan_heads(plan, layer->kv_b, s->nope, s->v, false);
+    layer->w_uk = plan_heads(plan, precision, 0, s->nope, true, layer);
+    layer->w_uv = plan_heads(plan, precision, s->nope, s->v, false, layer);
     policy_indexer_plan(plan, layer);
     if (!plan->policy->options.is_trainable) {
         return;
     }
     layer->t_project = plan_beside_transposed(plan, &project);
     if (s->q_rank > 0) {
-        layer->t_q_b = plan_transposed(plan, layer->q_b, s->q_dim, s->q_rank);
+        layer->t_q_b = plan_transposed(plan, plan_linear(plan), layer->q_b, s->q_dim, s->q_rank);
     }
-    layer->t_uk = plan_heads(plan, layer->kv_b, 0, s->nope, false);
-    layer->t_uv = plan_heads(plan, layer->kv_b, s->nope, s->v, true);
+    layer->t_uk = plan_heads(plan, PRECISION_F32, 0, s->nope, false, layer);
+    layer->t_uv = plan_heads(plan, PRECISION_F32, s->nope, s->v, true, layer);
 }

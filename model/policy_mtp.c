@@ -127,6 +127,7 @@ enum status policy_mtp_input(struct policy *policy, size_t index, const float *s
     return ops->gemm(policy->backend, &(struct gemm_args){.x = module->input,
                                                           .x_stride = policy_stride(2 * s->d),
                                                           .w = module->w_eh,
+                                                          .precision = policy_unquantised(policy),
                                                           .y = h_in,
                                                           .y_stride = s->d_stride,
                                                           .n_rows = n,

@@ -7,11 +7,37 @@
 
 #include <stdio.h>
 
-float *plan_reserve(struct policy_plan *plan, size_t n, size_t n_in, size_t n_out)
+enum precision policy_linear(const struct policy *policy)
 {
-    const size_t at = plan->n_floats;
+    return policy->options.precision;
+}
 
-    plan->n_floats += n * packed_floats(n_in, n_out);
+enum precision policy_unquantised(const struct policy *policy)
+{
+    return policy->options.precision == PRECISION_BF16 ? PRECISION_BF16 : PRECISION_F32;
+}
+
+struct plan_form plan_linear(const struct policy_plan *plan)
+{
+    return (struct plan_form){policy_linear(plan->policy), policy_linear(plan->policy)};
+}
+
+struct plan_form plan_unquantised(const struct policy_plan *plan)
+{
+    return (struct plan_form){policy_unquantised(plan->policy), policy_unquantised(plan->policy)};
+}
+
+struct plan_form plan_exact(void)
+{
+    return (struct plan_form){PRECISION_F32, PRECISION_F32};
+}
+
+float *plan_reserve(struct policy_plan *plan, enum precision precision, size_t n, size_t n_in,
+                    size_t n_out)
+{
+    const size_t at = plan->n_words;
+
+    plan->n_words += n * packed_words(precision, n_in, n_out);
     return plan->base == NULL ? NULL : plan->base + at;
 }
 
@@ -24,44 +50,58 @@ void plan_add(struct policy_plan *plan, size_t offset, struct pack_args args)
     plan->n_packs++;
 }
 
-float *plan_at(float *base, size_t floats)
+float *plan_at(float *base, size_t words)
 {
-    return base == NULL ? NULL : base + floats;
+    return base == NULL ? NULL : base + words;
 }
 
-float *plan_plain(struct policy_plan *plan, size_t offset, size_t n_in, size_t n_out)
+float *plan_plain(struct policy_plan *plan, struct plan_form form, size_t offset, size_t n_in,
+                  size_t n_out)
 {
-    float *dst = plan_reserve(plan, 1, n_in, n_out);
+    float *dst = plan_reserve(plan, form.precision, 1, n_in, n_out);
 
     plan_add(plan, offset,
-             (struct pack_args){.src_stride = n_in, .n_in = n_in, .n_out = n_out, .dst = dst});
+             (struct pack_args){.src_stride = n_in,
+                                .n_in = n_in,
+                                .n_out = n_out,
+                                .dst = dst,
+                                .precision = form.precision,
+                                .rounding = form.rounding});
     return dst;
 }
 
-float *plan_transposed(struct policy_plan *plan, size_t offset, size_t n_in, size_t n_out)
+float *plan_transposed(struct policy_plan *plan, struct plan_form form, size_t offset, size_t n_in,
+                       size_t n_out)
 {
-    float *dst = plan_reserve(plan, 1, n_in, n_out);
+    float *dst = plan_reserve(plan, PRECISION_F32, 1, n_in, n_out);
 
-    plan_add(
-        plan, offset,
-        (struct pack_args){
-            .src_stride = n_out, .n_in = n_in, .n_out = n_out, .transposed = true, .dst = dst});
+    plan_add(plan, offset,
+             (struct pack_args){.src_stride = n_out,
+                                .n_in = n_in,
+                                .n_out = n_out,
+                                .transposed = true,
+                                .dst = dst,
+                                .rounding = form.rounding});
     return dst;
 }
 
 float *plan_beside(struct policy_plan *plan, const struct plan_beside *beside)
 {
     const struct plan_part *last = &beside->parts[beside->n_parts - 1];
-    float *dst = plan_reserve(plan, 1, beside->n_in, last->at + last->n);
+    const struct plan_form form = beside->form;
+    float *dst = plan_reserve(plan, form.precision, 1, beside->n_in, last->at + last->n);
 
     for (size_t i = 0; i < beside->n_parts; i++) {
         const struct plan_part *part = &beside->parts[i];
 
         plan_add(plan, part->offset,
-                 (struct pack_args){.src_stride = beside->n_in,
-                                    .n_in = beside->n_in,
-                                    .n_out = part->n,
-                                    .dst = plan_at(dst, part->at * beside->n_in)});
+                 (struct pack_args){
+                     .src_stride = beside->n_in,
+                     .n_in = beside->n_in,
+                     .n_out = part->n,
+                     .dst = plan_at(dst, packed_words(form.precision, beside->n_in, part->at)),
+                     .precision = form.precision,
+                     .rounding = part->is_exact ? PRECISION_F32 : form.rounding});
     }
     return dst;
 }
@@ -70,7 +110,7 @@ float *plan_beside_transposed(struct policy_plan *plan, const struct plan_beside
 {
     const struct plan_part *last = &beside->parts[beside->n_parts - 1];
     const size_t n_rows = last->at + last->n;
-    float *dst = plan_reserve(plan, 1, n_rows, beside->n_in);
+    float *dst = plan_reserve(plan, PRECISION_F32, 1, n_rows, beside->n_in);
 
     for (size_t i = 0; i < beside->n_parts; i++) {
         const struct plan_part *part = &beside->parts[i];
@@ -81,7 +121,8 @@ float *plan_beside_transposed(struct policy_plan *plan, const struct plan_beside
                                     .n_out = beside->n_in,
                                     .transposed = true,
                                     .dst = plan_at(dst, part->at * PANEL_COLUMNS),
-                                    .panel_stride = n_rows * PANEL_COLUMNS});
+                                    .panel_stride = n_rows * PANEL_COLUMNS,
+                                    .rounding = beside->form.rounding});
     }
     return dst;
 }
@@ -89,7 +130,7 @@ float *plan_beside_transposed(struct policy_plan *plan, const struct plan_beside
 float *plan_bias_row(struct policy_plan *plan, const struct plan_part *parts, size_t n_parts)
 {
     const struct plan_part *last = &parts[n_parts - 1];
-    float *dst = plan_reserve(plan, 1, 1, last->at + last->n);
+    float *dst = plan_reserve(plan, PRECISION_F32, 1, 1, last->at + last->n);
 
     for (size_t i = 0; i < n_parts; i++) {
         if (parts[i].n == 0) {
@@ -107,9 +148,9 @@ static void plan_output(struct policy_plan *plan, struct policy_layer *layer)
 {
     const struct policy_sizes *s = &plan->policy->sizes;
 
-    layer->w_o = plan_plain(plan, layer->o, s->value_dim, s->d);
+    layer->w_o = plan_plain(plan, plan_linear(plan), layer->o, s->value_dim, s->d);
     if (plan->policy->options.is_trainable) {
-        layer->t_o = plan_transposed(plan, layer->o, s->d, s->value_dim);
+        layer->t_o = plan_transposed(plan, plan_linear(plan), layer->o, s->d, s->value_dim);
     }
 }
 
@@ -118,18 +159,20 @@ static void plan_ffn(struct policy_plan *plan, struct policy_layer *layer)
     const struct policy_sizes *s = &plan->policy->sizes;
     const size_t width = s->ffn_width[layer->is_moe];
     const struct plan_beside gate_up = {
-        .parts = {{layer->gate, width, 0}, {layer->up, width, s->ffn_up_at[layer->is_moe]}},
+        .parts = {{layer->gate, width, 0, false},
+                  {layer->up, width, s->ffn_up_at[layer->is_moe], false}},
         .n_parts = 2,
-        .n_in = s->d};
+        .n_in = s->d,
+        .form = plan_linear(plan)};
 
     if (width == 0) {
         return;
     }
     layer->w_gate_up = plan_beside(plan, &gate_up);
-    layer->w_down = plan_plain(plan, layer->down, width, s->d);
+    layer->w_down = plan_plain(plan, plan_linear(plan), layer->down, width, s->d);
     if (plan->policy->options.is_trainable) {
         layer->t_gate_up = plan_beside_transposed(plan, &gate_up);
-        layer->t_down = plan_transposed(plan, layer->down, s->d, width);
+        layer->t_down = plan_transposed(plan, plan_linear(plan), layer->down, s->d, width);
     }
 }
 
@@ -137,24 +180,27 @@ static void plan_ffn(struct policy_plan *plan, struct policy_layer *layer)
 static void plan_expert(struct policy_plan *plan, struct policy_layer *layer, size_t expert)
 {
     const struct policy_sizes *s = &plan->policy->sizes;
+    const enum precision precision = policy_linear(plan->policy);
     const size_t d = s->d, f = s->expert_width;
-    const size_t offset = expert * layer->expert_stride;
+    const size_t offset = expert * layer->expert_stride, panel = packed_words(precision, d, 1);
     struct pack_args args = {
         .src_stride = d,
         .n_in = d,
         .n_out = f,
-        .panel_stride = 2 * PANEL_COLUMNS * d,
-        .dst = plan_at(layer->w_expert_gate_up, 2 * expert * packed_floats(d, f))};
+        .panel_stride = 2 * panel,
+        .dst = plan_at(layer->w_expert_gate_up, 2 * expert * packed_words(precision, d, f)),
+        .precision = precision};
 
     plan_add(plan, layer->expert_gate + offset, args);
-    args.dst = plan_at(args.dst, PANEL_COLUMNS * d);
+    args.dst = plan_at(args.dst, panel);
     plan_add(plan, layer->expert_up + offset, args);
-    plan_add(
-        plan, layer->expert_down + offset,
-        (struct pack_args){.src_stride = f,
-                           .n_in = f,
-                           .n_out = d,
-                           .dst = plan_at(layer->w_expert_down, expert * packed_floats(f, d))});
+    plan_add(plan, layer->expert_down + offset,
+             (struct pack_args){
+                 .src_stride = f,
+                 .n_in = f,
+                 .n_out = d,
+                 .dst = plan_at(layer->w_expert_down, expert * packed_words(precision, f, d)),
+                 .precision = precision});
 }
 
 static void plan_expert_transposed(struct policy_plan *plan, struct policy_layer *layer,
@@ -167,38 +213,40 @@ static void plan_expert_transposed(struct policy_plan *plan, struct policy_layer
                              .n_in = f,
                              .n_out = d,
                              .transposed = true,
-                             .dst = plan_at(layer->t_expert_gate, expert * packed_floats(f, d))};
+                             .dst = plan_at(layer->t_expert_gate, expert * packed_floats(f, d)),
+                             .rounding = policy_linear(plan->policy)};
 
     plan_add(plan, layer->expert_gate + offset, args);
     args.dst = plan_at(layer->t_expert_up, expert * packed_floats(f, d));
     plan_add(plan, layer->expert_up + offset, args);
-    plan_add(
-        plan, layer->expert_down + offset,
-        (struct pack_args){.src_stride = f,
-                           .n_in = d,
-                           .n_out = f,
-                           .transposed = true,
-                           .dst = plan_at(layer->t_expert_down, expert * packed_floats(d, f))});
+    plan_add(plan, layer->expert_down + offset,
+             (struct pack_args){.src_stride = f,
+                                .n_in = d,
+                                .n_out = f,
+                                .transposed = true,
+                                .dst = plan_at(layer->t_expert_down, expert * packed_floats(d, f)),
+                                .rounding = policy_linear(plan->policy)});
 }
 
 static void plan_moe(struct policy_plan *plan, struct policy_layer *layer)
 {
     const struct policy_sizes *s = &plan->policy->sizes;
+    const enum precision precision = policy_linear(plan->policy);
     const size_t n = s->n_experts;
 
-    layer->w_router = plan_plain(plan, layer->router, s->d, n);
-    layer->w_expert_gate_up = plan_reserve(plan, 2 * n, s->d, s->expert_width);
-    layer->w_expert_down = plan_reserve(plan, n, s->expert_width, s->d);
+    layer->w_router = plan_plain(plan, plan_exact(), layer->router, s->d, n);
+    layer->w_expert_gate_up = plan_reserve(plan, precision, 2 * n, s->d, s->expert_width);
+    layer->w_expert_down = plan_reserve(plan, precision, n, s->expert_width, s->d);
     for (size_t i = 0; i < n; i++) {
         plan_expert(plan, layer, i);
     }
     if (!plan->policy->options.is_trainable) {
         return;
     }
-    layer->t_router = plan_transposed(plan, layer->router, n, s->d);
-    layer->t_expert_gate = plan_reserve(plan, n, s->expert_width, s->d);
-    layer->t_expert_up = plan_reserve(plan, n, s->expert_width, s->d);
-    layer->t_expert_down = plan_reserve(plan, n, s->d, s->expert_width);
+    layer->t_router = plan_transposed(plan, plan_exact(), layer->router, n, s->d);
+    layer->t_expert_gate = plan_reserve(plan, PRECISION_F32, n, s->expert_width, s->d);
+    layer->t_expert_up = plan_reserve(plan, PRECISION_F32, n, s->expert_width, s->d);
+    layer->t_expert_down = plan_reserve(plan, PRECISION_F32, n, s->d, s->expert_width);
     for (size_t i = 0; i < n; i++) {
         plan_expert_transposed(plan, layer, i);
     }
@@ -210,6 +258,7 @@ static void plan_all(struct policy_plan *plan)
     const size_t d = policy->sizes.d, vocab = policy->config.vocab_size;
     const size_t n_layers = policy->config.n_layers + policy->config.n_mtp_modules;
     const bool is_trainable = policy->options.is_trainable;
+    const struct plan_form form = plan_unquantised(plan);
 
     for (size_t i = 0; i < n_layers; i++) {
         policy_attention_of(policy->config.attention)->plan(plan, &policy->layers[i]);
@@ -219,13 +268,13 @@ static void plan_all(struct policy_plan *plan)
             plan_moe(plan, &policy->layers[i]);
         }
     }
-    policy->w_head = plan_plain(plan, policy->head, d, vocab);
-    policy->t_head = is_trainable ? plan_transposed(plan, policy->head, vocab, d) : NULL;
+    policy->w_head = plan_plain(plan, form, policy->head, d, vocab);
+    policy->t_head = is_trainable ? plan_transposed(plan, form, policy->head, vocab, d) : NULL;
     for (size_t i = 0; i < policy->config.n_mtp_modules; i++) {
         struct policy_mtp_module *module = &policy->modules[i];
 
-        module->w_eh = plan_plain(plan, module->eh, 2 * d, d);
-        module->t_eh = is_trainable ? plan_transposed(plan, module->eh, d, 2 * d) : NULL;
+        module->w_eh = plan_plain(plan, form, module->eh, 2 * d, d);
+        module->t_eh = is_trainable ? plan_transposed(plan, form, module->eh, d, 2 * d) : NULL;
     }
 }
 
@@ -311,7 +360,7 @@ void policy_packs_measure(struct policy *policy)
 
     find_all(policy);
     plan_all(&plan);
-    policy->packed_floats = plan.n_floats;
+    policy->packed_words = plan.n_words;
     policy->n_packs = plan.n_packs;
 }
 
@@ -320,7 +369,7 @@ enum status policy_packs_create(struct policy *policy)
     struct policy_plan plan = {.policy = policy};
 
     TRY(memory_alloc(policy->n_packs, sizeof(struct pack_args), &policy->packs));
-    TRY(policy->backend->ops->alloc(policy->backend, policy->packed_floats, sizeof(float),
+    TRY(policy->backend->ops->alloc(policy->backend, policy->packed_words, sizeof(float),
                                     &policy->packed));
     plan.base = policy->packed;
     plan.packs = policy->packs;

@@ -187,7 +187,7 @@ static void panels_task(void *context, size_t thread_index, size_t n_threads)
             gather_chunk(args, &chunk);
             if (job->rounding == PRECISION_FP8) {
                 round_to_codes(job, &chunk);
-            } else if (job->rounding == PRECISION_BF16) {
+            } else if (job->rounding == PRECISION_BF16 && args->precision == PRECISION_F32) {
                 round_to_bf16(&chunk);
             }
             write_chunk(job, &chunk, args->dst + panel * job->panel_stride);

@@ -35,6 +35,7 @@ enum variant_bit {
 };
 #define VARIANT_GROUPED (VARIANT_LLAMA | VARIANT_QWEN3 | VARIANT_QWEN3_MOE | VARIANT_MIXTRAL)
 static unsigned variant; /* of the models that make_policy makes */
+static enum precision precision;
 static const unsigned variants[] = {
     0,
     VARIANT_SOFTMAX | VARIANT_NO_NORM | VARIANT_Q_PROJ | VARIANT_YARN,
@@ -54,6 +55,20 @@ static const unsigned variants[] = {
     VARIANT_MIXTRAL | VARIANT_TIED,
 };
 #define N_VARIANTS (sizeof(variants) / sizeof(variants[0]))
+
+/* Every kind of model in every precision. */
+static inline void for_all(void (*check)(void))
+{
+    static const enum precision precisions[] = {PRECISION_F32, PRECISION_BF16, PRECISION_FP8};
+
+    for (size_t i = 0; i < 3 * N_VARIANTS; i++) {
+        variant = variants[i / 3];
+        precision = precisions[i % 3];
+        check();
+    }
+    variant = 0;
+    precision = PRECISION_F32;
+}
 
 static const struct rope_scaling variant_yarn = {.kind = ROPE_YARN,
                                                  .factor = 4,
@@ -172,8 +187,10 @@ static inline void fill_biases(struct policy *policy)
 
 static inline struct policy *make_policy(struct backend *backend, bool is_trainable)
 {
-    const struct policy_options options = {
-        .max_rows = MAX_ROWS, .max_draws = MAX_ROWS, .is_trainable = is_trainable};
+    const struct policy_options options = {.max_rows = MAX_ROWS,
+                                           .max_draws = MAX_ROWS,
+                                           .is_trainable = is_trainable,
+                                           .precision = precision};
     struct model_config config;
     struct policy *policy;
 

@@ -123,11 +123,7 @@ static void check_cuts(void)
 static void cutting_a_batch_between_sequences_changes_no_bit(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < N_VARIANTS; i++) {
-        variant = variants[i];
-        check_cuts();
-    }
-    variant = 0;
+    for_all(check_cuts);
 }
 
 static void check_devices(void)
@@ -140,7 +136,7 @@ static void check_devices(void)
 
     assert_memory_equal(reference, threaded, n * sizeof(float));
     memory_free(threaded);
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < 4; i++) {
         struct backend *backend;
 
         if (backend_open(devices[i], 1, &backend) != STATUS_OK) {
@@ -160,11 +156,7 @@ static void check_devices(void)
 static void threads_and_instruction_sets_change_no_bit(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < N_VARIANTS; i++) {
-        variant = variants[i];
-        check_devices();
-    }
-    variant = 0;
+    for_all(check_devices);
 }
 
 /* sum g logp + h entropy + mtp_g mtp_logp in double. */

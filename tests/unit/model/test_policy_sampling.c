@@ -123,11 +123,7 @@ static void check_chunks(void)
 static void chunks_pages_and_threads_change_no_draw(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < N_VARIANTS; i++) {
-        variant = variants[i];
-        check_chunks();
-    }
-    variant = 0;
+    for_all(check_chunks);
 }
 
 static void check_trainer(void)
@@ -152,11 +148,38 @@ static void check_trainer(void)
 static void the_trainer_gives_each_draw_the_samplers_log_probability(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < N_VARIANTS; i++) {
-        variant = variants[i];
-        check_trainer();
+    for_all(check_trainer);
+}
+
+/* The profiles are near each other (a route may differ), and not the same. */
+static void a_precision_shows_in_the_log_probabilities(void **state)
+{
+    static const enum precision precisions[] = {PRECISION_F32, PRECISION_BF16, PRECISION_FP8};
+    static const float largest[] = {0.0f, 0.3f, 3.0f};
+    float logp[3][MAX_ROWS], entropy[MAX_ROWS];
+
+    (void)state;
+    for (size_t i = 0; i < 3; i++) {
+        struct backend *backend = open_backend("cpu", 1);
+        struct policy *policy;
+        struct batch batch;
+        float off = 0;
+
+        precision = precisions[i];
+        policy = make_policy(backend, true);
+        batch_fill(&batch);
+        forward(policy, &batch, 0, N_SEQUENCES, plain, logp[i], entropy);
+        for (size_t j = 0; j < batch.offsets[N_SEQUENCES]; j++) {
+            off = fmaxf(off, fabsf(logp[i][j] - logp[0][j]));
+        }
+        assert_true(i == 0 || off > 1e-6f);
+        if (off > largest[i]) {
+            fail_msg("precision %zu is %g off", i, (double)off);
+        }
+        policy_destroy(policy);
+        backend_close(backend);
     }
-    variant = 0;
+    precision = PRECISION_F32;
 }
 
 static void a_copied_page_serves_like_the_original(void **state)
@@ -226,6 +249,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chunks_pages_and_threads_change_no_draw),
         cmocka_unit_test(the_trainer_gives_each_draw_the_samplers_log_probability),
+        cmocka_unit_test(a_precision_shows_in_the_log_probabilities),
         cmocka_unit_test(a_copied_page_serves_like_the_original),
         cmocka_unit_test(a_logit_that_is_not_finite_stops_sampling),
     };
