@@ -1,0 +1,278 @@
+/* Owns what the tests of attention share: cases of every shape, paged caches filled from them, and
+ * whole sequences run forward and backward. */
+#ifndef HONE_TESTS_OPS_ATTENTION_FIXTURE_H
+#define HONE_TESTS_OPS_ATTENTION_FIXTURE_H
+
+#include "base/hash.h"
+#include "tests/ops/op_fixture.h"
+
+#include <math.h>
+
+#define MAX_SPANS 8
+#define SCALE 0.31F
+
+/* n_kv 0: absorbed MLA, whose value is its key's first part. Else grouped heads, dr 0. n_selected
+ * 0: every row sees all. */
+struct shape {
+    size_t n_heads, rk, dr;
+    size_t n_kv;
+    size_t n_selected;
+};
+
+static inline size_t entry_width(struct shape s)
+{
+    return s.n_kv == 0 ? s.rk + s.dr : 2 * s.n_kv * s.rk;
+}
+
+/* Where the key or the value of a query head begins in an entry. */
+static inline size_t key_at(struct shape s, size_t head)
+{
+    return s.n_kv == 0 ? 0 : head / (s.n_heads / s.n_kv) * s.rk;
+}
+
+static inline size_t value_at(struct shape s, size_t head)
+{
+    return s.n_kv * s.rk + key_at(s, head);
+}
+
+/* Whole sequences packed one after another; rows of all operands are adjacent. */
+struct attention_case {
+    struct shape shape;
+    size_t n_sequences, lengths[MAX_SPANS];
+    size_t n_rows;
+    float *q_latent, *q_rope, *entries, *d_out; /* entries: (T, entry_width) */
+    int32_t *selected;                          /* (T, n_selected), or NULL */
+};
+
+/* Pages in an order that is not the tokens'. */
+struct cache {
+    struct kv_pages pages;
+    int32_t *blocks[MAX_SPANS];
+    size_t n_pages;
+};
+
+static inline size_t pages_of(size_t n_tokens)
+{
+    return (n_tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+}
+
+/* Of a row at position t: min(n_selected, t + 1) different positions up to t by chance, ascending.
+ */
+static inline void select_keys(size_t row, size_t t, size_t k, int32_t *selected)
+{
+    size_t n = 0;
+
+    for (size_t key = 0; key <= t && n < k; key++) {
+        const uint64_t number = row * 1000 + key;
+        const size_t left = t + 1 - key;
+        if (left <= k - n || hash_64(&number, sizeof(number)) % left < k - n) {
+            selected[n++] = (int32_t)key;
+        }
+    }
+    while (n < k) {
+        selected[n++] = -1;
+    }
+}
+
+static inline void make_selection(struct attention_case *c)
+{
+    const size_t k = c->shape.n_selected;
+    size_t row = 0;
+
+    assert_ok(memory_alloc(c->n_rows * k, sizeof(int32_t), &c->selected));
+    for (size_t s = 0; s < c->n_sequences; s++) {
+        for (size_t t = 0; t < c->lengths[s]; t++, row++) {
+            select_keys(row, t, k, c->selected + row * k);
+        }
+    }
+}
+
+static inline void make_case(struct attention_case *c, struct shape shape, size_t n_sequences,
+                             const size_t *lengths)
+{
+    *c = (struct attention_case){.shape = shape, .n_sequences = n_sequences};
+    for (size_t s = 0; s < n_sequences; s++) {
+        c->lengths[s] = lengths[s];
+        c->n_rows += lengths[s];
+    }
+    c->q_latent = random_floats(c->n_rows * shape.n_heads * shape.rk, 1, 1.0F);
+    c->q_rope = random_floats(c->n_rows * shape.n_heads * shape.dr, 2, 1.0F);
+    c->entries = random_floats(c->n_rows * entry_width(shape), 3, 1.0F);
+    c->d_out = random_floats(c->n_rows * shape.n_heads * shape.rk, 4, 1.0F);
+    if (shape.n_selected > 0) {
+        make_selection(c);
+    }
+}
+
+static inline void drop_case(struct attention_case *c)
+{
+    memory_free(c->q_latent);
+    memory_free(c->q_rope);
+    memory_free(c->entries);
+    memory_free(c->d_out);
+    memory_free(c->selected);
+}
+
+/* Fresh slots hold NaN: what no token wrote must not be used. */
+static inline void make_cache(const struct attention_case *c, float fresh, struct cache *cache)
+{
+    *cache = (struct cache){.pages = {.entry_stride = entry_width(c->shape) + 3}};
+    for (size_t s = 0; s < c->n_sequences; s++) {
+        cache->n_pages += pages_of(c->lengths[s]);
+    }
+    cache->pages.page_stride = KV_BLOCK_TOKENS * cache->pages.entry_stride + 5;
+    cache->pages.data = new_floats(cache->n_pages * cache->pages.page_stride);
+    for (size_t i = 0; i < cache->n_pages * cache->pages.page_stride; i++) {
+        cache->pages.data[i] = fresh;
+    }
+    size_t next = 0;
+    for (size_t s = 0; s < c->n_sequences; s++) {
+        assert_ok(memory_alloc(pages_of(c->lengths[s]), sizeof(int32_t), &cache->blocks[s]));
+        for (size_t p = 0; p < pages_of(c->lengths[s]); p++) {
+            cache->blocks[s][p] = (int32_t)(cache->n_pages - 1 - next++);
+        }
+    }
+}
+
+static inline void drop_cache(const struct attention_case *c, struct cache *cache)
+{
+    memory_free(cache->pages.data);
+    for (size_t s = 0; s < c->n_sequences; s++) {
+        memory_free(cache->blocks[s]);
+    }
+}
+
+static inline void copy_entries(struct backend *b, const struct attention_case *c,
+                                const struct kv_span *spans, size_t n_spans,
+                                const struct cache *cache, float *entries, bool to_pages)
+{
+    const size_t width = entry_width(c->shape);
+    const size_t first = c->shape.n_kv == 0 ? c->shape.rk : c->shape.n_kv * c->shape.rk;
+    assert_ok(b->ops->kv_copy(b, &(struct kv_copy_args){.latent = entries,
+                                                        .latent_stride = width,
+                                                        .rope_key = entries + first,
+                                                        .rope_key_stride = width,
+                                                        .spans = spans,
+                                                        .n_spans = n_spans,
+                                                        .pages = cache->pages,
+                                                        .rk = first,
+                                                        .dr = width - first,
+                                                        .to_pages = to_pages}));
+}
+
+static inline struct attention_args forward_args(const struct attention_case *c,
+                                                 const struct cache *cache,
+                                                 const struct kv_span *spans, size_t n_spans,
+                                                 float *out)
+{
+    const struct shape s = c->shape;
+    return (struct attention_args){.q = c->q_latent,
+                                   .q_stride = s.n_heads * s.rk,
+                                   .q_head_stride = s.rk,
+                                   .q_rope = s.dr == 0 ? NULL : c->q_rope,
+                                   .q_rope_stride = s.n_heads * s.dr,
+                                   .q_rope_head_stride = s.dr,
+                                   .pages = cache->pages,
+                                   .spans = spans,
+                                   .n_spans = n_spans,
+                                   .out = out,
+                                   .out_stride = s.n_heads * s.rk,
+                                   .lse = out + c->n_rows * s.n_heads * s.rk,
+                                   .n_heads = s.n_heads,
+                                   .n_kv_heads = s.n_kv == 0 ? 1 : s.n_kv,
+                                   .key_dim = s.rk,
+                                   .rope_dim = s.dr,
+                                   .kv_head_stride = s.n_kv == 0 ? 0 : s.rk,
+                                   .value_at = s.n_kv * s.rk,
+                                   .value_dim = s.rk,
+                                   .scale = SCALE,
+                                   .selected = c->selected,
+                                   .n_selected = s.n_selected};
+}
+
+static inline size_t out_floats(const struct attention_case *c)
+{
+    return c->n_rows * c->shape.n_heads * (c->shape.rk + 1);
+}
+
+static inline void whole_spans(const struct attention_case *c, const struct cache *cache,
+                               struct kv_span *spans)
+{
+    size_t row = 0;
+    for (size_t s = 0; s < c->n_sequences; s++) {
+        spans[s] = (struct kv_span){row, c->lengths[s], 0, cache->blocks[s]};
+        row += c->lengths[s];
+    }
+}
+
+static inline void run_whole(struct backend *b, const void *context, float *out)
+{
+    const struct attention_case *c = context;
+    struct kv_span spans[MAX_SPANS];
+    struct cache cache;
+
+    make_cache(c, NAN, &cache);
+    whole_spans(c, &cache, spans);
+    copy_entries(b, c, spans, c->n_sequences, &cache, c->entries, true);
+    const struct attention_args args = forward_args(c, &cache, spans, c->n_sequences, out);
+    assert_ok(b->ops->attention(b, &args));
+    drop_cache(c, &cache);
+}
+
+/* out then dq_latent, dq_rope, d_entries. */
+static inline void run_backward(struct backend *b, const void *context, float *out)
+{
+    const struct attention_case *c = context;
+    const size_t n_pairs = c->n_rows * c->shape.n_heads;
+    float *const dq_latent = out + out_floats(c), *const dq_rope =
+                                                      dq_latent + n_pairs * c->shape.rk;
+    struct kv_span spans[MAX_SPANS];
+    struct cache cache, d_cache;
+
+    make_cache(c, NAN, &cache);
+    make_cache(c, 0.0F, &d_cache);
+    whole_spans(c, &cache, spans);
+    copy_entries(b, c, spans, c->n_sequences, &cache, c->entries, true);
+    const struct attention_backward_args args = {
+        .forward = forward_args(c, &cache, spans, c->n_sequences, out),
+        .d_out = c->d_out,
+        .dq = dq_latent,
+        .dq_rope = c->shape.dr == 0 ? NULL : dq_rope,
+        .d_pages = d_cache.pages};
+    assert_ok(b->ops->attention(b, &args.forward));
+    assert_ok(b->ops->attention_backward(b, &args));
+    copy_entries(b, c, spans, c->n_sequences, &d_cache, dq_rope + n_pairs * c->shape.dr, false);
+    drop_cache(c, &d_cache);
+    drop_cache(c, &cache);
+}
+
+static inline double *operands(const struct attention_case *c, size_t *n)
+{
+    const size_t n_pairs = c->n_rows * c->shape.n_heads, width = entry_width(c->shape);
+    double *x = new_doubles(n_pairs * (c->shape.rk + c->shape.dr) + c->n_rows * width), *at = x;
+
+    for (size_t i = 0; i < n_pairs * c->shape.rk; i++) {
+        *at++ = (double)c->q_latent[i];
+    }
+    for (size_t i = 0; i < n_pairs * c->shape.dr; i++) {
+        *at++ = (double)c->q_rope[i];
+    }
+    for (size_t i = 0; i < c->n_rows * width; i++) {
+        *at++ = (double)c->entries[i];
+    }
+    *n = (size_t)(at - x);
+    return x;
+}
+
+static const struct shape shapes[] = {{1, 1, 2, 0, 0},  {3, 7, 2, 0, 0},   {4, 64, 16, 0, 0},
+                                      {8, 17, 6, 0, 0}, {2, 127, 8, 0, 0}, {5, 129, 4, 0, 0},
+                                      {70, 8, 2, 0, 0}, {8, 64, 32, 0, 0}};
+/* MHA, GQA, MQA. */
+static const struct shape grouped[] = {{1, 1, 0, 1, 0},   {4, 7, 0, 4, 0},   {6, 8, 0, 3, 0},
+                                       {4, 17, 0, 1, 0},  {8, 64, 0, 2, 0},  {2, 127, 0, 2, 0},
+                                       {6, 129, 0, 2, 0}, {70, 8, 0, 70, 0}, {130, 8, 0, 2, 0}};
+/* The same with a selection. */
+static const struct shape sparse[] = {
+    {1, 1, 2, 0, 1}, {3, 7, 2, 0, 4}, {4, 64, 16, 0, 17}, {70, 8, 2, 0, 6}, {6, 8, 0, 3, 16}};
+
+#endif
