@@ -86,11 +86,16 @@ static enum status parse_line(const struct place *place, const char *line, size_
     return status;
 }
 
+/* line[n] is a line break or the text's NUL; a blank line is no row. */
 static enum status take_line(const struct place *place, const char *line, size_t n,
-                             json_line_action *act, void *context)
+                             json_line_action *act, void *context, size_t *n_rows)
 {
     struct json *row = NULL;
 
+    if (strspn(line, " \t\r") >= n) {
+        return STATUS_OK;
+    }
+    ++*n_rows;
     TRY(parse_line(place, line, n, &row));
     const enum status status = act(context, row);
     json_destroy(row);
@@ -109,10 +114,7 @@ enum status json_lines_each(const char *name, const char *text, size_t n, json_l
 
         end = end == NULL ? text + n : end;
         place.line++;
-        if (strspn(at, " \t\r") < (size_t)(end - at)) { /* text ends in a NUL or a line break */
-            TRY(take_line(&place, at, (size_t)(end - at), act, context));
-            count++;
-        }
+        TRY(take_line(&place, at, (size_t)(end - at), act, context, &count));
         at = end + 1;
     }
     if (n_rows != NULL) {
