@@ -14,6 +14,10 @@ VARIANTS = {
     "micro-batches of 100 rows": ["optim.micro_batch_tokens=100"],
     "prefill chunks of 16 rows": ["rollout.max_batch_tokens=16"],
     "3 sequences at once": ["rollout.max_num_seqs=3"],
+    "no drafts": ["rollout.speculate=0"],
+    "3 drafts at every batch": ["rollout.speculate=3", "rollout.spec_max_batch=1000"],
+    "drafts of few sequences in few rows": ["rollout.speculate=2", "rollout.spec_max_batch=5", "rollout.max_batch_tokens=16",
+                                            "rollout.max_num_seqs=7"],
     "portable instructions": ["run.device=cpu-portable"],
     "checkpoints at every step": ["checkpoint.every_steps=1"],
 }
