@@ -1,6 +1,8 @@
 /* The scheduler over a model of paper: pages remember which token was written at which position, a
  * draw checks that its sequence's pages hold exactly its prefix, and the token drawn is a hash of
- * its key. So any wrong page, copy, position or key shows. */
+ * its key. So any wrong page, copy, position or key shows. Of drafts, some are what will be drawn
+ * and some are not; a second entry of each token, that of the modules which draft, is the token
+ * behind it. */
 #include "base/memory.h"
 #include "base/random.h"
 #include "kernels/backend.h"
@@ -23,13 +25,15 @@
 struct paper {
     int32_t tokens[PAGES_MAX][KV_BLOCK_TOKENS];
     int32_t positions[PAGES_MAX][KV_BLOCK_TOKENS];
+    int32_t behind[PAGES_MAX][KV_BLOCK_TOKENS];
+    size_t n_drafts;
 };
 
 struct outcome {
     int32_t tokens[N_GROUPS][N_SAMPLES][MAX_TOKENS];
     size_t n_tokens[N_GROUPS][N_SAMPLES];
     enum finish finish[N_GROUPS][N_SAMPLES];
-    size_t n_finished, n_rows, n_running_max;
+    size_t n_finished, n_rows, n_running_max, n_fed, n_right;
 };
 
 /* Prompt lengths around the page size. */
@@ -104,22 +108,98 @@ static const struct kv_span *span_of_row(const struct schedule *schedule, int32_
     return &schedule->spans[i];
 }
 
+static int32_t token_at(struct sample_row row, size_t position)
+{
+    row.position = (uint32_t)position;
+    return position < prompt_length(row.group) ? prompt_token(row.group, position)
+                                               : draw_token(&row);
+}
+
+/* Whether the row and those before it in its span were fed what is drawn there. */
+static bool was_fed_right(const struct schedule *schedule, size_t draw)
+{
+    const size_t row = (size_t)schedule->draw_rows[draw];
+    const struct kv_span *span = span_of_row(schedule, schedule->draw_rows[draw]);
+
+    for (size_t i = span->first_row; i <= row; i++) {
+        const size_t position = span->n_cached + i - span->first_row;
+
+        if (schedule->tokens[i] != token_at(schedule->draws[draw], position)) {
+            assert_true(i > span->first_row); /* only a draft may be wrong */
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Everything before the drawn position must be in the pages, as it was drawn. */
 static void check_prefix(const struct paper *paper, const struct schedule *schedule, size_t draw)
 {
-    struct sample_row row = schedule->draws[draw];
+    const struct sample_row row = schedule->draws[draw];
     const struct kv_span *span = span_of_row(schedule, schedule->draw_rows[draw]);
-    const size_t n_prompt = prompt_length(row.group);
-    const size_t n_prefix = row.position;
 
-    assert_int_equal(span->n_cached + span->n_rows, n_prefix);
-    for (size_t i = 0; i < n_prefix; i++) {
+    assert_int_equal(schedule->positions[schedule->draw_rows[draw]] + 1, row.position);
+    for (size_t i = 0; i < row.position; i++) {
         const int32_t page = span->blocks[i / KV_BLOCK_TOKENS];
 
-        row.position = (uint32_t)i;
-        const int32_t want = i < n_prompt ? prompt_token(row.group, i) : draw_token(&row);
         assert_int_equal(paper->positions[page][i % KV_BLOCK_TOKENS], i);
-        assert_int_equal(paper->tokens[page][i % KV_BLOCK_TOKENS], want);
+        assert_int_equal(paper->tokens[page][i % KV_BLOCK_TOKENS], token_at(row, i));
+    }
+}
+
+/* The modules' entries of the plan's rows. */
+static void write_plan(struct paper *paper, const struct schedule *schedule,
+                       const struct draft_plan *plan)
+{
+    for (size_t i = 0; i < plan->n_spans; i++) {
+        const struct kv_span *span = &plan->spans[i];
+
+        for (size_t j = 0; j < span->n_rows; j++) {
+            const size_t row = span->first_row + j;
+            const size_t position = span->n_cached + j;
+
+            assert_int_equal(plan->positions[row], position);
+            assert_int_equal(schedule->positions[plan->rows[row]], position);
+            paper->behind[span->blocks[position / KV_BLOCK_TOKENS]][position % KV_BLOCK_TOKENS] =
+                plan->tokens[row];
+        }
+    }
+}
+
+/* Every token of the sequence but its last has an entry; then drafts, good and bad. */
+static void fill_drafts(const struct paper *paper, const struct draft_plan *plan, size_t index)
+{
+    const struct kv_span *span = &plan->spans[index];
+    const struct sample_row *row = &plan->draws[index];
+
+    assert_int_equal(span->n_cached + span->n_rows + 1, row->position);
+    for (size_t i = 0; i + 1 < row->position; i++) {
+        const int32_t page = span->blocks[i / KV_BLOCK_TOKENS];
+
+        assert_int_equal(paper->behind[page][i % KV_BLOCK_TOKENS], token_at(*row, i + 1));
+    }
+    for (size_t i = 0; i < plan->n_drafts[index]; i++) {
+        const uint64_t kind = random_below(5, RANDOM_TEST, row->position, i + row->sample, 8);
+        const int32_t right = token_at(*row, row->position + i);
+
+        plan->drafts[index * paper->n_drafts + i] = kind == 0  ? -1
+                                                    : kind < 3 ? (right + 1) % 20
+                                                               : right;
+    }
+}
+
+static void look_ahead(struct scheduler *scheduler, struct paper *paper,
+                       const struct schedule *schedule)
+{
+    if (paper->n_drafts > 0) {
+        const size_t n = scheduler_running(scheduler) % 5 == 4 ? 0 : paper->n_drafts;
+        const struct draft_plan *plan = scheduler_draft_plan(scheduler, n);
+
+        write_plan(paper, schedule, plan);
+        for (size_t i = 0; i < plan->n_spans; i++) {
+            fill_drafts(paper, plan, i);
+        }
+        scheduler_take_drafts(scheduler);
     }
 }
 
@@ -142,8 +222,8 @@ static void take_finished(struct outcome *outcome, const struct schedule_result 
 static bool turn(struct scheduler *scheduler, struct paper *paper, struct outcome *outcome)
 {
     static const int32_t end_token = END_TOKEN;
-    int32_t drawn[64];
-    const float logp[64] = {0};
+    static int32_t drawn[1024];
+    static const float logp[1024];
     struct schedule_result result;
     const struct schedule *schedule = scheduler_next(scheduler, 1);
 
@@ -151,13 +231,18 @@ static bool turn(struct scheduler *scheduler, struct paper *paper, struct outcom
         return false;
     }
     outcome->n_rows += schedule->n_rows;
-    if (schedule->n_draws > outcome->n_running_max) {
+    if (paper->n_drafts == 0 && schedule->n_draws > outcome->n_running_max) {
         outcome->n_running_max = schedule->n_draws;
     }
     write_rows(paper, schedule);
+    write_plan(paper, schedule, scheduler_prompt_plan(scheduler));
     for (size_t i = 0; i < schedule->n_draws; i++) {
-        check_prefix(paper, schedule, i);
-        drawn[i] = draw_token(&schedule->draws[i]);
+        const bool is_right = was_fed_right(schedule, i);
+
+        if (is_right) {
+            check_prefix(paper, schedule, i);
+        }
+        drawn[i] = is_right ? draw_token(&schedule->draws[i]) : END_TOKEN;
     }
     scheduler_accept(scheduler, drawn, logp, &end_token, 1, &result);
     for (size_t i = 0; i < result.n_copies; i++) {
@@ -166,7 +251,11 @@ static bool turn(struct scheduler *scheduler, struct paper *paper, struct outcom
 
         memcpy(paper->tokens[to], paper->tokens[from], sizeof(paper->tokens[to]));
         memcpy(paper->positions[to], paper->positions[from], sizeof(paper->positions[to]));
+        memcpy(paper->behind[to], paper->behind[from], sizeof(paper->behind[to]));
     }
+    look_ahead(scheduler, paper, schedule);
+    outcome->n_fed += result.n_fed;
+    outcome->n_right += result.n_right;
     take_finished(outcome, &result);
     return true;
 }
@@ -180,6 +269,7 @@ static void run_all(const struct scheduler_limits *limits, size_t n_pages, bool 
 
     memset(outcome, 0, sizeof(*outcome));
     memset(&paper, 0xff, sizeof(paper));
+    paper.n_drafts = limits->n_drafts;
     assert_int_equal(kv_cache_create(n_pages, &cache), STATUS_OK);
     assert_int_equal(scheduler_create(limits, cache, &scheduler), STATUS_OK);
     for (size_t i = 0; i < N_GROUPS; i++) {
@@ -220,6 +310,37 @@ static void samples_do_not_depend_on_limits_pages_or_order(void **state)
             assert_memory_equal(outcome.n_tokens, reference.n_tokens, sizeof(outcome.n_tokens));
             assert_memory_equal(outcome.finish, reference.finish, sizeof(outcome.finish));
             assert_true(outcome.n_running_max <= limits[i].max_num_seqs);
+        }
+    }
+}
+
+static void samples_do_not_depend_on_drafts(void **state)
+{
+    static const struct scheduler_limits plain = {
+        .max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = 64};
+    static const struct scheduler_limits limits[] = {
+        {.max_num_seqs = 1, .max_batch_tokens = 1, .max_sequence = 64, .n_drafts = 2},
+        {.max_num_seqs = 1, .max_batch_tokens = 5, .max_sequence = 64, .n_drafts = 8},
+        {.max_num_seqs = 3, .max_batch_tokens = 8, .max_sequence = 64, .n_drafts = 1},
+        {.max_num_seqs = 64, .max_batch_tokens = 8, .max_sequence = 64, .n_drafts = 3},
+        {.max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = 64, .n_drafts = 2},
+        {.max_num_seqs = 5, .max_batch_tokens = 17, .max_sequence = 63, .n_drafts = 4},
+    };
+    static const size_t n_pages[] = {512, 5, 9};
+    static struct outcome reference;
+    static struct outcome outcome;
+    (void)state;
+
+    run_all(&plain, 512, false, &reference);
+    assert_int_equal(reference.n_fed, 0);
+    for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+        for (size_t j = 0; j < 6; j++) {
+            run_all(&limits[i], n_pages[j / 2], j % 2 == 1, &outcome);
+            assert_memory_equal(outcome.tokens, reference.tokens, sizeof(outcome.tokens));
+            assert_memory_equal(outcome.n_tokens, reference.n_tokens, sizeof(outcome.n_tokens));
+            assert_memory_equal(outcome.finish, reference.finish, sizeof(outcome.finish));
+            assert_true(outcome.n_fed > 0 || limits[i].max_batch_tokens == 1);
+            assert_true(outcome.n_right <= outcome.n_fed);
         }
     }
 }
@@ -347,6 +468,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(samples_do_not_depend_on_limits_pages_or_order),
+        cmocka_unit_test(samples_do_not_depend_on_drafts),
         cmocka_unit_test(a_prompt_is_fed_once_for_all_samples_when_slots_suffice),
         cmocka_unit_test(a_sample_ends_at_the_end_token_or_at_its_length),
         cmocka_unit_test(a_request_that_can_never_fit_is_refused),
