@@ -174,18 +174,7 @@ static enum status check_extra(const struct safetensors *file, const struct weig
         return status_set(STATUS_BAD_FORMAT, "%s: tensor %s is not of this architecture", path,
                           tensor->name);
     }
-
-    const struct tensor *main_copy = safetensors_find(file, row->name);
-
-    TRY(check_shape(path, tensor, row->shape, row->n_dims));
-    if (main_copy != NULL && main_copy->dtype == tensor->dtype &&
-        memcmp(main_copy->data, tensor->data,
-               tensor->n_elements * tensor_dtype_bytes(tensor->dtype)) != 0) {
-        log_warn("model",
-                 "%s: %s differs from %s, of which it should be a copy; the latter is used", path,
-                 tensor->name, row->name);
-    }
-    return STATUS_OK;
+    return check_shape(path, tensor, row->shape, row->n_dims);
 }
 
 /* Finds and checks the source of every row; what is left over must be harmless. */
@@ -203,6 +192,26 @@ static enum status find_sources(struct loader *loader, const struct weight_table
         TRY(check_extra(loader->file, table, safetensors_at(loader->file, i)));
     }
     return STATUS_OK;
+}
+
+/* Copies that are none: told once the bytes are known to be as they were written. */
+static void compare_copies(const struct loader *loader, const struct weight_table *table)
+{
+    const struct safetensors *file = loader->file;
+
+    for (size_t i = 0; i < safetensors_count(file); i++) {
+        const struct tensor *copy = safetensors_at(file, i);
+        const struct weight_row *row = loader->is_used[i] ? NULL : original_of(table, copy->name);
+        const struct tensor *original = row == NULL ? NULL : safetensors_find(file, row->name);
+
+        if (original != NULL && original->dtype == copy->dtype &&
+            memcmp(original->data, copy->data,
+                   copy->n_elements * tensor_dtype_bytes(copy->dtype)) != 0) {
+            log_warn("model",
+                     "%s: %s differs from %s, of which it should be a copy; the latter is used",
+                     safetensors_path(file), copy->name, row->name);
+        }
+    }
 }
 
 /* Filling of the buffer; each thread has a share of its floats. */
@@ -324,6 +333,7 @@ static enum status load_from(struct loader *loader, const struct weight_table *t
 {
     TRY(prepare(loader, table));
     TRY(safetensors_verify(loader->file));
+    compare_copies(loader, table);
     if (loader->n_coded > 0) {
         log_info("model", "%s: %zu of %zu parameters are FP8 blocks; computed with as FP32",
                  safetensors_path(loader->file), loader->n_coded, table->n_rows);
