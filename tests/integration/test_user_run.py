@@ -272,7 +272,7 @@ def help_tells_every_option():
 
 def usage_errors_point_to_help():
     cases = [([], "usage"), (["frobnicate"], "frobnicate"), (["trian"], "trainer"), (["run"], "CONFIG"),
-             (["run", "a", "b"], "one word too many"), (["run", "a", "--set"], "--set"), (["generate", "m"], "--prompt"),
+             (["run", "a", "b"], "one word too many"), (["run", "a", "--set"], "--set"), (["generate"], "MODEL"),
              (["generate", "m", "--prompt", "x", "--temperature", "hot"], "hot"),
              (["generate", "m", "--prompt", "x", "-n", "0"], "0"), (["model", "frob"], "frob"), (["db", "x", "y"], "query"),
              (["show", "thing", "runs", "1"], "thing"), (["model", "init", "d"], "--preset")]
@@ -336,7 +336,7 @@ def control_c_ends_every_command():
         begin = time.monotonic()
         code, _, took = interrupt(folder, ["generate", "demo", "--prompt", "1=", "-n", "4096", "--max-tokens", "4000"],
                                   lambda: time.monotonic() - begin > 0.3)
-        assert (code, took < 3) == (-signal.SIGINT, True), (code, took)
+        assert (code, took < 3) == (130, True), (code, took)
 
 
 def control_c_while_a_scorer_is_starting():
