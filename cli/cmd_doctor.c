@@ -126,8 +126,9 @@ static enum status check_backend(struct doctor *doctor)
     if (backend_open("auto", 0, &backend) != STATUS_OK) {
         return tell(doctor, FINDING_BAD, "backend", "%s", status_message());
     }
-    const enum status status = tell(doctor, FINDING_GOOD, "backend", "%s, %zu threads, numerics %s",
-                                    backend->name, backend->n_threads, backend->numerics_id);
+    const enum status status =
+        tell(doctor, FINDING_GOOD, "backend", "%s, %zu threads, numerics %s", backend->name,
+             backend->n_threads, backend->numerics_ids[PRECISION_F32]);
     backend_close(backend);
     return status;
 }

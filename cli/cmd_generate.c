@@ -4,6 +4,7 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/generate.h"
+#include "model/precision.h"
 #include "rollout/engine.h"
 
 #include <errno.h>
@@ -34,6 +35,7 @@ enum {
     OPTION_LOGPROBS,
     OPTION_BATCH,
     OPTION_SPECULATE,
+    OPTION_DTYPE,
     OPTION_DEVICE,
     OPTION_THREADS
 };
@@ -58,7 +60,9 @@ static const struct cli_option options[] = {
     {OPTION_BATCH, "batch", "N", "completions drawn at once; changes no result (64)"},
     {OPTION_SPECULATE, "speculate", "N",
      "tokens an MTP module guesses ahead; changes no result (2)"},
-    {OPTION_DEVICE, "device", "NAME", "auto, cpu, cpu-avx512, cpu-avx2, cpu-portable (auto)"},
+    {OPTION_DTYPE, "dtype", "NAME", "products in fp32, bf16 or fp8 (fp32)"},
+    {OPTION_DEVICE, "device", "NAME",
+     "auto, cpu, cpu-avx512bf16, cpu-avx512, cpu-avx2, cpu-portable (auto)"},
     {OPTION_THREADS, "threads", "N", "0: every core (0)"},
 };
 static const struct cli_command command = {
@@ -170,6 +174,8 @@ static bool take_option(int code, const char *value, struct generate_request *re
     case OPTION_DEVICE:
         request->device = value;
         return true;
+    case OPTION_DTYPE:
+        return precision_parse(value, &request->precision);
     default:
         return take_number_option(code, value, request);
     }

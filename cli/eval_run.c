@@ -10,6 +10,7 @@
 #include "cli/eval_acceptance.h"
 #include "cli/eval_samples.h"
 #include "cli/local_engine.h"
+#include "model/precision.h"
 #include "trainer/setup.h"
 
 #include <assert.h>
@@ -67,7 +68,8 @@ static enum status open_engine(struct evaluation *e)
                                                   .max_sequence = max_sequence,
                                                   .kv_cache_bytes = config->rollout.kv_cache_bytes,
                                                   .n_drafts = config->rollout.speculate,
-                                                  .spec_max_batch = config->rollout.spec_max_batch};
+                                                  .spec_max_batch = config->rollout.spec_max_batch,
+                                                  .precision = precision_of(config->model.dtype)};
 
     TRY(local_engine_open(config->model.path, config->run.device, config->run.threads,
                           &engine_options, &e->local));

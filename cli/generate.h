@@ -24,6 +24,7 @@ struct generate_request {
     bool has_max_tokens; /* false: cut to what the model has positions for */
     size_t max_num_seqs; /* that run at once */
     size_t n_threads;
+    enum precision precision;
     size_t n_drafts; /* of the MTP modules, ahead of a completion */
     uint64_t seed;
     struct sampling_params sampling;

@@ -214,7 +214,8 @@ enum status generate_chat(const struct generate_request *request,
     const struct engine_options options = {.max_num_seqs = 1,
                                            .max_batch_tokens = BATCH_TOKENS,
                                            .max_sequence = c.texts.n_positions,
-                                           .n_drafts = request->n_drafts};
+                                           .n_drafts = request->n_drafts,
+                                           .precision = request->precision};
     enum status status = memory_alloc(LINE_MAX_BYTES, 1, &line);
     if (status == STATUS_OK) {
         status = start_over(&c);

@@ -215,7 +215,8 @@ static enum status open_engine(struct drawing *d, size_t n_all)
         .max_num_seqs = n_seqs,
         .max_batch_tokens = is_scored && n_rows < d->rows->longest ? d->rows->longest : n_rows,
         .max_sequence = d->rows->longest,
-        .n_drafts = request->n_drafts};
+        .n_drafts = request->n_drafts,
+        .precision = request->precision};
 
     TRY(local_engine_open(request->model, request->device, request->n_threads, &options,
                           &d->local));

@@ -5,7 +5,8 @@ enum status local_engine_open(const char *model_dir, const char *device, size_t 
 {
     const struct policy_options policy_options = {.max_rows = options->max_batch_tokens,
                                                   .max_draws = options->max_num_seqs,
-                                                  .n_drafts = options->n_drafts};
+                                                  .n_drafts = options->n_drafts,
+                                                  .precision = options->precision};
 
     *out = (struct local_engine){.backend = NULL};
     TRY(backend_open(device, n_threads, &out->backend));

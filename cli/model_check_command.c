@@ -25,7 +25,8 @@ enum {
 static const struct cli_option options[] = {
     {OPTION_AGAINST, "against", "FILE", "a safetensors file with input_ids and known results"},
     {OPTION_OUT, "out", "FILE", "write what was computed, under the same names"},
-    {OPTION_DEVICE, "device", "NAME", "auto, cpu, cpu-avx512, cpu-avx2, cpu-portable (auto)"},
+    {OPTION_DEVICE, "device", "NAME",
+     "auto, cpu, cpu-avx512bf16, cpu-avx512, cpu-avx2, cpu-portable (auto)"},
     {OPTION_NO_TOKENIZER, "no-tokenizer", NULL, "a folder without tokenizer.json is fine"},
     {OPTION_JSON, "json", NULL, "print one object"},
 };

@@ -1,6 +1,7 @@
 #include "cli/model_memory.h"
 
 #include "model/policy.h"
+#include "model/precision.h"
 #include "rollout/engine.h"
 #include "rollout/rollout.h"
 #include "trainer/grpo.h"
@@ -23,12 +24,14 @@ static const struct {
     [MODEL_MEMORY_CACHE] = {"cache", "key-value cache"},
 };
 
-static enum status measure_policy(const struct model_config *model, size_t max_rows,
-                                  bool is_trainable, struct policy_memory *out)
+static enum status measure_policy(const struct run_config *run, const struct model_config *model,
+                                  size_t max_rows, bool is_trainable, struct policy_memory *out)
 {
     return policy_measure(model,
-                          &(struct policy_options){
-                              .max_rows = max_rows, .max_draws = 1, .is_trainable = is_trainable},
+                          &(struct policy_options){.max_rows = max_rows,
+                                                   .max_draws = 1,
+                                                   .is_trainable = is_trainable,
+                                                   .precision = precision_of(run->model.dtype)},
                           out);
 }
 
@@ -55,11 +58,11 @@ static enum status measure_trainer(const struct run_config *run, const struct mo
     const size_t max_rows = learner_max_rows(&options);
     struct policy_memory policy, reference;
 
-    TRY(measure_policy(model, max_rows, true, &policy));
+    TRY(measure_policy(run, model, max_rows, true, &policy));
     set_policy(&policy, max_rows, out);
     out->bytes[MODEL_MEMORY_MOMENTS] = 2 * policy.weights;
     if (run->grpo.beta > 0) {
-        TRY(measure_policy(model, max_rows, false, &reference));
+        TRY(measure_policy(run, model, max_rows, false, &reference));
         out->bytes[MODEL_MEMORY_REFERENCE] =
             reference.weights + reference.packed + reference.activations;
     }
@@ -77,7 +80,8 @@ static enum status measure_sampler(const struct run_config *run, const struct mo
     TRY(policy_measure(model,
                        &(struct policy_options){.max_rows = options.max_batch_tokens,
                                                 .max_draws = options.max_num_seqs,
-                                                .n_drafts = options.n_drafts},
+                                                .n_drafts = options.n_drafts,
+                                                .precision = options.precision},
                        &policy));
     TRY(engine_pages(&options, policy.cache_page, &n_pages));
     set_policy(&policy, options.max_batch_tokens, out);

@@ -18,6 +18,7 @@ struct text_list {
 };
 
 enum resume_mode { RESUME_AUTO, RESUME_NEVER, RESUME_MUST };
+enum model_dtype { DTYPE_FP32, DTYPE_BF16, DTYPE_FP8 };
 enum kl_estimator { KL_K3, KL_K3U };
 enum loss_type {
     LOSS_GRPO,
@@ -62,6 +63,7 @@ struct run_config {
     } run;
     struct {
         char *path, *ref_path, *chat_template;
+        enum model_dtype dtype; /* of forward products, in sampling and training alike */
         bool parse_special;
         enum router_aux_loss router_aux_loss;
         double router_aux_loss_coef; /* 0: none */
@@ -94,7 +96,7 @@ struct run_config {
         size_t top_k;
         double min_p;
         size_t max_num_seqs, max_batch_tokens,
-            kv_cache_bytes;      /* kv_cache_bytes 0: what max_num_seqs need */
+            kv_cache_bytes;               /* kv_cache_bytes 0: what max_num_seqs need */
         size_t speculate, spec_max_batch; /* MTP drafts; 0 spec_max_batch = measured at start */
         size_t workers, threads; /* threads of each worker; 0 = cores / workers, at least 1 */
     } rollout;

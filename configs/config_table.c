@@ -11,6 +11,7 @@
 #define BYTES_MANY 9e15
 
 static const char *const resume_names[] = {"auto", "never", "must", NULL};
+static const char *const dtype_names[] = {"fp32", "bf16", "fp8", NULL};
 static const char *const kl_names[] = {"k3", "k3u", NULL};
 static const char *const loss_names[] = {"grpo", "dapo", "dr_grpo", NULL};
 static const char *const aux_loss_names[] = {"batch", "layer", "sequence", "sequence_routed", NULL};
@@ -43,6 +44,9 @@ const struct setting settings[] = {
 
     {"model.path", SETTING_PATH, AT(model.path), "\"\"", 0, 0, NULL, DIGEST | FOR_ALL,
      "folder of config.json, *.safetensors, tokenizer.json", "TRL model_name_or_path"},
+    {"model.dtype", SETTING_ENUM, AT(model.dtype), "fp32", 0, 0, dtype_names, DIGEST,
+     "products of sampling and of the training forward: fp32, bf16, or fp8 (W8A8)",
+     "verl rollout.dtype"},
     {"model.ref_path", SETTING_PATH, AT(model.ref_path), "\"\"", 0, 0, NULL, DIGEST,
      "reference model of the KL term; empty: the starting weights", "verl ref_model_path"},
     {"model.chat_template", SETTING_TEXT, AT(model.chat_template), "auto", 0, 0, NULL, DIGEST,

@@ -515,8 +515,9 @@ struct backend_ops {
 
 struct backend {
     const struct backend_ops *ops;
-    const char *name;        /* "cpu-avx512" */
-    const char *numerics_id; /* equal ids give equal bits: "cpu-f32-1" */
+    const char *name; /* "cpu-avx512" */
+    /* By enum precision: equal ids give equal bits: "cpu-f32-1", "cpu-bf16-1", "cpu-fp8-1" */
+    const char *numerics_ids[3];
     size_t n_threads;
 };
 

@@ -158,6 +158,11 @@ const struct weight_table *policy_table(const struct policy *policy)
     return policy->table;
 }
 
+const char *policy_numerics(const struct policy *policy)
+{
+    return policy->backend->numerics_ids[policy->options.precision];
+}
+
 float *policy_weights(struct policy *policy)
 {
     return policy->weights;

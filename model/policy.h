@@ -40,6 +40,8 @@ void policy_destroy(struct policy *policy);
 
 const struct model_config *policy_config(const struct policy *policy);
 const struct weight_table *policy_table(const struct policy *policy);
+/* The backend's id for the policy's precision: equal ids give equal bits. */
+const char *policy_numerics(const struct policy *policy);
 float *policy_weights(struct policy *policy);   /* flat, table->n_floats */
 float *policy_gradients(struct policy *policy); /* same layout; NULL unless trainable */
 /* After the last policy_backward of an update, before its gradients are read: adds what a tied head

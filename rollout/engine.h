@@ -18,13 +18,14 @@ struct engine;
 #define DRAFTS_MAX ((size_t)8)
 
 struct engine_options {
-    size_t max_num_seqs;     /* sequences that run at once */
-    size_t max_batch_tokens; /* rows of one forward: prefill chunk budget */
-    size_t max_sequence;     /* prompt + completion tokens of one sequence at most */
-    size_t kv_cache_bytes;   /* 0: enough for max_num_seqs full sequences */
-    size_t n_drafts;         /* tokens that the MTP modules guess ahead of a sequence, at most
-                                DRAFTS_MAX and what the policy was made for; 0: none */
-    size_t spec_max_batch;   /* sequences at once with drafts; 0: see engine_measure */
+    size_t max_num_seqs;      /* sequences that run at once */
+    size_t max_batch_tokens;  /* rows of one forward: prefill chunk budget */
+    size_t max_sequence;      /* prompt + completion tokens of one sequence at most */
+    size_t kv_cache_bytes;    /* 0: enough for max_num_seqs full sequences */
+    size_t n_drafts;          /* tokens that the MTP modules guess ahead of a sequence, at most
+                                 DRAFTS_MAX and what the policy was made for; 0: none */
+    size_t spec_max_batch;    /* sequences at once with drafts; 0: see engine_measure */
+    enum precision precision; /* that the policy is made with; the engine itself does not look */
 };
 
 enum finish { FINISH_STOP, FINISH_LENGTH, FINISH_ABORT };

@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "base/process.h"
 #include "base/run_paths.h"
+#include "model/precision.h"
 #include "rollout/worker_internal.h"
 
 #include <unistd.h>
@@ -30,7 +31,8 @@ struct engine_options rollout_engine_options(const struct run_config *config)
         .max_sequence = config->data.max_prompt_length + config->rollout.max_completion_length,
         .kv_cache_bytes = config->rollout.kv_cache_bytes,
         .n_drafts = config->rollout.speculate,
-        .spec_max_batch = config->rollout.spec_max_batch};
+        .spec_max_batch = config->rollout.spec_max_batch,
+        .precision = precision_of(config->model.dtype)};
 }
 
 /* 0: the machine's cores divided among the workers that run.yaml starts on it. */
@@ -64,7 +66,8 @@ static struct policy_options policy_options_of(const struct engine_options *opti
 {
     return (struct policy_options){.max_rows = options->max_batch_tokens,
                                    .max_draws = options->max_num_seqs,
-                                   .n_drafts = options->n_drafts};
+                                   .n_drafts = options->n_drafts,
+                                   .precision = options->precision};
 }
 
 enum status rollout_check(const struct run_config *config)

@@ -40,7 +40,7 @@ static enum status say_hello(const struct worker *worker, struct socket *socket,
     message_put_text(hello, "host", host);
     message_put_text(hello, "run", worker->config->run.name);
     message_put_text(hello, "build", BUILD_NAME);
-    message_put_text(hello, "numerics", worker->backend->numerics_id);
+    message_put_text(hello, "numerics", policy_numerics(worker->policy));
     message_put_text(hello, "config_sha", worker->config_sha);
     TRY(worker_send(socket, hello, &was_sent));
     contact_said_hello(contact, was_sent, clock_now_us());

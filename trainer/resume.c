@@ -21,9 +21,10 @@ static enum status check_info(const struct session *session, const char *path,
                           "settings in %s/config.json",
                           path, session->run_dir);
     }
-    if (strcmp(info->numerics, session->backend->numerics_id) != 0) {
+    const char *numerics = policy_numerics(session->policy);
+    if (strcmp(info->numerics, numerics) != 0) {
         return status_set(STATUS_PEER, "%s was written by backend %s, this is %s", path,
-                          info->numerics, session->backend->numerics_id);
+                          info->numerics, numerics);
     }
     return STATUS_OK;
 }

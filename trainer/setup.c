@@ -169,13 +169,11 @@ static enum status fill_weights(const char *weights_dir, struct policy *policy)
 }
 
 enum status setup_policy(const struct model_config *model, struct backend *backend,
-                         const char *weights_dir, size_t max_rows, bool is_trainable,
+                         const char *weights_dir, const struct policy_options *options,
                          struct policy **out)
 {
-    const struct policy_options options = {
-        .max_rows = max_rows, .max_draws = 1, .is_trainable = is_trainable};
     *out = NULL;
-    TRY(policy_create(backend, model, &options, out));
+    TRY(policy_create(backend, model, options, out));
     const enum status status = weights_dir == NULL ? STATUS_OK : fill_weights(weights_dir, *out);
     if (status != STATUS_OK) {
         policy_destroy(*out);

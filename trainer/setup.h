@@ -31,7 +31,7 @@ MUST_CHECK enum status setup_check_weights(const char *dir, const struct model_c
 
 /* A policy with the weights of weights_dir (NULL: left at zero for the caller to fill). */
 MUST_CHECK enum status setup_policy(const struct model_config *model, struct backend *backend,
-                                    const char *weights_dir, size_t max_rows, bool is_trainable,
+                                    const char *weights_dir, const struct policy_options *options,
                                     struct policy **out);
 
 /* Writes DIR: config.json, model.safetensors and the tokenizer files of tokenizer_dir: a folder

@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/process.h"
 #include "kernels/bench/bench.h"
+#include "model/precision.h"
 #include "trainer/balance.h"
 #include "trainer/learner.h"
 #include "trainer/schedule.h"
@@ -179,8 +180,11 @@ static enum status open_sft(struct sft *sft)
     TRY(bench_fma_peak(sft->backend, &sft->peak_flops));
     const struct learner_options options =
         learner_options_of(config, &sft->data.model, sft->data.counts.longest_total);
-    TRY(setup_policy(&sft->data.model, sft->backend, config->model.path, learner_max_rows(&options),
-                     true, &sft->policy));
+    const struct policy_options sizes = {.max_rows = learner_max_rows(&options),
+                                         .max_draws = 1,
+                                         .is_trainable = true,
+                                         .precision = precision_of(config->model.dtype)};
+    TRY(setup_policy(&sft->data.model, sft->backend, config->model.path, &sizes, &sft->policy));
     TRY(learner_create(sft->backend, sft->policy, &options, &sft->learner));
     sft->schedule = schedule_from_config(config, config->sft.max_steps);
     return arena_create((size_t)1 << 20, &sft->arena);

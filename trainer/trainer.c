@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "base/run_paths.h"
 #include "kernels/bench/bench.h"
+#include "model/precision.h"
 #include "trainer/session.h"
 
 #include <string.h>
@@ -122,16 +123,19 @@ static enum status open_model(struct session *session)
 {
     const struct run_config *config = session->config;
     const struct learner_options options = grpo_learner_options(config);
-    const size_t max_rows = learner_max_rows(&options);
+    struct policy_options sizes = {.max_rows = learner_max_rows(&options),
+                                   .max_draws = 1,
+                                   .is_trainable = true,
+                                   .precision = precision_of(config->model.dtype)};
     TRY(backend_open(config->run.device, config->run.threads, &session->backend));
     TRY(bench_fma_peak(session->backend, &session->peak_flops));
-    TRY(setup_policy(&session->data.model, session->backend, NULL, max_rows, true,
-                     &session->policy));
+    TRY(setup_policy(&session->data.model, session->backend, NULL, &sizes, &session->policy));
     TRY(learner_create(session->backend, session->policy, &options, &session->learner));
     if (config->grpo.beta > 0.0) {
         const char *reference =
             config->model.ref_path[0] != '\0' ? config->model.ref_path : config->model.path;
-        TRY(setup_policy(&session->data.model, session->backend, reference, max_rows, false,
+        sizes.is_trainable = false;
+        TRY(setup_policy(&session->data.model, session->backend, reference, &sizes,
                          &session->reference));
     }
     log_memory(session);
@@ -150,7 +154,7 @@ static enum status open_link(struct session *session)
     TRY(dispatch_create(&limits, &session->dispatch));
     const struct link_options options = {.config = session->config,
                                          .run_dir = session->run_dir,
-                                         .numerics_id = session->backend->numerics_id,
+                                         .numerics_id = policy_numerics(session->policy),
                                          .dispatch = session->dispatch,
                                          .publisher = session->publisher};
     TRY(link_open(&options, on_reward_message, session, &session->link));
@@ -191,9 +195,9 @@ enum status session_checkpoint(struct session *session)
     struct checkpoint_info info = {.step = session->step,
                                    .weight_digest = publisher_digest(session->publisher)};
     memcpy(info.config_sha, session->config_sha, sizeof(info.config_sha));
-    const size_t n = strlen(session->backend->numerics_id);
-    memcpy(info.numerics, session->backend->numerics_id,
-           n < sizeof(info.numerics) ? n : sizeof(info.numerics) - 1);
+    const char *numerics = policy_numerics(session->policy);
+    const size_t n = strlen(numerics);
+    memcpy(info.numerics, numerics, n < sizeof(info.numerics) ? n : sizeof(info.numerics) - 1);
     return checkpoint_save(session->checkpoints_dir, session->learner, &info,
                            session->config->model.path, session->config->checkpoint.keep_last);
 }

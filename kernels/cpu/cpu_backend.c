@@ -121,7 +121,10 @@ enum status cpu_backend_open(const char *device, size_t n_threads, struct backen
         memory_free(cpu);
         return status;
     }
-    cpu->base = (struct backend){devices[i].ops, devices[i].name, "cpu-f32-1", threads};
+    cpu->base = (struct backend){.ops = devices[i].ops,
+                                 .name = devices[i].name,
+                                 .numerics_ids = {"cpu-f32-1", "cpu-bf16-1", "cpu-fp8-1"},
+                                 .n_threads = threads};
     cpu->device = devices[i];
     *out = &cpu->base;
     return STATUS_OK;

@@ -24,6 +24,7 @@ struct workspace {
     float *max;    /* (P) */
     float *sum;    /* (P) */
     float *gathered;
+    const struct kv_span *next; /* whose keys come behind the chunk's, or NULL */
 };
 
 struct attention_call {
@@ -51,6 +52,7 @@ static struct workspace workspace_at(const struct attention_args *a, float *scra
     w.max = w.q + pairs * width;
     w.sum = w.max + pairs;
     w.gathered = w.sum + pairs;
+    w.next = NULL;
     return w;
 }
 
@@ -90,7 +92,8 @@ static float softmax_step(float *scores, size_t n, float scale, float *max, floa
         vec_store(scores + k, p);
         total = vec_add(total, p);
     }
-    const bool keeps = new_max == old_max; /* exp(0) is 1 */
+    /* exp(0) is 1, and nothing was summed before the first block. */
+    const bool keeps = new_max == old_max || old_max == -INFINITY;
     const float rescale = keeps ? 1.0F : vec_hmax(vec_exp(vec_set1(old_max - new_max)));
     *sum = fmaf(*sum, rescale, vec_sum(total));
     *max = new_max;
@@ -166,6 +169,25 @@ static void attend_rows(const struct attention_args *a, const struct chunk *c, s
     }
 }
 
+/* Asks for the page of key `token`, which is beyond the chunk's own keys when it is one of the next
+ * span: memory answers later than the work on a block takes. */
+static void fetch_ahead(const struct attention_args *a, const struct chunk *c,
+                        const struct kv_span *next, size_t token)
+{
+    const bool goes_on = token < c->n_keys;
+    const struct kv_span *span = goes_on ? c->span : next;
+    const size_t at = goes_on ? token : token - c->n_keys;
+
+    if (c->picked != NULL || span == NULL || at >= span->n_cached + span->n_rows) {
+        return;
+    }
+    const char *page = (const char *)page_of(&a->pages, span, at);
+    const size_t n_bytes = KV_BLOCK_TOKENS * a->pages.entry_stride * sizeof(float);
+    for (size_t i = 0; i < n_bytes; i += 64) {
+        __builtin_prefetch(page + i, 0, 2);
+    }
+}
+
 /* n_keys keys from first_key on, all rows of the chunk. */
 static void attend_block(const struct attention_args *a, const struct chunk *c, struct workspace *w,
                          size_t first_key, size_t n_keys)
@@ -175,7 +197,11 @@ static void attend_block(const struct attention_args *a, const struct chunk *c, 
     struct key_rows keys, values;
 
     locate_block(a, c, first_key, n_keys, w->gathered, &keys, &values);
-    transpose_block(keys.pages, n_keys, keys.stride, width, w->keys);
+    for (size_t k = 0; k < n_keys; k += KV_BLOCK_TOKENS) {
+        fetch_ahead(a, c, w->next, first_key + k + KEY_BLOCK);
+        ISA(tile_transpose_page)
+        (keys.pages[k / KV_BLOCK_TOKENS], keys.stride, width, w->keys + k);
+    }
     const struct tile_product scores = {
         .x = w->q,
         .x_row_stride = width,
@@ -268,6 +294,7 @@ static void attention_task(void *context, size_t thread_index, size_t n_threads)
         const struct kv_span *span = &a->spans[s];
         for (size_t i = 0; i < span->n_rows; i += step) {
             const struct chunk c = chunk_at(span, i, step);
+            w.next = i + step >= span->n_rows && s + 1 < a->n_spans ? span + 1 : NULL;
             attend_place(call, &w, &c, before + attention_work(a, span, i), thread_index,
                          n_threads);
         }

@@ -154,10 +154,73 @@ static inline void transpose_4x4(const float *from, size_t from_stride, float *t
     quad_store(to + 3 * KEY_BLOCK, __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
 }
 
+#if SIMD_TILE_VECTORS >= 4
+typedef float wide __attribute__((vector_size(64)));
+typedef float wide_in_memory __attribute__((vector_size(64), aligned(4), may_alias));
+
+/* Of each quarter: the first, or the last, two values of a and b in turn. */
+#define ZIP_LOW(a, b)                                                                              \
+    __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
+#define ZIP_HIGH(a, b)                                                                             \
+    __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31)
+/* Of each quarter: the first, or the last, half of a, then that of b. */
+#define JOIN_LOW(a, b)                                                                             \
+    __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
+#define JOIN_HIGH(a, b)                                                                            \
+    __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31)
+/* Quarters: the first or last two of a and of b; then every other one of each. */
+#define HALVES_LOW(a, b)                                                                           \
+    __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
+#define HALVES_HIGH(a, b)                                                                          \
+    __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31)
+#define EVEN(a, b)                                                                                 \
+    __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
+#define ODD(a, b)                                                                                  \
+    __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31)
+
+/* Sixteen tokens' sixteen dimensions. Quarter i of out[4 g + j] is then dimension 4 i + j of the
+ * tokens 4 g .. 4 g + 3, and the last step brings the quarters of one dimension together. */
+SIMD_INLINE void transpose_16x16(const float *from, size_t from_stride, float *to, size_t to_stride)
+{
+    wide part[16];
+
+#pragma GCC unroll 4
+    for (size_t g = 0; g < 4; g++) {
+        const float *row = from + 4 * g * from_stride;
+        const wide a = *(const wide_in_memory *)row;
+        const wide b = *(const wide_in_memory *)(row + from_stride);
+        const wide c = *(const wide_in_memory *)(row + 2 * from_stride);
+        const wide d = *(const wide_in_memory *)(row + 3 * from_stride);
+        const wide ab_low = ZIP_LOW(a, b), ab_high = ZIP_HIGH(a, b);
+        const wide cd_low = ZIP_LOW(c, d), cd_high = ZIP_HIGH(c, d);
+        part[4 * g] = JOIN_LOW(ab_low, cd_low);
+        part[4 * g + 1] = JOIN_HIGH(ab_low, cd_low);
+        part[4 * g + 2] = JOIN_LOW(ab_high, cd_high);
+        part[4 * g + 3] = JOIN_HIGH(ab_high, cd_high);
+    }
+#pragma GCC unroll 4
+    for (size_t j = 0; j < 4; j++) {
+        const wide low_a = HALVES_LOW(part[j], part[4 + j]);
+        const wide low_b = HALVES_LOW(part[8 + j], part[12 + j]);
+        const wide high_a = HALVES_HIGH(part[j], part[4 + j]);
+        const wide high_b = HALVES_HIGH(part[8 + j], part[12 + j]);
+        *(wide_in_memory *)(to + j * to_stride) = EVEN(low_a, low_b);
+        *(wide_in_memory *)(to + (4 + j) * to_stride) = ODD(low_a, low_b);
+        *(wide_in_memory *)(to + (8 + j) * to_stride) = EVEN(high_a, high_b);
+        *(wide_in_memory *)(to + (12 + j) * to_stride) = ODD(high_a, high_b);
+    }
+}
+#endif
+
 void ISA(tile_transpose_page)(const float *entries, size_t entry_stride, size_t width, float *to)
 {
     size_t d = 0;
 
+#if SIMD_TILE_VECTORS >= 4
+    for (; d + KV_BLOCK_TOKENS <= width; d += KV_BLOCK_TOKENS) {
+        transpose_16x16(entries + d, entry_stride, to + d * KEY_BLOCK, KEY_BLOCK);
+    }
+#endif
     for (; d + 4 <= width; d += 4) {
         for (size_t token = 0; token < KV_BLOCK_TOKENS; token += 4) {
             transpose_4x4(entries + token * entry_stride + d, entry_stride,

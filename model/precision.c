@@ -1,0 +1,31 @@
+/* Owns the names of precisions. */
+#include "model/precision.h"
+
+#include <string.h>
+
+static const char *const names[] = {
+    [PRECISION_F32] = "fp32", [PRECISION_BF16] = "bf16", [PRECISION_FP8] = "fp8"};
+
+enum precision precision_of(enum model_dtype dtype)
+{
+    static const enum precision precisions[] = {
+        [DTYPE_FP32] = PRECISION_F32, [DTYPE_BF16] = PRECISION_BF16, [DTYPE_FP8] = PRECISION_FP8};
+
+    return precisions[dtype];
+}
+
+bool precision_parse(const char *name, enum precision *out)
+{
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(name, names[i]) == 0) {
+            *out = (enum precision)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+const char *precision_name(enum precision precision)
+{
+    return names[precision];
+}

@@ -1,0 +1,15 @@
+/* Owns the way from a configuration's dtype to the precision of products. */
+#ifndef HONE_MODEL_PRECISION_H
+#define HONE_MODEL_PRECISION_H
+
+#include "configs/config.h"
+#include "kernels/backend.h"
+
+#include <stdbool.h>
+
+enum precision precision_of(enum model_dtype dtype);
+/* "fp32", "bf16", "fp8". False: another name; *out is untouched. */
+bool precision_parse(const char *name, enum precision *out);
+const char *precision_name(enum precision precision);
+
+#endif

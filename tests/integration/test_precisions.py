@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""In bf16 and FP8 as in fp32: what the sampler drew is what the trainer computes, bit for bit, however the work is cut."""
+import json
+import shutil
+
+import support
+
+CUTS = {
+    "3 workers": ["rollout.workers=3"],
+    "2 worker threads, 1 trainer thread": ["rollout.threads=2", "rollout.workers=1", "run.threads=1"],
+    "micro-batches of 100 rows": ["optim.micro_batch_tokens=100"],
+    "prefill chunks of 16 rows, 3 sequences at once": ["rollout.max_batch_tokens=16", "rollout.max_num_seqs=3"],
+    "no drafts": ["rollout.speculate=0"],
+    "without the bf16 instruction": ["run.device=cpu-avx2"],
+    "portable instructions": ["run.device=cpu-portable"],
+}
+
+
+def run_variant(folder, dtype, sets):
+    shutil.rmtree(folder / "runs", ignore_errors=True)
+    args = [word for s in [f"model.dtype={dtype}", *sets] for word in ("--set", s)]
+    done = support.hone("run", "run.yaml", *args, cwd=folder, check=0)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("step=")]
+    assert len(lines) == 3 and all(" mismatch=0 " in line for line in lines), done.stdout
+    return support.digests(folder / "runs/rl"), support.samples(folder / "runs/rl")
+
+
+def samples_and_weights_do_not_depend_on_how_work_is_cut():
+    with support.temporary() as name:
+        folder = support.small_run(name, steps=3)
+        seen = [run_variant(folder, "fp32", [])]
+        for dtype in ("bf16", "fp8"):
+            first = run_variant(folder, dtype, [])
+            assert first not in seen, f"{dtype}: the bits of another precision"
+            seen.append(first)
+            for label, sets in CUTS.items():
+                assert run_variant(folder, dtype, sets) == first, f"{dtype}, {label}"
+
+
+def one_precision_does_not_go_on_with_another():
+    with support.temporary() as name:
+        folder = support.small_run(name, steps=2)
+        support.hone("run", "run.yaml", "--set", "model.dtype=bf16", cwd=folder, check=0)
+        done = support.hone("run", "run.yaml", "--set", "model.dtype=fp8", cwd=folder)
+        assert done.returncode == 2 and "another configuration" in done.stderr, (done.returncode, done.stderr)
+        support.hone("run", "run.yaml", "--set", "model.dtype=bfloat16", cwd=folder, check=2)
+
+
+def generate_takes_a_precision():
+    with support.temporary() as name:
+        folder = support.small_run(name, steps=1)
+        seen = []
+        for dtype in ("fp32", "bf16", "fp8"):
+            args = ["generate", "model", "--prompt", "1+2=", "--raw", "--dtype", dtype, "--logprobs", "--max-tokens", "4"]
+            done = support.hone(*args, cwd=folder, check=0)
+            assert json.loads(done.stdout) == json.loads(support.hone(*args, "--threads", 1, cwd=folder, check=0).stdout)
+            seen.append(json.loads(done.stdout)["logprobs"])
+        assert seen[0] != seen[1] != seen[2] != seen[0], seen
+        support.hone("generate", "model", "--prompt", "1", "--dtype", "f16", cwd=folder, check=2)
+
+
+if __name__ == "__main__":
+    support.main([samples_and_weights_do_not_depend_on_how_work_is_cut, one_precision_does_not_go_on_with_another,
+                  generate_takes_a_precision])
