@@ -178,8 +178,9 @@ static void fetch_ahead(const struct attention_args *a, const struct chunk *c,
     const struct kv_span *span = goes_on ? c->span : next;
     const size_t at = goes_on ? token : token - c->n_keys;
 
-    if (c->picked != NULL || span == NULL || at >= span->n_cached + span->n_rows) {
-        return;
+    if (c->picked != NULL || c->kv_head > 0 || span == NULL ||
+        at >= span->n_cached + span->n_rows) {
+        return; /* the first KV head asks for all of them */
     }
     const char *page = (const char *)page_of(&a->pages, span, at);
     const size_t n_bytes = KV_BLOCK_TOKENS * a->pages.entry_stride * sizeof(float);
