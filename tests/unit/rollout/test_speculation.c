@@ -33,6 +33,7 @@ struct plan {
     size_t n_drafts, max_num_seqs, max_batch_tokens, n_threads, kv_pages, spec_max_batch;
     bool is_measured;
     struct sampling_params sampling;
+    enum precision precision;
 };
 
 #define PLAIN                                                                                      \
@@ -72,8 +73,10 @@ static void make_config(enum module_kind kind, struct model_config *model)
 
 static struct policy *make_policy(const struct plan *plan, struct backend **backend)
 {
-    const struct policy_options options = {
-        .max_rows = ROWS_MAX, .max_draws = 8, .n_drafts = plan->n_drafts};
+    const struct policy_options options = {.max_rows = ROWS_MAX,
+                                           .max_draws = 8,
+                                           .n_drafts = plan->n_drafts,
+                                           .precision = plan->precision};
     struct model_config model;
     struct policy *policy = NULL;
 
@@ -183,25 +186,30 @@ static struct engine_drafts run_plan(const struct plan *plan, struct outcome *ou
 static void samples_do_not_depend_on_drafts(void **state)
 {
     static const struct plan plans[] = {
-        {ONE_MODULE, 1, 64, 256, 1, 0, 0, false, PLAIN},
-        {ONE_MODULE, 1, 1, 8, 2, 0, 0, false, PLAIN},
-        {ONE_MODULE, 2, 3, 8, 1, 0, 0, false, PLAIN},
-        {ONE_MODULE, 3, 17, 33, 2, 0, 0, false, PLAIN},
-        {ONE_MODULE, 8, 64, 17, 1, 0, 0, false, PLAIN},
-        {ONE_MODULE, 3, 64, 256, 1, 7, 0, false, PLAIN},
-        {ONE_MODULE, 2, 64, 2, 1, 12, 3, false, PLAIN},
-        {ONE_MODULE, 2, 64, 256, 2, 0, 0, true, PLAIN},
-        {ONE_MODULE, 1, 3, 64, 1, 0, 0, false, GREEDY},
-        {ONE_MODULE, 3, 64, 256, 2, 0, 4, false, GREEDY},
-        {ONE_MODULE, 1, 17, 64, 1, 0, 0, false, CUT},
-        {ONE_MODULE, 3, 1, 16, 1, 0, 0, false, CUT},
-        {TWO_MODULES, 1, 3, 64, 1, 0, 0, false, PLAIN},
-        {TWO_MODULES, 2, 64, 256, 2, 0, 0, false, PLAIN},
-        {TWO_MODULES, 3, 5, 9, 1, 9, 0, false, PLAIN},
-        {PRE_NORM, 1, 3, 64, 1, 0, 0, false, PLAIN},
-        {PRE_NORM, 3, 64, 256, 1, 0, 0, false, CUT},
-        {SPARSE, 1, 3, 64, 1, 0, 0, false, PLAIN},
-        {SPARSE, 3, 64, 33, 2, 0, 0, false, PLAIN},
+        {ONE_MODULE, 1, 64, 256, 1, 0, 0, false, PLAIN, PRECISION_F32},
+        {ONE_MODULE, 1, 1, 8, 2, 0, 0, false, PLAIN, PRECISION_F32},
+        {ONE_MODULE, 2, 3, 8, 1, 0, 0, false, PLAIN, PRECISION_F32},
+        {ONE_MODULE, 3, 17, 33, 2, 0, 0, false, PLAIN, PRECISION_F32},
+        {ONE_MODULE, 8, 64, 17, 1, 0, 0, false, PLAIN, PRECISION_F32},
+        {ONE_MODULE, 3, 64, 256, 1, 7, 0, false, PLAIN, PRECISION_F32},
+        {ONE_MODULE, 2, 64, 2, 1, 12, 3, false, PLAIN, PRECISION_F32},
+        {ONE_MODULE, 2, 64, 256, 2, 0, 0, true, PLAIN, PRECISION_F32},
+        {ONE_MODULE, 1, 3, 64, 1, 0, 0, false, GREEDY, PRECISION_F32},
+        {ONE_MODULE, 3, 64, 256, 2, 0, 4, false, GREEDY, PRECISION_F32},
+        {ONE_MODULE, 1, 17, 64, 1, 0, 0, false, CUT, PRECISION_F32},
+        {ONE_MODULE, 3, 1, 16, 1, 0, 0, false, CUT, PRECISION_F32},
+        {TWO_MODULES, 1, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32},
+        {TWO_MODULES, 2, 64, 256, 2, 0, 0, false, PLAIN, PRECISION_F32},
+        {TWO_MODULES, 3, 5, 9, 1, 9, 0, false, PLAIN, PRECISION_F32},
+        {PRE_NORM, 1, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32},
+        {PRE_NORM, 3, 64, 256, 1, 0, 0, false, CUT, PRECISION_F32},
+        {SPARSE, 1, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32},
+        {SPARSE, 3, 64, 33, 2, 0, 0, false, PLAIN, PRECISION_F32},
+        {ONE_MODULE, 2, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_BF16},
+        {ONE_MODULE, 3, 64, 33, 2, 0, 0, false, PLAIN, PRECISION_BF16},
+        {TWO_MODULES, 2, 3, 64, 1, 0, 0, false, CUT, PRECISION_FP8},
+        {TWO_MODULES, 3, 64, 33, 2, 0, 0, false, CUT, PRECISION_FP8},
+        {SPARSE, 2, 64, 256, 1, 0, 0, false, PLAIN, PRECISION_FP8},
     };
     static struct outcome reference;
     static struct outcome outcome;
@@ -211,7 +219,7 @@ static void samples_do_not_depend_on_drafts(void **state)
     for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i++) {
         const struct plan *plan = &plans[i];
         const bool is_same =
-            plan->kind == last.kind &&
+            plan->kind == last.kind && plan->precision == last.precision &&
             plan->sampling.top_k == last.sampling.top_k && /* one of PLAIN, GREEDY, CUT */
             (plan->sampling.temperature > 0.0F) == (last.sampling.temperature > 0.0F);
 
@@ -220,7 +228,8 @@ static void samples_do_not_depend_on_drafts(void **state)
                                  .max_num_seqs = 64,
                                  .max_batch_tokens = 256,
                                  .n_threads = 1,
-                                 .sampling = plan->sampling};
+                                 .sampling = plan->sampling,
+                                 .precision = plan->precision};
             assert_int_equal(run_plan(&last, &reference).n_fed, 0);
         }
         const struct engine_drafts drafts = run_plan(plan, &outcome);
@@ -237,7 +246,7 @@ static void samples_do_not_depend_on_drafts(void **state)
 
 static void drafts_save_turns(void **state)
 {
-    static const struct plan plan = {ONE_MODULE, 1, 1, 64, 1, 0, 0, false, PLAIN};
+    static const struct plan plan = {ONE_MODULE, 1, 1, 64, 1, 0, 0, false, PLAIN, PRECISION_F32};
     static struct outcome outcome;
     (void)state;
 
@@ -248,7 +257,7 @@ static void drafts_save_turns(void **state)
 
 static void an_engine_draws_the_same_after_other_weights_and_measuring(void **state)
 {
-    static const struct plan plan = {ONE_MODULE, 2, 3, 64, 1, 0, 0, true, PLAIN};
+    static const struct plan plan = {ONE_MODULE, 2, 3, 64, 1, 0, 0, true, PLAIN, PRECISION_F32};
     static struct outcome first;
     static struct outcome second;
     struct backend *backend = NULL;
@@ -280,7 +289,7 @@ static void an_engine_draws_the_same_after_other_weights_and_measuring(void **st
 /* A module of nonsense: its logits are not finite, so that nothing is drafted. */
 static void a_broken_module_costs_no_token(void **state)
 {
-    static const struct plan plan = {ONE_MODULE, 2, 3, 64, 1, 0, 0, false, PLAIN};
+    static const struct plan plan = {ONE_MODULE, 2, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32};
     static struct outcome want;
     static struct outcome outcome;
     struct backend *backend = NULL;
@@ -333,7 +342,7 @@ static void drafts_are_made_where_they_pay(void **state)
 
 static void create_fails_cleanly_at_every_allocation(void **state)
 {
-    static const struct plan plan = {ONE_MODULE, 2, 3, 64, 1, 0, 0, false, PLAIN};
+    static const struct plan plan = {ONE_MODULE, 2, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32};
     const struct engine_options options = {
         .max_num_seqs = 2, .max_batch_tokens = 8, .max_sequence = 64, .n_drafts = 2};
     struct backend *backend = NULL;
