@@ -36,24 +36,23 @@ static const struct tolerance tolerances[] = {
     {"indexer_loss", 1e-5, 1e-5, 0},
     {"grad_indexer_dense", 1e-9, 0, 1e-4},
     {"grad_indexer_sparse", 1e-9, 0, 1e-4},
+    {"logits_w8a8", 2e-4, 2e-4, 0},
+    {"codes_w8a8", 0, 0, 0},
+    {"scales_w8a8", 0, 0, 0},
 };
 
-/* What was computed for one stored tensor. */
-struct computed {
-    const float *floats; /* one of the two */
-    const int32_t *integers;
-    size_t n;
-};
-
-/* "kind.rest": the tolerance of kind, and rest ("" without a dot). NULL: no such kind. */
+/* "kind.rest": the tolerance of kind, and rest ("" without a dot). Kinds of W8A8 end before their
+ * variant. NULL: no such kind. */
 static const struct tolerance *find_kind(const char *name, const char **rest)
 {
     const char *dot = strchr(name, '.');
-    const size_t n = dot == NULL ? strlen(name) : (size_t)(dot - name);
+    const size_t n = model_check_is_fp8(name) ? (size_t)(strstr(name, "_w8a8") + 5 - name)
+                     : dot == NULL            ? strlen(name)
+                                              : (size_t)(dot - name);
 
     *rest = dot == NULL ? "" : dot + 1;
     for (size_t i = 0; i < sizeof(tolerances) / sizeof(tolerances[0]); i++) {
-        if (strlen(tolerances[i].kind) == n && strncmp(tolerances[i].kind, name, n) == 0) {
+        if (strlen(tolerances[i].kind) == n && memcmp(tolerances[i].kind, name, n) == 0) {
             return &tolerances[i];
         }
     }
@@ -279,13 +278,6 @@ static void compare_floats(const struct tolerance *tolerance, const struct tenso
     }
 }
 
-/* A result of arithmetic with FP8 activations: FP8 models are computed with as FP32 here. */
-static bool is_fp8_result(const char *name)
-{
-    return strncmp(name, "logits_w8a8", 11) == 0 || strncmp(name, "codes_w8a8", 10) == 0 ||
-           strncmp(name, "scales_w8a8", 11) == 0;
-}
-
 static void count_not_computed(const struct tensor *tensor, struct model_check *check)
 {
     if (check->n_not_computed == 0) {
@@ -294,8 +286,37 @@ static void count_not_computed(const struct tensor *tensor, struct model_check *
     check->n_not_computed++;
 }
 
+/* What the model's and, for results of W8A8 arithmetic, the FP8 model's run have for a tensor. */
+static enum status find_result(const struct safetensors *io, const struct tensor *tensor,
+                               struct model_run runs[2], struct computed *out)
+{
+    const char *rest;
+    const struct tolerance *tolerance = find_kind(tensor->name, &rest);
+
+    if (model_check_is_fp8(tensor->name)) {
+        return model_check_fp8_find(&runs[1], io, tensor->name, out);
+    }
+    if (tolerance == NULL || !find_computed(&runs[0], tolerance->kind, rest, out)) {
+        return status_set(STATUS_BAD_FORMAT, "%s: nothing computed here corresponds to tensor %s",
+                          safetensors_path(io), tensor->name);
+    }
+    return STATUS_OK;
+}
+
+/* Integers, or the bytes of codes. */
+static enum status read_integers(const struct tensor *tensor, int32_t *out)
+{
+    if (tensor->dtype != TENSOR_U8) {
+        return tensor_read_integers(tensor, out);
+    }
+    for (size_t i = 0; i < tensor->n_elements; i++) {
+        out[i] = ((const uint8_t *)tensor->data)[i];
+    }
+    return STATUS_OK;
+}
+
 static enum status compare_tensor(const struct safetensors *io, const struct tensor *tensor,
-                                  const struct model_run *run, struct model_check *check,
+                                  struct model_run runs[2], struct model_check *check,
                                   struct computed *computed)
 {
     const char *rest;
@@ -303,23 +324,20 @@ static enum status compare_tensor(const struct safetensors *io, const struct ten
     struct model_check_line *line;
     void *want;
 
-    if (tolerance == NULL || !find_computed(run, tolerance->kind, rest, computed)) {
-        return status_set(STATUS_BAD_FORMAT, "%s: nothing computed here corresponds to tensor %s",
-                          safetensors_path(io), tensor->name);
-    }
+    TRY(find_result(io, tensor, runs, computed));
     if (computed->n != tensor->n_elements) {
         return status_set(STATUS_BAD_FORMAT, "%s: tensor %s has %zu values, the model gives %zu",
                           safetensors_path(io), tensor->name, tensor->n_elements, computed->n);
     }
     line = line_of(check, tolerance->kind);
     line->n_tensors++;
-    TRY(arena_alloc(run->arena, tensor->n_elements, sizeof(int32_t), &want));
+    TRY(arena_alloc(runs[0].arena, tensor->n_elements, sizeof(int32_t), &want));
     if (computed->integers == NULL) {
         TRY(tensor_read_floats(tensor, want));
         compare_floats(tolerance, tensor, want, computed->floats, line);
         return STATUS_OK;
     }
-    TRY(tensor_read_integers(tensor, want));
+    TRY(read_integers(tensor, want));
     for (size_t i = 0; i < tensor->n_elements; i++) {
         note(line, tensor, i, (double)computed->integers[i], (double)((int32_t *)want)[i], 0);
     }
@@ -327,7 +345,7 @@ static enum status compare_tensor(const struct safetensors *io, const struct ten
 }
 
 /* Compares all; results gets every computed tensor under its stored name and shape. */
-static enum status compare_all(const struct safetensors *io, const struct model_run *run,
+static enum status compare_all(const struct safetensors *io, struct model_run runs[2],
                                struct tensor *results, size_t *n_results, struct model_check *check)
 {
     size_t n = 0;
@@ -336,7 +354,7 @@ static enum status compare_all(const struct safetensors *io, const struct model_
         const struct tensor *tensor = safetensors_at(io, i);
         struct computed computed = {.floats = NULL};
 
-        if (is_fp8_result(tensor->name)) {
+        if (model_check_is_fp8(tensor->name) && !model_check_fp8_computes(io, tensor->name)) {
             count_not_computed(tensor, check);
             continue;
         }
@@ -344,7 +362,7 @@ static enum status compare_all(const struct safetensors *io, const struct model_
         if (strcmp(tensor->name, "input_ids") == 0) {
             continue;
         }
-        TRY(compare_tensor(io, tensor, run, check, &computed));
+        TRY(compare_tensor(io, tensor, runs, check, &computed));
         results[n - 1].dtype = computed.integers != NULL ? TENSOR_I32 : TENSOR_F32;
         results[n - 1].data =
             computed.integers != NULL ? (const void *)computed.integers : computed.floats;
@@ -403,15 +421,18 @@ static struct model_run_wants wants_of(const struct safetensors *io)
 }
 
 static enum status run_and_compare(const struct safetensors *io, const char *out_path,
-                                   struct model_run *run, struct model_check *check)
+                                   struct model_run runs[2], struct model_check *check)
 {
-    const struct model_run_wants wants = wants_of(io);
+    const struct model_run_wants wants = wants_of(io), no_wants = {.gradients = false};
     struct tensor *results;
     size_t n_results = 0;
 
-    TRY(model_run_compute(io, &wants, run));
-    TRY(arena_alloc(run->arena, safetensors_count(io), sizeof(struct tensor), &results));
-    TRY(compare_all(io, run, results, &n_results, check));
+    TRY(model_run_compute(io, &wants, &runs[0]));
+    if (runs[1].policy != NULL) {
+        TRY(model_run_compute(io, &no_wants, &runs[1]));
+    }
+    TRY(arena_alloc(runs[0].arena, safetensors_count(io), sizeof(struct tensor), &results));
+    TRY(compare_all(io, runs, results, &n_results, check));
     return out_path == NULL ? STATUS_OK : safetensors_write(out_path, results, n_results, false);
 }
 
@@ -423,31 +444,52 @@ static size_t count_rows(const struct safetensors *io)
     return ids == NULL || ids->n_elements == 0 ? 1 : ids->n_elements;
 }
 
+/* A policy for one run of the check. */
+static enum status open_run(struct backend *backend, const char *dir, const struct safetensors *io,
+                            enum precision precision, struct model_run *run)
+{
+    const struct policy_options options = {
+        .max_rows = count_rows(io), .is_trainable = true, .precision = precision};
+
+    TRY(policy_load(backend, dir, &options, &run->policy));
+    return apply_switches(dir, run->policy);
+}
+
+/* The model as it is, and in FP8 when there is something to compare that with. */
+static enum status open_runs(struct backend *backend, const char *dir, const struct safetensors *io,
+                             struct model_run runs[2])
+{
+    bool wants_fp8 = false;
+
+    for (size_t i = 0; i < safetensors_count(io); i++) {
+        const char *name = safetensors_at(io, i)->name;
+
+        wants_fp8 = wants_fp8 || (model_check_is_fp8(name) && model_check_fp8_computes(io, name));
+    }
+    TRY(arena_create((size_t)1 << 20, &runs[0].arena));
+    runs[1].arena = runs[0].arena;
+    TRY(open_run(backend, dir, io, PRECISION_F32, &runs[0]));
+    return wants_fp8 ? open_run(backend, dir, io, PRECISION_FP8, &runs[1]) : STATUS_OK;
+}
+
 enum status model_check_against(struct backend *backend, const char *dir, const char *io_path,
                                 const char *out_path, struct model_check *out)
 {
-    struct model_run run = {.policy = NULL};
+    struct model_run runs[2] = {{.policy = NULL}, {.policy = NULL}};
     struct safetensors *io = NULL;
     enum status status;
 
     *out = (struct model_check){.n_lines = 0};
     status = safetensors_open(io_path, &io);
     if (status == STATUS_OK) {
-        status = arena_create((size_t)1 << 20, &run.arena);
+        status = open_runs(backend, dir, io, runs);
     }
     if (status == STATUS_OK) {
-        const struct policy_options options = {.max_rows = count_rows(io), .is_trainable = true};
-
-        status = policy_load(backend, dir, &options, &run.policy);
+        status = run_and_compare(io, out_path, runs, out);
     }
-    if (status == STATUS_OK) {
-        status = apply_switches(dir, run.policy);
-    }
-    if (status == STATUS_OK) {
-        status = run_and_compare(io, out_path, &run, out);
-    }
-    policy_destroy(run.policy);
-    arena_destroy(run.arena);
+    policy_destroy(runs[0].policy);
+    policy_destroy(runs[1].policy);
+    arena_destroy(runs[0].arena);
     safetensors_close(io);
     return status;
 }

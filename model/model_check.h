@@ -23,15 +23,16 @@ struct model_check_line {
 struct model_check {
     struct model_check_line lines[MODEL_CHECK_KINDS_MAX];
     size_t n_lines;
-    /* Stored results of arithmetic with FP8 activations, which nothing here does: not compared. */
+    /* Stored results of W8A8 arithmetic in other variants than hone's: not compared. */
     size_t n_not_computed;
     char not_computed[160]; /* the first of them */
     bool has_passed;        /* of what was compared, which is never nothing */
 };
 
 /* Loads dir, runs it on io_path's input_ids (B, T) and compares everything the file holds. Results
- * of W8A8 arithmetic (logits_w8a8*, codes_w8a8*, scales_w8a8*) are counted as not computed; a
- * tensor of no known kind, or a file with nothing to compare, is BAD_FORMAT.
+ * of W8A8 arithmetic (logits_w8a8*, codes_w8a8*, scales_w8a8*) are compared with an FP8 run where
+ * weights have power-of-two scales and kv_b is absorbed, else counted as not computed; a tensor of
+ * no known kind, or a file with nothing to compare, is BAD_FORMAT.
  * mtp_input of a fixture.json in dir replaces the configuration's. out_path (or NULL): what was
  * computed, under the same names. */
 MUST_CHECK enum status model_check_against(struct backend *backend, const char *dir,

@@ -25,6 +25,22 @@ struct model_run_wants {
     bool gradients, gradients_detached, indexer_losses;
 };
 
+/* What was computed for one stored tensor. */
+struct computed {
+    const float *floats; /* one of the two */
+    const int32_t *integers;
+    size_t n;
+};
+
+/* Results of W8A8 arithmetic (model_check_fp8.c): logits_w8a8_X, codes_w8a8_X.LINEAR and
+ * scales_w8a8_X.LINEAR of the variant X that hone computes, weights of power-of-two scales and an
+ * absorbed kv_b: "requantised" where the file has it, else "absorbed". */
+bool model_check_is_fp8(const char *name);
+bool model_check_fp8_computes(const struct safetensors *io, const char *name);
+/* run: of a policy of that precision. Errors: BAD_FORMAT (no such linear layer). */
+MUST_CHECK enum status model_check_fp8_find(struct model_run *run, const struct safetensors *io,
+                                            const char *name, struct computed *out);
+
 /* Rows of an MTP module. */
 size_t model_run_mtp_rows(const struct model_run *run, size_t module);
 /* Runs the policy on the tokens of io's input_ids and fills *run (arena and policy are set). */

@@ -233,4 +233,20 @@ struct policy_trace {
  */
 MUST_CHECK enum status policy_read_trace(struct policy *policy, const struct policy_trace *trace);
 
+/* What a layer's linear layers read: the joint projection of attention, q_b_proj, o_proj, gate and
+ * up of the dense MLP or the shared experts, and their down_proj. */
+enum policy_input {
+    POLICY_INPUT_PROJECT,
+    POLICY_INPUT_Q_B,
+    POLICY_INPUT_O,
+    POLICY_INPUT_GATE,
+    POLICY_INPUT_DOWN,
+};
+/* Columns of such rows, 0 where the layer has none. */
+size_t policy_input_width(const struct policy *policy, size_t layer, enum policy_input input);
+/* The rows (n_rows, width) of the last policy_forward of a trainable policy, before any rounding to
+ * its precision. */
+MUST_CHECK enum status policy_read_input(struct policy *policy, size_t layer,
+                                         enum policy_input input, float *out);
+
 #endif

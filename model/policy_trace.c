@@ -227,3 +227,66 @@ enum status policy_read_trace(struct policy *policy, const struct policy_trace *
     TRY(read_indexers(policy, trace));
     return read_mtp(policy, trace);
 }
+
+size_t policy_input_width(const struct policy *policy, size_t layer, enum policy_input input)
+{
+    const struct policy_sizes *s = &policy->sizes;
+    const size_t ffn = s->ffn_width[policy->layers[layer].is_moe];
+
+    switch (input) {
+    case POLICY_INPUT_PROJECT:
+        return s->d;
+    case POLICY_INPUT_Q_B:
+        return s->q_rank;
+    case POLICY_INPUT_O:
+        return s->value_dim;
+    case POLICY_INPUT_GATE:
+        return ffn > 0 ? s->d : 0;
+    case POLICY_INPUT_DOWN:
+        return ffn;
+    }
+    return 0;
+}
+
+/* What down_proj read is not kept: made again. */
+static enum status read_hidden_rows(struct policy *policy, size_t layer, size_t width, float *out)
+{
+    const struct policy_sizes *s = &policy->sizes;
+    const bool is_moe = policy->layers[layer].is_moe;
+    const float *gate_up = policy->activations[layer].gate_up;
+
+    TRY(policy->backend->ops->swiglu(policy->backend,
+                                     &(struct swiglu_args){.gate = gate_up,
+                                                           .up = gate_up + s->ffn_up_at[is_moe],
+                                                           .in_stride = s->gate_up_stride[is_moe],
+                                                           .h = policy->ffn_hidden,
+                                                           .h_stride = policy_stride(width),
+                                                           .n_rows = policy->n_rows,
+                                                           .f = width}));
+    return read_rows(policy, policy->ffn_hidden, policy_stride(width), width, policy->n_rows, out);
+}
+
+enum status policy_read_input(struct policy *policy, size_t layer, enum policy_input input,
+                              float *out)
+{
+    const struct policy_sizes *s = &policy->sizes;
+    const struct policy_activations *a = &policy->activations[layer];
+    const size_t width = policy_input_width(policy, layer, input);
+    const float *const rows[] = {[POLICY_INPUT_PROJECT] = a->normed_in,
+                                 [POLICY_INPUT_Q_B] = a->q_latent,
+                                 [POLICY_INPUT_O] = a->values,
+                                 [POLICY_INPUT_GATE] = a->normed_mid};
+    const size_t strides[] = {[POLICY_INPUT_PROJECT] = s->d_stride,
+                              [POLICY_INPUT_Q_B] = s->q_rank_stride,
+                              [POLICY_INPUT_O] = s->value_stride,
+                              [POLICY_INPUT_GATE] = s->d_stride};
+
+    if (!policy->options.is_trainable || policy->n_rows == 0) {
+        return status_set(STATUS_BAD_ARGUMENT,
+                          "inputs need a trainable policy and a forward pass before");
+    }
+    if (input == POLICY_INPUT_DOWN) {
+        return read_hidden_rows(policy, layer, width, out);
+    }
+    return read_rows(policy, rows[input], strides[input], width, policy->n_rows, out);
+}

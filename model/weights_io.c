@@ -335,7 +335,7 @@ static enum status load_from(struct loader *loader, const struct weight_table *t
     TRY(safetensors_verify(loader->file));
     compare_copies(loader, table);
     if (loader->n_coded > 0) {
-        log_info("model", "%s: %zu of %zu parameters are FP8 blocks; computed with as FP32",
+        log_info("model", "%s: %zu of %zu parameters are FP8 blocks; read as floats",
                  safetensors_path(loader->file), loader->n_coded, table->n_rows);
     }
     return fill(loader, table, data);

@@ -72,7 +72,7 @@ static void run_experts(struct backend *backend, const void *context, float *out
                                 .n_experts = EXPERTS,
                                 .top_k = TOP_K};
     for (size_t i = 0; i < EXPERTS; i++) {
-        const size_t at = i * F * D;
+        const size_t at = i * (size_t)F * D;
         pack(backend, l->precision, l->gate + at, D, F, w + i * 2 * in, 2 * panel);
         pack(backend, l->precision, l->up + at, D, F, w + i * 2 * in + panel, 2 * panel);
         pack(backend, l->precision, l->down + at, F, D, w + EXPERTS * 2 * in + i * down, 0);
@@ -108,10 +108,11 @@ static void one_gemm(struct backend *backend, enum precision precision, const fl
 /* All rows through every expert, then each row's sum over its slots. */
 static void exact_experts(struct backend *backend, const struct layer *l, float *out)
 {
-    float *gate = new_floats(3 * (size_t)ROWS * F), *up = gate + ROWS * F, *h = up + ROWS * F;
+    float *gate = new_floats(3 * (size_t)ROWS * F), *up = gate + (size_t)ROWS * F;
+    float *h = up + (size_t)ROWS * F;
     float *y = new_floats((size_t)EXPERTS * ROWS * D);
     for (size_t i = 0; i < EXPERTS; i++) {
-        const size_t at = i * F * D;
+        const size_t at = i * (size_t)F * D;
         one_gemm(backend, l->precision, l->x, l->gate + at, gate, ROWS, D, F);
         one_gemm(backend, l->precision, l->x, l->up + at, up, ROWS, D, F);
         assert_ok(backend->ops->swiglu(backend, &(struct swiglu_args){.gate = gate,
@@ -121,7 +122,7 @@ static void exact_experts(struct backend *backend, const struct layer *l, float 
                                                                       .h_stride = F,
                                                                       .n_rows = ROWS,
                                                                       .f = F}));
-        one_gemm(backend, l->precision, h, l->down + at, y + i * ROWS * D, ROWS, F, D);
+        one_gemm(backend, l->precision, h, l->down + at, y + i * (size_t)ROWS * D, ROWS, F, D);
     }
     for (size_t i = 0; i < (size_t)ROWS * D; i++) {
         float sum = 0.0F;
@@ -181,13 +182,12 @@ static void run_head(struct backend *backend, const void *context, float *out)
                                                               .transposed = true,
                                                               .dst = w_t,
                                                               .rounding = h->precision}));
-    const struct lm_head_backward_args args = {
+    struct lm_head_backward_args args = {
         .forward = {.x = h->x,
                     .x_stride = h->d,
                     .w = w,
                     .precision = h->precision,
                     .targets = h->targets,
-                    .logp = out,
                     .entropy = out + ROWS,
                     .lse = out + 2 * (size_t)ROWS,
                     .n_rows = ROWS,
@@ -198,6 +198,7 @@ static void run_head(struct backend *backend, const void *context, float *out)
         .g = h->g,
         .dx = out + 3 * (size_t)ROWS,
         .dx_stride = h->d};
+    args.forward.logp = out;
     assert_ok(backend->ops->lm_head_logprob(backend, &args.forward));
     assert_ok(backend->ops->lm_head_backward(backend, &args));
     memory_free(w);

@@ -31,11 +31,11 @@ static void make_logits(const struct lm_head_args *a, const float *x, size_t x_s
                                .x_stride = x_stride,
                                .w = a->w,
                                .precision = a->precision,
-                               .y = logits,
                                .y_stride = logits_stride,
                                .n_rows = n,
                                .n_in = a->d,
                                .n_out = a->vocab};
+    block.y = logits;
     if (a->precision != PRECISION_F32) {
         block.x = converted;
         block.x_stride = ISA(gemm_row_words)(a->precision, a->d);

@@ -107,7 +107,7 @@ static void run_item(const struct moe_job *job, const struct moe_item *item, flo
     const struct gemm_block up = {
         .x = x,
         .x_stride = job->x_stride,
-        .w = args->w_gate_up + item->expert * 2 * packed_words(args->precision, d, f),
+        .w = args->w_gate_up + (size_t)2 * item->expert * packed_words(args->precision, d, f),
         .precision = args->precision,
         .y = gate_up,
         .y_stride = job->gate_up_stride,
