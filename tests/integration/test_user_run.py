@@ -332,7 +332,7 @@ def control_c_ends_every_command():
                                                                      "eval.num_generations=4000",
                                                                      "rollout.max_completion_length=3000")],
                                   lambda: time.monotonic() - begin > 0.5)
-        assert (code, took < 3) == (-signal.SIGINT, True), (code, took)
+        assert (code, took < 3) == (130, True), (code, took)
         begin = time.monotonic()
         code, _, took = interrupt(folder, ["generate", "demo", "--prompt", "1=", "-n", "4096", "--max-tokens", "4000"],
                                   lambda: time.monotonic() - begin > 0.3)
