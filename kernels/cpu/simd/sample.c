@@ -9,6 +9,7 @@
 struct race {
     f32x16 best;
     i32x16 ids;
+    f32x16 bar; /* a little less than the best of all lanes */
 };
 
 struct sample_call {
@@ -16,18 +17,27 @@ struct sample_call {
     atomic_size_t bad_row;
 };
 
-/* The sixteen tokens from v on. */
+#define BAR_SHARE 0.999F
+
+/* The sixteen tokens from v on. Since -log n >= 1 - n, a score is at most e / (1 - n): where that
+ * is below what leads already, beyond any rounding, nothing more is computed. */
 SIMD_INLINE void race_run(struct race *race, const struct distribution *d, size_t v, i32x16 words)
 {
-    const f32x16 time = vec_neg(vec_log(noise_uniform(words)));
+    const f32x16 noise = noise_uniform(words);
     const size_t n = lanes_left(v, d->vocab);
     const f32x16 u = distribution_u(d, v, n);
     const f32x16 e = vec_exp(vec_sub(u, vec_set1(d->max)));
-    const f32x16 score =
-        vec_select(distribution_kept(d, v, n, u), vec_div(e, time), vec_set1(-2.0F));
+    const mask16 kept = distribution_kept(d, v, n, u);
+    const f32x16 need = vec_mul(race->bar, vec_sub(vec_set1(1.0F), noise));
+    if (mask_bits(mask_and(kept, vec_le(need, e))) == 0) {
+        return;
+    }
+    const f32x16 time = vec_neg(vec_log(noise));
+    const f32x16 score = vec_select(kept, vec_div(e, time), vec_set1(-2.0F));
     const mask16 leads = vec_lt(race->best, score);
     race->best = vec_select(leads, score, race->best);
     race->ids = ivec_select(leads, lane_ids(v), race->ids);
+    race->bar = vec_set1(BAR_SHARE * vec_hmax(race->best));
 }
 
 static int32_t race_winner(const struct race *race)
@@ -49,7 +59,7 @@ static int32_t race_winner(const struct race *race)
 static int32_t draw(const struct distribution *d, const struct sample_row *row)
 {
     const struct noise_key key = noise_key_make(row->seed, row->group, row->sample, row->position);
-    struct race race = {.best = vec_set1(-1.0F), .ids = ivec_set1(0)};
+    struct race race = {.best = vec_set1(-1.0F), .ids = ivec_set1(0), .bar = vec_set1(-1.0F)};
     struct noise_words words;
 
     for (size_t first = 0; first < d->vocab; first += NOISE_TILE) {
