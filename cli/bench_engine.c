@@ -20,6 +20,7 @@ struct feed {
     int32_t *prompt; /* (CONTEXT) */
     size_t vocab;
     size_t batch, n_prompt, n_response;
+    size_t n_drafts;
     uint64_t group; /* of the next request */
 };
 
@@ -76,7 +77,9 @@ static enum status with_engine(const struct bench_subject *subject, struct polic
 {
     const struct engine_options options = {.max_num_seqs = feed->batch,
                                            .max_batch_tokens = max_rows,
-                                           .max_sequence = feed->n_prompt + feed->n_response};
+                                           .max_sequence = feed->n_prompt + feed->n_response,
+                                           .n_drafts = feed->n_drafts,
+                                           .spec_max_batch = feed->batch};
 
     TRY(memory_alloc(feed->n_prompt, sizeof(*feed->prompt), &feed->prompt));
     enum status status = engine_create(policy, &options, &feed->engine);
@@ -147,7 +150,7 @@ static enum status decode_wave(const struct bench_subject *subject, struct feed 
             checked = bench_now();
         }
         TRY(step(feed, &seconds, &n_drawn));
-        if (seconds >= SAMPLE_SECONDS || i + 1 == DECODE_STEPS) {
+        if (n_drawn > 0 && (seconds >= SAMPLE_SECONDS || i + 1 == DECODE_STEPS)) {
             bench_times_add(times, seconds / (double)n_drawn);
             seconds = 0;
             n_drawn = 0;
@@ -177,7 +180,7 @@ static enum status measure_decode(const struct bench_subject *subject, struct fe
 }
 
 static enum status decode(const struct bench_subject *subject, struct policy *policy,
-                          size_t max_rows, size_t batch)
+                          size_t max_rows, size_t batch, size_t n_drafts)
 {
     /* A prompt that is prefilled in chunks may finish while others have begun to decode: some room
      * for these tokens behind the wave. */
@@ -185,9 +188,11 @@ static enum status decode(const struct bench_subject *subject, struct policy *po
     struct feed feed = {.vocab = subject->config.vocab_size,
                         .batch = batch,
                         .n_prompt = CONTEXT - DECODE_STEPS / 2,
-                        .n_response = DECODE_STEPS + n_early};
+                        .n_response = DECODE_STEPS * (1 + n_drafts) + n_early,
+                        .n_drafts = n_drafts};
     struct bench_times times = {.count = 0};
-    struct bench_rate rate = {.bench = "decode", .batch = batch, .context = CONTEXT};
+    struct bench_rate rate = {
+        .bench = n_drafts > 0 ? "decode_drafts" : "decode", .batch = batch, .context = CONTEXT};
 
     TRY(with_engine(subject, policy, max_rows, &feed, measure_decode, &times));
     rate.flop_per_token = model_forward_flops(&subject->config, (double)CONTEXT, true, true);
@@ -207,14 +212,18 @@ static enum status engine_cases(const struct bench_subject *subject, struct poli
         TRY(prefill(subject, policy, max_rows, prefills[i]));
     }
     for (size_t i = 0; i < subject->n_batches; i++) {
-        TRY(decode(subject, policy, max_rows, subject->batches[i]));
+        TRY(decode(subject, policy, max_rows, subject->batches[i], 0));
+    }
+    for (size_t i = 0; i < subject->n_batches && policy_max_drafts(policy) > 0; i++) {
+        TRY(decode(subject, policy, max_rows, subject->batches[i], subject->n_drafts));
     }
     return STATUS_OK;
 }
 
 enum status bench_engine(const struct bench_subject *subject)
 {
-    struct policy_options options = {.max_rows = CHUNK_ROWS};
+    struct policy_options options = {
+        .n_drafts = subject->n_drafts, .max_rows = CHUNK_ROWS, .precision = subject->precision};
     struct policy *policy = NULL;
 
     for (size_t i = 0; i < subject->n_batches; i++) {

@@ -2,6 +2,7 @@
 
 #include "base/memory.h"
 #include "base/random.h"
+#include "model/precision.h"
 
 #include <stdlib.h>
 
@@ -93,7 +94,7 @@ void bench_times_rate(struct bench_times *times, const struct bench_subject *sub
 
     qsort(times->seconds, n, sizeof(times->seconds[0]), compare_doubles);
     rate->preset = subject->label;
-    rate->dtype = subject->dtype;
+    rate->dtype = precision_name(subject->precision);
     rate->memory = subject->memory;
     rate->peak = bench_meter_peak(subject->meter);
     if (n > 0) {

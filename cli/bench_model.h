@@ -19,13 +19,15 @@
 struct bench_subject {
     struct backend *backend;
     struct bench_meter *meter;
-    const char *label, *dtype;
+    const char *label;
+    enum precision precision;
     const char *dir;            /* weights from here; NULL: random ones */
     struct model_config config; /* of dir or the preset */
     double memory;              /* byte/s of the machine */
     double seconds;             /* for each case, about */
     size_t batches[BENCH_BATCHES_MAX];
     size_t n_batches;
+    size_t n_drafts; /* 0, or decoding is measured with as many too */
     bool is_json;
 };
 

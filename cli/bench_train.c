@@ -131,8 +131,10 @@ enum status bench_train(const struct bench_subject *subject)
         .micro_batch_tokens = SEQUENCES * SEQUENCE_ROWS,
         .max_sequence_rows = SEQUENCE_ROWS + 1,
         .sampling = {.temperature = 1, .top_p = 1}};
-    const struct policy_options policy_options = {
-        .max_rows = learner_max_rows(&options), .max_draws = 1, .is_trainable = true};
+    const struct policy_options policy_options = {.max_rows = learner_max_rows(&options),
+                                                  .max_draws = 1,
+                                                  .is_trainable = true,
+                                                  .precision = subject->precision};
     struct policy *policy = NULL;
     struct learner *learner = NULL;
 

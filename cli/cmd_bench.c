@@ -6,6 +6,8 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "model/precision.h"
+#include "rollout/engine.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -19,16 +21,19 @@ enum {
     OPTION_PRESET = 'p',
     OPTION_SECONDS = 's',
     OPTION_JSON = 'j',
-    OPTION_SCRATCH = 256
+    OPTION_SCRATCH = 256,
+    OPTION_SPECULATE
 };
 
 static const struct cli_option options[] = {
     {OPTION_PRESET, "preset", "NAME", "shape of engine and train: small, medium, demo ... (small)"},
     {OPTION_MODEL, "model", "DIR", "this folder in place of a preset, and of what load makes"},
-    {OPTION_DTYPE, "dtype", "NAME", "fp32 (fp32)"},
+    {OPTION_DTYPE, "dtype", "NAME", "of engine and train: fp32, bf16 or fp8 (fp32)"},
     {OPTION_BATCH, "batch", "N", "of decoding, repeatable (1, 8, 32, 64, 256)"},
+    {OPTION_SPECULATE, "speculate", "N", "decode with as many MTP drafts too (0)"},
     {OPTION_SECONDS, "seconds", "S", "for each measurement of a model, about (1)"},
-    {OPTION_DEVICE, "device", "NAME", "auto, cpu-avx512, cpu-avx2 or cpu-portable (auto)"},
+    {OPTION_DEVICE, "device", "NAME",
+     "auto, cpu-avx512bf16, cpu-avx512, cpu-avx2, cpu-portable (auto)"},
     {OPTION_THREADS, "threads", "N", "of kernels and models; 0: every core (0)"},
     {OPTION_SCRATCH, "scratch", "DIR", "where load makes files and removes them again (/tmp)"},
     {OPTION_JSON, "json", NULL, "one object a measurement"},
@@ -59,13 +64,14 @@ static const size_t batches_default[] = {1, 8, 32, 64, 256};
 
 struct request {
     const char *device, *preset;
+    enum precision precision;
     struct bench_places places;
     size_t n_threads;
     bool wants[N_PARTS];
     bool is_json;
     double seconds, memory_gb_per_s;
     size_t batches[BENCH_BATCHES_MAX];
-    size_t n_batches;
+    size_t n_batches, n_drafts;
 };
 
 static enum status kernel_results(struct backend *backend, bool is_json)
@@ -83,10 +89,10 @@ static enum status kernel_results(struct backend *backend, bool is_json)
 
 static enum status subject_results(const struct request *request, struct bench_subject *subject)
 {
-    subject->dtype = "fp32";
     subject->memory = 1e9 * request->memory_gb_per_s;
     subject->seconds = request->seconds;
     subject->n_batches = request->n_batches;
+    subject->n_drafts = request->n_drafts;
     subject->is_json = request->is_json;
     memcpy(subject->batches, request->batches, sizeof(subject->batches));
     if (!request->is_json) {
@@ -102,7 +108,8 @@ static enum status model_results(const struct request *request, struct backend *
                                  struct bench_subject *subject)
 {
     subject->backend = backend;
-    TRY(bench_meter_create(backend, &subject->meter));
+    subject->precision = request->precision;
+    TRY(bench_meter_create(backend, subject->precision, &subject->meter));
     const enum status status = subject_results(request, subject);
     bench_meter_destroy(subject->meter);
     return status;
@@ -182,6 +189,9 @@ static int take_number(int code, const char *value, struct request *request)
     if (code == OPTION_SECONDS && !take_seconds(value, request)) {
         return cli_usage_error(&command, "--seconds: want more than 0, at most 3600");
     }
+    if (code == OPTION_SPECULATE && !take_size(value, DRAFTS_MAX, &request->n_drafts)) {
+        return cli_usage_error(&command, "--speculate: want 0 to %zu", DRAFTS_MAX);
+    }
     if (code == OPTION_THREADS && !take_size(value, 1024, &request->n_threads)) {
         return cli_usage_error(&command, "--threads: want 0 to 1024");
     }
@@ -207,7 +217,9 @@ static int take_option(int code, const char *value, struct request *request)
         request->is_json = true;
         return 0;
     case OPTION_DTYPE:
-        return strcmp(value, "fp32") == 0 ? 0 : cli_usage_error(&command, "--dtype: want fp32");
+        return precision_parse(value, &request->precision)
+                   ? 0
+                   : cli_usage_error(&command, "--dtype: want fp32, bf16 or fp8");
     default:
         return take_number(code, value, request);
     }

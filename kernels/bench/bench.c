@@ -33,8 +33,11 @@ static void burst_task(void *context, size_t thread_index, size_t n_threads)
 {
     struct bench_meter *const meter = context;
     (void)n_threads;
-    meter->flop_done[thread_index * LINE_DOUBLES] = (double)cpu_fma_burst(
-        meter->backend, meter->n_rounds, &meter->sinks[thread_index * LINE_FLOATS]);
+    float *const sink = &meter->sinks[thread_index * LINE_FLOATS];
+    const size_t flop = meter->precision == PRECISION_F32
+                            ? cpu_fma_burst(meter->backend, meter->n_rounds, sink)
+                            : cpu_pair_burst(meter->backend, meter->n_rounds, sink);
+    meter->flop_done[thread_index * LINE_DOUBLES] = (double)flop;
 }
 
 static double burst_rate(struct bench_meter *meter, size_t n_threads)
@@ -96,9 +99,10 @@ static void find_peak(struct bench_meter *meter)
     }
 }
 
-enum status bench_meter_init(struct backend *backend, struct bench_meter *meter)
+enum status bench_meter_init(struct backend *backend, enum precision precision,
+                             struct bench_meter *meter)
 {
-    *meter = (struct bench_meter){.backend = backend};
+    *meter = (struct bench_meter){.backend = backend, .precision = precision};
     TRY(memory_alloc(backend->n_threads * LINE_FLOATS, sizeof(float), &meter->sinks));
     const enum status status =
         memory_alloc(backend->n_threads * LINE_DOUBLES, sizeof(double), &meter->flop_done);
@@ -121,18 +125,19 @@ void bench_meter_dispose(struct bench_meter *meter)
 enum status bench_fma_peak(struct backend *backend, double *flops_per_s)
 {
     struct bench_meter meter;
-    TRY(bench_meter_init(backend, &meter));
+    TRY(bench_meter_init(backend, PRECISION_F32, &meter));
     *flops_per_s = meter.peak;
     bench_meter_dispose(&meter);
     return STATUS_OK;
 }
 
-enum status bench_meter_create(struct backend *backend, struct bench_meter **out)
+enum status bench_meter_create(struct backend *backend, enum precision precision,
+                               struct bench_meter **out)
 {
     struct bench_meter *meter = NULL;
     *out = NULL;
     TRY(memory_alloc(1, sizeof(*meter), &meter));
-    const enum status status = bench_meter_init(backend, meter);
+    const enum status status = bench_meter_init(backend, precision, meter);
     if (status != STATUS_OK) {
         memory_free(meter);
         return status;
@@ -184,7 +189,8 @@ static void report_peaks(struct bench_meter *meter, struct bench_result *results
             bench_wait_quiet(meter);
             samples.seconds[j] = 1.0 / burst_rate(meter, thread_counts[i]);
         }
-        (void)snprintf(name, sizeof(name), "fp32 FMA, registers only, %zu thread%s",
+        (void)snprintf(name, sizeof(name), "%s, registers only, %zu thread%s",
+                       meter->precision == PRECISION_F32 ? "fp32 FMA" : "bf16 pairs",
                        thread_counts[i], i == 0 ? "" : "s");
         results[(*n_results)++] = bench_summarise(name, "GFLOP/s", &samples, 1.0, 0.0);
     }
@@ -196,23 +202,38 @@ enum status bench_memory_rate(struct backend *backend, double *gb_per_s)
     struct bench_result results[BENCH_RESULTS_MAX];
     size_t n = 0;
     *gb_per_s = 0.0;
-    TRY(bench_meter_init(backend, &meter));
+    TRY(bench_meter_init(backend, PRECISION_F32, &meter));
     const enum status status = bench_streams(&meter, results, &n);
     bench_meter_dispose(&meter);
     *gb_per_s = n > 0 ? results[0].best : 0.0;
     return status;
 }
 
-enum status bench_kernels(struct backend *backend, struct bench_result *results, size_t *n_results)
+/* Peak and matrices of one kind of arithmetic; *memory_rate is measured where it is 0. */
+static enum status measure_kind(struct backend *backend, enum precision precision,
+                                double *memory_rate, struct bench_result *results,
+                                size_t *n_results)
 {
     struct bench_meter meter;
-    *n_results = 0;
-    TRY(bench_meter_init(backend, &meter));
+    enum status status = STATUS_OK;
+    TRY(bench_meter_init(backend, precision, &meter));
     report_peaks(&meter, results, n_results);
-    enum status status = bench_streams(&meter, results, n_results);
+    if (*memory_rate <= 0.0) {
+        const size_t at = *n_results;
+        status = bench_streams(&meter, results, n_results);
+        *memory_rate = status == STATUS_OK ? 1e9 * results[at].best : 0.0;
+    }
     if (status == STATUS_OK) {
-        status = bench_matrices(&meter, results, n_results);
+        status = bench_matrices(&meter, *memory_rate, results, n_results);
     }
     bench_meter_dispose(&meter);
     return status;
+}
+
+enum status bench_kernels(struct backend *backend, struct bench_result *results, size_t *n_results)
+{
+    double memory_rate = 0.0;
+    *n_results = 0;
+    TRY(measure_kind(backend, PRECISION_F32, &memory_rate, results, n_results));
+    return measure_kind(backend, PRECISION_BF16, &memory_rate, results, n_results);
 }

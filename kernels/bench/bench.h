@@ -30,11 +30,13 @@ MUST_CHECK enum status bench_fma_peak(struct backend *backend, double *flops_per
 
 /* A peak that is measured beside other things, so that all see the same machine. */
 struct bench_meter;
-/* Takes as long as bench_fma_peak. Errors: NO_MEMORY. */
-MUST_CHECK enum status bench_meter_create(struct backend *backend, struct bench_meter **out);
+/* Takes as long as bench_fma_peak. precision: whose peak, fp32 FMA or products of bf16 pairs (which
+ * FP8 uses too). Errors: NO_MEMORY. */
+MUST_CHECK enum status bench_meter_create(struct backend *backend, enum precision precision,
+                                          struct bench_meter **out);
 void bench_meter_destroy(struct bench_meter *meter);
-/* Bursts of FMA, about 40 us each, until one is within 18 % of the peak; gives up after 50 ms. The
- * best of all becomes the peak. */
+/* Bursts of products, about 40 us each, until one is within 18 % of the peak; gives up after 50 ms.
+ * The best of all becomes the peak. */
 void bench_wait_quiet(struct bench_meter *meter);
 double bench_meter_peak(const struct bench_meter *meter); /* flop/s, so far */
 /* Seconds, monotonic. */
@@ -43,8 +45,8 @@ double bench_now(void);
 /* What all threads read from memory at best, in GB/s: about 100 ms, 128 MB. */
 MUST_CHECK enum status bench_memory_rate(struct backend *backend, double *gb_per_s);
 
-/* Measures peak, memory bandwidth, GEMM forms, experts and exp: about 3 s, 200 MB. results has room
- * for BENCH_RESULTS_MAX. Errors: NO_MEMORY, and what the ops give. */
+/* Measures peaks, memory bandwidth, GEMM forms, experts and exp: about 6 s, 300 MB. results has
+ * room for BENCH_RESULTS_MAX. Errors: NO_MEMORY, and what the ops give. */
 MUST_CHECK enum status bench_kernels(struct backend *backend, struct bench_result *results,
                                      size_t *n_results);
 

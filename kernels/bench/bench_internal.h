@@ -9,10 +9,11 @@
 
 struct bench_meter {
     struct backend *backend;
-    size_t n_rounds;   /* of an FMA burst of about 40 us */
-    double peak;       /* best burst of all threads so far, flop/s */
-    float *sinks;      /* one cache line a thread */
-    double *flop_done; /* likewise */
+    enum precision precision; /* of its peak: fp32 FMA, or (any other) products of bf16 pairs */
+    size_t n_rounds;          /* of a burst of about 40 us */
+    double peak;              /* best burst of all threads so far, flop/s */
+    float *sinks;             /* one cache line a thread */
+    double *flop_done;        /* likewise */
 };
 
 /* Repetitions of one case, in seconds. */
@@ -21,7 +22,8 @@ struct bench_samples {
     size_t count;
 };
 
-MUST_CHECK enum status bench_meter_init(struct backend *backend, struct bench_meter *meter);
+MUST_CHECK enum status bench_meter_init(struct backend *backend, enum precision precision,
+                                        struct bench_meter *meter);
 void bench_meter_dispose(struct bench_meter *meter);
 /* One burst on every thread; returns its rate and keeps the best as the peak. */
 double bench_burst(struct bench_meter *meter);
@@ -31,9 +33,10 @@ double bench_burst(struct bench_meter *meter);
 struct bench_result bench_summarise(const char *name, const char *unit,
                                     struct bench_samples *samples, double amount, double limit);
 
-/* Append results; the GEMM forms and the routed experts at the sizes that matter. */
-MUST_CHECK enum status bench_matrices(struct bench_meter *meter, struct bench_result *results,
-                                      size_t *n_results);
+/* Append results; the GEMM forms and the routed experts at the sizes that matter, those whose peak
+ * the meter measures. memory_rate: what streams are compared with, byte/s. */
+MUST_CHECK enum status bench_matrices(struct bench_meter *meter, double memory_rate,
+                                      struct bench_result *results, size_t *n_results);
 /* Memory bandwidth and exp. */
 MUST_CHECK enum status bench_streams(struct bench_meter *meter, struct bench_result *results,
                                      size_t *n_results);

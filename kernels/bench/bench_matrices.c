@@ -9,18 +9,20 @@
 #include <stdio.h>
 
 enum form {
-    FORM_Y,  /* y = x w^T: forward, and dX through the transposed packing */
-    FORM_DW, /* dw += dy^T x */
+    FORM_Y,      /* y = x w^T: forward, and dX through the transposed packing */
+    FORM_STREAM, /* the same of one row, by the bytes of its weights */
+    FORM_DW,     /* dw += dy^T x */
     FORM_EXPERTS,
     FORM_EXPERTS_BACKWARD,
 };
 
-static const char *const form_names[] = {"gemm", "gemm_dw", "experts", "experts backward"};
+static const char *const form_names[] = {"gemm", "gemm", "gemm_dw", "experts", "experts backward"};
 
 /* n_rows tokens, n_in -> n_out; experts: d = n_in, width n_out. */
 struct shape {
     enum form form;
     size_t n_rows, n_in, n_out;
+    enum precision precision;
 };
 
 #define N_EXPERTS ((size_t)8)
@@ -30,17 +32,44 @@ struct shape {
 #define PAD ((size_t)16) /* keeps strides off multiples of 4 KiB */
 
 static const struct shape shapes[] = {
-    {FORM_Y, 1, 1024, 1024},        {FORM_Y, 8, 1024, 1024},
-    {FORM_Y, 64, 256, 256},         {FORM_Y, 512, 512, 512},
-    {FORM_Y, 64, 128, 384},         {FORM_Y, 2048, 128, 384},
-    {FORM_Y, 2048, 384, 128},       {FORM_Y, 2048, 128, 64},
-    {FORM_Y, 2048, 64, 128},        {FORM_Y, 7168, 128, 128},
-    {FORM_Y, 2048, 256, 256},       {FORM_Y, 2048, 512, 512},
-    {FORM_DW, 2048, 128, 384},      {FORM_DW, 2048, 384, 128},
-    {FORM_DW, 2048, 128, 64},       {FORM_DW, 2048, 64, 128},
-    {FORM_DW, 7168, 128, 128},      {FORM_DW, 2048, 256, 256},
-    {FORM_DW, 2048, 512, 512},      {FORM_EXPERTS, 64, 128, 192},
-    {FORM_EXPERTS, 2048, 128, 192}, {FORM_EXPERTS_BACKWARD, 2048, 128, 192},
+    {FORM_Y, 1, 1024, 1024, PRECISION_F32},
+    {FORM_Y, 8, 1024, 1024, PRECISION_F32},
+    {FORM_Y, 64, 256, 256, PRECISION_F32},
+    {FORM_Y, 512, 512, 512, PRECISION_F32},
+    {FORM_Y, 64, 128, 384, PRECISION_F32},
+    {FORM_Y, 2048, 128, 384, PRECISION_F32},
+    {FORM_Y, 2048, 384, 128, PRECISION_F32},
+    {FORM_Y, 2048, 128, 64, PRECISION_F32},
+    {FORM_Y, 2048, 64, 128, PRECISION_F32},
+    {FORM_Y, 7168, 128, 128, PRECISION_F32},
+    {FORM_Y, 2048, 256, 256, PRECISION_F32},
+    {FORM_Y, 2048, 512, 512, PRECISION_F32},
+    {FORM_DW, 2048, 128, 384, PRECISION_F32},
+    {FORM_DW, 2048, 384, 128, PRECISION_F32},
+    {FORM_DW, 2048, 128, 64, PRECISION_F32},
+    {FORM_DW, 2048, 64, 128, PRECISION_F32},
+    {FORM_DW, 7168, 128, 128, PRECISION_F32},
+    {FORM_DW, 2048, 256, 256, PRECISION_F32},
+    {FORM_DW, 2048, 512, 512, PRECISION_F32},
+    {FORM_EXPERTS, 64, 128, 192, PRECISION_F32},
+    {FORM_EXPERTS, 2048, 128, 192, PRECISION_F32},
+    {FORM_EXPERTS_BACKWARD, 2048, 128, 192, PRECISION_F32},
+    {FORM_Y, 1, 1024, 1024, PRECISION_BF16},
+    {FORM_Y, 8, 1024, 1024, PRECISION_BF16},
+    {FORM_Y, 32, 1024, 1024, PRECISION_BF16},
+    {FORM_Y, 64, 1024, 1024, PRECISION_BF16},
+    {FORM_Y, 512, 512, 512, PRECISION_BF16},
+    {FORM_Y, 64, 256, 256, PRECISION_BF16},
+    {FORM_Y, 64, 128, 384, PRECISION_BF16},
+    {FORM_EXPERTS, 64, 128, 192, PRECISION_BF16},
+    {FORM_EXPERTS, 2048, 128, 192, PRECISION_BF16},
+    {FORM_STREAM, 1, 4096, 12288, PRECISION_BF16},
+    {FORM_Y, 8, 1024, 1024, PRECISION_FP8},
+    {FORM_Y, 64, 1024, 1024, PRECISION_FP8},
+    {FORM_Y, 512, 512, 512, PRECISION_FP8},
+    {FORM_Y, 64, 256, 256, PRECISION_FP8},
+    {FORM_EXPERTS, 64, 128, 192, PRECISION_FP8},
+    {FORM_STREAM, 1, 8192, 12288, PRECISION_FP8},
 };
 #define N_SHAPES (sizeof(shapes) / sizeof(shapes[0]))
 
@@ -52,7 +81,7 @@ struct operands {
 
 /* Floats of the largest operand of each kind over the table. */
 struct sizes {
-    size_t x, y, w, slots, saved;
+    size_t x, y, w, dw, slots, saved;
 };
 
 static size_t max_size(size_t a, size_t b)
@@ -65,16 +94,32 @@ static bool is_experts(const struct shape *s)
     return s->form == FORM_EXPERTS || s->form == FORM_EXPERTS_BACKWARD;
 }
 
+/* Words of a case's packed weights; experts have three matrices each, in both directions. */
+static size_t weight_words(const struct shape *s)
+{
+    const size_t forth = packed_words(s->precision, s->n_in, s->n_out);
+    const size_t back = packed_words(s->precision, s->n_out, s->n_in);
+    return is_experts(s) ? 3 * N_EXPERTS * max_size(forth, back) : forth;
+}
+
+/* Floats of a case's gradients, which start from zero each time. */
+static size_t gradient_floats(const struct shape *s)
+{
+    const size_t n_matrices = s->form == FORM_EXPERTS_BACKWARD ? 3 * N_EXPERTS : 1;
+    return s->form == FORM_DW || s->form == FORM_EXPERTS_BACKWARD ? n_matrices * s->n_in * s->n_out
+                                                                  : 0;
+}
+
 static struct sizes largest_sizes(void)
 {
     struct sizes max = {0};
     for (size_t i = 0; i < N_SHAPES; i++) {
         const struct shape *const s = &shapes[i];
         const size_t width = max_size(s->n_in, s->n_out);
-        const size_t padded = (width + PANEL_COLUMNS) * width;
         max.x = max_size(max.x, s->n_rows * (s->n_in + PAD));
         max.y = max_size(max.y, s->n_rows * (width + PAD));
-        max.w = max_size(max.w, is_experts(s) ? 3 * N_EXPERTS * padded : padded);
+        max.w = max_size(max.w, weight_words(s));
+        max.dw = max_size(max.dw, gradient_floats(s));
         max.slots = max_size(max.slots, s->n_rows * TOP_K);
         max.saved = max_size(max.saved, is_experts(s) ? 2 * s->n_rows * TOP_K * s->n_out : 0);
     }
@@ -92,7 +137,7 @@ static enum status operands_make(struct operands *out)
 {
     const struct sizes n = largest_sizes();
     float *block = NULL;
-    TRY(memory_alloc(n.x + n.y + 2 * n.w + n.saved + 3 * n.slots, sizeof(float), &block));
+    TRY(memory_alloc(n.x + n.y + n.w + n.dw + n.saved + 3 * n.slots, sizeof(float), &block));
     out->x = block;
     out->w = out->x + n.x;
     out->saved = out->w + n.w;
@@ -118,6 +163,7 @@ static double shape_flop(const struct shape *s)
     case FORM_EXPERTS_BACKWARD:
         return 12.0 * (double)TOP_K * products;
     case FORM_Y:
+    case FORM_STREAM:
     case FORM_DW:
         break;
     }
@@ -127,7 +173,7 @@ static double shape_flop(const struct shape *s)
 static enum status run_experts(struct backend *backend, const struct shape *s,
                                const struct operands *o)
 {
-    const size_t matrix = N_EXPERTS * packed_floats(s->n_in, s->n_out);
+    const size_t matrix = N_EXPERTS * packed_words(s->precision, s->n_in, s->n_out);
     return backend->ops->moe_ffn(backend, &(struct moe_ffn_args){
                                               .x = o->x,
                                               .x_stride = s->n_in + PAD,
@@ -135,6 +181,7 @@ static enum status run_experts(struct backend *backend, const struct shape *s,
                                               .weights = o->weights,
                                               .w_gate_up = o->w,
                                               .w_down = o->w + 2 * matrix,
+                                              .precision = s->precision,
                                               .y = o->y,
                                               .y_stride = s->n_in + PAD,
                                               .saved_gate_up = o->saved,
@@ -185,6 +232,7 @@ static enum status run_gemm(struct backend *backend, const struct shape *s,
                                            .x = o->x,
                                            .x_stride = s->n_in + PAD,
                                            .w = o->w,
+                                           .precision = s->precision,
                                            .y = o->y,
                                            .y_stride = s->n_out + PAD,
                                            .n_rows = s->n_rows,
@@ -214,6 +262,7 @@ static enum status run_shape(struct backend *backend, const struct shape *s,
 {
     switch (s->form) {
     case FORM_Y:
+    case FORM_STREAM:
         return run_gemm(backend, s, o);
     case FORM_DW:
         return run_gemm_dw(backend, s, o);
@@ -233,8 +282,7 @@ static enum status time_shape(struct bench_meter *meter, const struct shape *s,
     struct backend *const backend = meter->backend;
     const double repeats_wanted = SAMPLE_FLOP / shape_flop(s);
     const size_t n = repeats_wanted > 1.0 ? (size_t)repeats_wanted : 1;
-    const size_t n_matrices = is_experts(s) ? 3 * N_EXPERTS : 1;
-    TRY(backend->ops->fill(backend, o->dw, n_matrices * s->n_in * s->n_out, 0.0F));
+    TRY(backend->ops->fill(backend, o->dw, gradient_floats(s), 0.0F));
     TRY(run_shape(backend, s, o));
     bench_wait_quiet(meter);
     const double start = bench_now();
@@ -245,12 +293,19 @@ static enum status time_shape(struct bench_meter *meter, const struct shape *s,
     return STATUS_OK;
 }
 
+static bool is_measured(const struct bench_meter *meter, const struct shape *s)
+{
+    return (s->precision == PRECISION_F32) == (meter->precision == PRECISION_F32);
+}
+
 static enum status visit_all(struct bench_meter *meter, const struct operands *o, size_t repeat,
                              struct bench_samples *samples)
 {
     for (size_t i = 0; i < N_SHAPES; i++) {
-        TRY(time_shape(meter, &shapes[i], o, &samples[i].seconds[repeat]));
-        samples[i].count = repeat + 1;
+        if (is_measured(meter, &shapes[i])) {
+            TRY(time_shape(meter, &shapes[i], o, &samples[i].seconds[repeat]));
+            samples[i].count = repeat + 1;
+        }
     }
     return STATUS_OK;
 }
@@ -264,23 +319,37 @@ static enum status measure(struct bench_meter *meter, const struct operands *o,
     return STATUS_OK;
 }
 
-enum status bench_matrices(struct bench_meter *meter, struct bench_result *results,
-                           size_t *n_results)
+static struct bench_result summarise(const struct shape *s, double peak, double memory_rate,
+                                     struct bench_samples *samples)
+{
+    static const char *const dtypes[] = {"fp32", "bf16", "fp8"};
+    const bool is_stream = s->form == FORM_STREAM;
+    const double amount = is_stream ? 4.0 * (double)weight_words(s) : shape_flop(s);
+    const char *const dtype = dtypes[s->precision];
+    char name[64];
+    (void)snprintf(name, sizeof(name), "%s%s%s %zu x %zu x %zu", form_names[s->form],
+                   s->precision == PRECISION_F32 ? "" : " ",
+                   s->precision == PRECISION_F32 ? "" : dtype, s->n_rows, s->n_in, s->n_out);
+    struct bench_result out = is_stream
+                                  ? bench_summarise(name, "GB/s", samples, amount, memory_rate)
+                                  : bench_summarise(name, "GFLOP/s", samples, amount, peak);
+    out.dtype = dtype;
+    out.n_rows = s->n_rows;
+    out.tokens_per_s = 1e9 * out.value / amount * (double)s->n_rows;
+    return out;
+}
+
+enum status bench_matrices(struct bench_meter *meter, double memory_rate,
+                           struct bench_result *results, size_t *n_results)
 {
     struct bench_samples samples[N_SHAPES] = {{{0.0}, 0}};
     struct operands operands = {.x = NULL};
     TRY(operands_make(&operands));
     const enum status status = measure(meter, &operands, samples);
     for (size_t i = 0; status == STATUS_OK && i < N_SHAPES; i++) {
-        const struct shape *const s = &shapes[i];
-        char name[64];
-        (void)snprintf(name, sizeof(name), "%s %zu x %zu x %zu", form_names[s->form], s->n_rows,
-                       s->n_in, s->n_out);
-        struct bench_result *const result = &results[(*n_results)++];
-        *result = bench_summarise(name, "GFLOP/s", &samples[i], shape_flop(s), meter->peak);
-        result->dtype = "fp32";
-        result->n_rows = s->n_rows;
-        result->tokens_per_s = 1e9 * result->value / shape_flop(s) * (double)s->n_rows;
+        if (is_measured(meter, &shapes[i])) {
+            results[(*n_results)++] = summarise(&shapes[i], meter->peak, memory_rate, &samples[i]);
+        }
     }
     memory_free(operands.x);
     return status;

@@ -61,10 +61,10 @@ static void run_experts(struct backend *backend, const void *context, float *out
     const struct layer *l = context;
     const size_t in = packed_words(l->precision, D, F), down = packed_words(l->precision, F, D);
     const size_t panel = packed_words(l->precision, D, 1);
-    float *w = new_floats(EXPERTS * (2 * in + down));
+    float *w = new_floats((size_t)EXPERTS * (2 * in + down));
     struct moe_ffn_args args = {.x_stride = D,
                                 .w_gate_up = w,
-                                .w_down = w + EXPERTS * 2 * in,
+                                .w_down = w + (size_t)EXPERTS * 2 * in,
                                 .precision = l->precision,
                                 .y_stride = D,
                                 .d = D,
@@ -75,7 +75,7 @@ static void run_experts(struct backend *backend, const void *context, float *out
         const size_t at = i * (size_t)F * D;
         pack(backend, l->precision, l->gate + at, D, F, w + i * 2 * in, 2 * panel);
         pack(backend, l->precision, l->up + at, D, F, w + i * 2 * in + panel, 2 * panel);
-        pack(backend, l->precision, l->down + at, F, D, w + EXPERTS * 2 * in + i * down, 0);
+        pack(backend, l->precision, l->down + at, F, D, w + (size_t)EXPERTS * 2 * in + i * down, 0);
     }
     for (size_t row = 0; row < ROWS; row += args.n_rows) {
         args.n_rows = row == 0 ? l->cut : ROWS - row;

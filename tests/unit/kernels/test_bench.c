@@ -30,7 +30,7 @@ static void the_peak_is_a_rate_and_a_burst_is_no_faster(void **state)
     assert_ok(backend_open("auto", 2, &backend));
     assert_ok(bench_fma_peak(backend, &peak));
     assert_true(peak > 1e8 && peak < 1e14);
-    assert_ok(bench_meter_init(backend, &meter));
+    assert_ok(bench_meter_init(backend, PRECISION_BF16, &meter));
     const double burst = bench_burst(&meter);
     assert_true(burst > 0.0 && burst <= meter.peak);
     bench_meter_dispose(&meter);
@@ -40,7 +40,7 @@ static void the_peak_is_a_rate_and_a_burst_is_no_faster(void **state)
 static enum status init_and_dispose(void *context)
 {
     struct bench_meter meter;
-    TRY(bench_meter_init(context, &meter));
+    TRY(bench_meter_init(context, PRECISION_F32, &meter));
     bench_meter_dispose(&meter);
     return STATUS_OK;
 }
