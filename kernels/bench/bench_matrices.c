@@ -302,10 +302,11 @@ static enum status visit_all(struct bench_meter *meter, const struct operands *o
                              struct bench_samples *samples)
 {
     for (size_t i = 0; i < N_SHAPES; i++) {
-        if (is_measured(meter, &shapes[i])) {
-            TRY(time_shape(meter, &shapes[i], o, &samples[i].seconds[repeat]));
-            samples[i].count = repeat + 1;
+        if (!is_measured(meter, &shapes[i])) {
+            continue;
         }
+        TRY(time_shape(meter, &shapes[i], o, &samples[i].seconds[repeat]));
+        samples[i].count = repeat + 1;
     }
     return STATUS_OK;
 }

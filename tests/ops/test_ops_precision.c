@@ -88,20 +88,24 @@ static void run_experts(struct backend *backend, const void *context, float *out
     memory_free(w);
 }
 
+struct size {
+    size_t n_rows, n_in, n_out;
+};
+
 static void one_gemm(struct backend *backend, enum precision precision, const float *x,
-                     const float *w, float *y, size_t n_rows, size_t n_in, size_t n_out)
+                     const float *w, struct size size, float *y)
 {
-    float *packed = new_floats(packed_words(precision, n_in, n_out));
-    pack(backend, precision, w, n_in, n_out, packed, 0);
+    float *packed = new_floats(packed_words(precision, size.n_in, size.n_out));
+    pack(backend, precision, w, size.n_in, size.n_out, packed, 0);
     assert_ok(backend->ops->gemm(backend, &(struct gemm_args){.x = x,
-                                                              .x_stride = n_in,
+                                                              .x_stride = size.n_in,
                                                               .w = packed,
                                                               .precision = precision,
                                                               .y = y,
-                                                              .y_stride = n_out,
-                                                              .n_rows = n_rows,
-                                                              .n_in = n_in,
-                                                              .n_out = n_out}));
+                                                              .y_stride = size.n_out,
+                                                              .n_rows = size.n_rows,
+                                                              .n_in = size.n_in,
+                                                              .n_out = size.n_out}));
     memory_free(packed);
 }
 
@@ -113,8 +117,8 @@ static void exact_experts(struct backend *backend, const struct layer *l, float 
     float *y = new_floats((size_t)EXPERTS * ROWS * D);
     for (size_t i = 0; i < EXPERTS; i++) {
         const size_t at = i * (size_t)F * D;
-        one_gemm(backend, l->precision, l->x, l->gate + at, gate, ROWS, D, F);
-        one_gemm(backend, l->precision, l->x, l->up + at, up, ROWS, D, F);
+        one_gemm(backend, l->precision, l->x, l->gate + at, (struct size){ROWS, D, F}, gate);
+        one_gemm(backend, l->precision, l->x, l->up + at, (struct size){ROWS, D, F}, up);
         assert_ok(backend->ops->swiglu(backend, &(struct swiglu_args){.gate = gate,
                                                                       .up = up,
                                                                       .in_stride = F,
@@ -122,7 +126,8 @@ static void exact_experts(struct backend *backend, const struct layer *l, float 
                                                                       .h_stride = F,
                                                                       .n_rows = ROWS,
                                                                       .f = F}));
-        one_gemm(backend, l->precision, h, l->down + at, y + i * (size_t)ROWS * D, ROWS, F, D);
+        one_gemm(backend, l->precision, h, l->down + at, (struct size){ROWS, F, D},
+                 y + i * (size_t)ROWS * D);
     }
     for (size_t i = 0; i < (size_t)ROWS * D; i++) {
         float sum = 0.0F;
@@ -214,7 +219,7 @@ static void exact_head(struct backend *backend, const struct head *h, float *out
     for (size_t i = 0; i < VOCAB; i++) {
         one[i * VOCAB + i] = 1.0F;
     }
-    one_gemm(backend, h->precision, h->x, h->w, logits, ROWS, D, VOCAB);
+    one_gemm(backend, h->precision, h->x, h->w, (struct size){ROWS, D, VOCAB}, logits);
     run_head(backend, &plain, out);
     assert_ok(backend->ops->pack(backend, &(struct pack_args){.src = h->w,
                                                               .src_stride = D,
