@@ -26,14 +26,24 @@ static bool is_expert(int32_t index, size_t n_experts)
 /* Index of the largest of n values that are not marked as taken by NaN; n if all are. */
 static size_t arg_max(const float *values, size_t n)
 {
-    size_t best = n;
+    const f32x16 lowest = vec_set1(-INFINITY);
+    f32x16 best = lowest;
 
-    for (size_t i = 0; i < n; i++) {
-        if (!isnan(values[i]) && (best == n || values[i] > values[best])) {
-            best = i;
+    for (size_t i = 0; i < n; i += SIMD_LANES) {
+        const size_t left = lanes_left(i, n);
+        const f32x16 value = lanes_load(values + i, left);
+        best = vec_max(vec_select(mask_first(left), value, lowest), best); /* NaN: best */
+    }
+    best = vec_set1(vec_hmax(best));
+    for (size_t i = 0; i < n; i += SIMD_LANES) {
+        const size_t left = lanes_left(i, n);
+        const mask16 is_best = vec_eq(lanes_load(values + i, left), best);
+        const uint32_t hits = mask_bits(mask_and(mask_first(left), is_best));
+        if (hits != 0) {
+            return i + (size_t)__builtin_ctz(hits);
         }
     }
-    return best;
+    return n;
 }
 
 void ISA(take_largest)(float *values, size_t n, size_t k, int32_t *indices)
@@ -207,7 +217,7 @@ enum status ISA(op_router)(struct backend *backend, const struct router_args *ar
     const size_t row_floats = args->n_experts + args->n_groups;
     TRY(cpu_scratch_acquire(backend, backend->n_threads * row_floats, sizeof(float), &call.biased));
     call.group_scores = call.biased + backend->n_threads * args->n_experts;
-    cpu_run(backend, args->n_rows * args->n_experts * (16 + args->top_k), route_task, &call);
+    cpu_run(backend, args->n_rows * (16 * args->n_experts + 512 * args->top_k), route_task, &call);
     cpu_scratch_release(backend, call.biased);
     if (atomic_load(&call.is_wrong)) {
         return status_set(STATUS_BAD_ARGUMENT, "a replayed expert is not one of %zu",
