@@ -28,6 +28,9 @@
 
 #define SPIN_US 1000        /* then sleep: a core is lent for a millisecond, not longer */
 #define SPINS_PER_CLOCK 256 /* reading the clock costs about as much as these */
+/* A thread that yields to another program is gone for milliseconds, and all others wait for it:
+ * where every thread can have a processor of its own, only long waits yield. */
+#define KEEP_US 50
 #define CACHE_LINE 64
 
 /* A word that threads wait on, alone on its cache line. */
@@ -54,6 +57,7 @@ struct pool {
     void *context;
     struct worker *workers; /* n_threads - 1 */
     cpu_set_t allowed;      /* of the caller when the pool was made */
+    int64_t keep_us;        /* of a wait until it yields */
     atomic_bool is_ending;
     bool is_bound;
 };
@@ -78,9 +82,10 @@ static void futex_wake_all(atomic_uint *word)
 }
 
 /* Waits until the gate's value is no longer `old`; false when the spin's time is over. */
-static bool spin_while(struct gate *gate, unsigned old)
+static bool spin_while(const struct pool *pool, struct gate *gate, unsigned old)
 {
     const int64_t begin_us = clock_now_us();
+    int64_t spent_us = 0;
 
     do {
         for (int i = 0; i < SPINS_PER_CLOCK; i++) {
@@ -89,14 +94,18 @@ static bool spin_while(struct gate *gate, unsigned old)
             }
             pause_core();
         }
-        (void)sched_yield(); /* whoever we wait for may want this core */
-    } while (clock_now_us() - begin_us < SPIN_US);
+        spent_us = clock_now_us() - begin_us;
+        if (spent_us >= pool->keep_us) {
+            (void)sched_yield(); /* whoever we wait for may want this core */
+        }
+    } while (spent_us < SPIN_US);
     return false;
 }
 
-static void wait_while(struct gate *gate, unsigned old)
+static void wait_while(const struct pool *pool, struct gate *gate, unsigned old)
 {
-    if (atomic_load_explicit(&gate->value, memory_order_acquire) != old || spin_while(gate, old)) {
+    if (atomic_load_explicit(&gate->value, memory_order_acquire) != old ||
+        spin_while(pool, gate, old)) {
         return;
     }
     atomic_fetch_add(&gate->n_sleeping, 1);
@@ -121,7 +130,7 @@ static void *worker_main(void *argument)
     unsigned seen = 0;
 
     for (;;) {
-        wait_while(&pool->generation, seen);
+        wait_while(pool, &pool->generation, seen);
         seen++; /* the next run starts only after this one is counted out: none is skipped */
         if (atomic_load(&pool->is_ending)) {
             return NULL;
@@ -172,12 +181,18 @@ static int nth_processor(const cpu_set_t *set, size_t n)
     return -1;
 }
 
+/* What the workers go by: before they start. */
+static void find_processors(struct pool *pool)
+{
+    const bool is_known = sched_getaffinity(0, sizeof(pool->allowed), &pool->allowed) == 0;
+    const size_t n_processors = is_known ? (size_t)CPU_COUNT(&pool->allowed) : 0;
+    pool->is_bound = pool->n_threads > 1 && n_processors == pool->n_threads;
+    pool->keep_us = pool->n_threads <= n_processors ? KEEP_US : 0;
+}
+
 /* Without the right to bind, or with fewer threads than processors, the kernel decides. */
 static void bind_workers(struct pool *pool)
 {
-    pool->is_bound = pool->n_threads > 1 &&
-                     sched_getaffinity(0, sizeof(pool->allowed), &pool->allowed) == 0 &&
-                     (size_t)CPU_COUNT(&pool->allowed) == pool->n_threads;
     for (size_t i = 0; pool->is_bound && i < pool->n_started; i++) {
         cpu_set_t one;
         CPU_ZERO(&one);
@@ -211,6 +226,7 @@ enum status pool_create(size_t n_threads, struct pool **out)
     pool->n_threads = n_threads;
     status = memory_alloc(n_threads - 1, sizeof(*pool->workers), &pool->workers);
     if (status == STATUS_OK) {
+        find_processors(pool);
         status = start_workers(pool);
     }
     if (status != STATUS_OK) {
@@ -262,7 +278,7 @@ void pool_run(struct pool *pool, pool_task *task, void *context)
         if (n_left == 0) {
             return;
         }
-        wait_while(&pool->n_left, n_left);
+        wait_while(pool, &pool->n_left, n_left);
     }
 }
 
@@ -279,7 +295,7 @@ void pool_barrier(struct pool *pool, size_t thread_index)
         wake_sleepers(&pool->sense);
         return;
     }
-    wait_while(&pool->sense, sense);
+    wait_while(pool, &pool->sense, sense);
 }
 
 void pool_share(size_t n, size_t thread_index, size_t n_threads, size_t *begin, size_t *end)
