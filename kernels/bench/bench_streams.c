@@ -4,49 +4,45 @@
 #include "kernels/bench/bench_internal.h"
 #include "kernels/cpu/cpu_backend.h"
 
-#include <stdint.h>
-
 /* Larger than any last-level cache in sight, so that reads come from DRAM. */
-#define READ_WORDS ((size_t)1 << 24)
+#define READ_FLOATS ((size_t)1 << 25)
+#define READ_ROUND ((size_t)128)
+#define LINE_FLOATS ((size_t)16)
 #define EXP_FLOATS ((size_t)1 << 13)
 #define N_STREAM_REPEATS ((size_t)9)
 
 struct read_job {
-    const uint64_t *words;
-    uint64_t *sums; /* one a thread, a line apart */
+    struct backend *backend;
+    const float *x;
+    float *sums; /* one a thread, a line apart */
 };
 
 static void read_task(void *context, size_t thread_index, size_t n_threads)
 {
     const struct read_job *const job = context;
-    uint64_t sums[8] = {0};
     size_t begin = 0;
     size_t end = 0;
-    pool_share(READ_WORDS / 8, thread_index, n_threads, &begin, &end);
-    for (size_t i = begin * 8; i < end * 8; i += 8) {
-        for (size_t j = 0; j < 8; j++) {
-            sums[j] += job->words[i + j];
-        }
-    }
-    job->sums[thread_index * 8] =
-        sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7];
+    pool_share(READ_FLOATS / READ_ROUND, thread_index, n_threads, &begin, &end);
+    job->sums[thread_index * LINE_FLOATS] =
+        cpu_read_sum(job->backend, job->x + begin * READ_ROUND, (end - begin) * READ_ROUND);
 }
 
 static enum status measure_reads(struct bench_meter *meter, struct bench_result *out)
 {
     struct bench_samples samples = {.count = N_STREAM_REPEATS};
-    uint64_t *words = NULL;
-    uint64_t *sums = NULL;
-    TRY(memory_alloc(READ_WORDS, sizeof(*words), &words));
-    const enum status status = memory_alloc(meter->backend->n_threads * 8, sizeof(*sums), &sums);
+    float *x = NULL;
+    float *sums = NULL;
+    TRY(memory_alloc(READ_FLOATS, sizeof(*x), &x));
+    const enum status status =
+        memory_alloc(meter->backend->n_threads * LINE_FLOATS, sizeof(*sums), &sums);
     if (status != STATUS_OK) {
-        memory_free(words);
+        memory_free(x);
         return status;
     }
-    for (size_t i = 0; i < READ_WORDS; i++) {
-        words[i] = i; /* a page that was never written is not memory yet */
+    for (size_t i = 0; i < READ_FLOATS; i++) {
+        x[i] = 1.0F; /* a page that was never written is not memory yet */
     }
-    struct read_job job = {words, sums};
+    struct read_job job = {meter->backend, x, sums};
     for (size_t i = 0; i < samples.count; i++) {
         bench_wait_quiet(meter);
         const double start = bench_now();
@@ -54,8 +50,8 @@ static enum status measure_reads(struct bench_meter *meter, struct bench_result 
         samples.seconds[i] = bench_now() - start;
     }
     *out = bench_summarise("memory read, all threads", "GB/s", &samples,
-                           (double)(READ_WORDS * sizeof(*words)), 0.0);
-    memory_free(words);
+                           (double)(READ_FLOATS * sizeof(*x)), 0.0);
+    memory_free(x);
     memory_free(sums);
     return STATUS_OK;
 }

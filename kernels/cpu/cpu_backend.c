@@ -17,6 +17,8 @@ extern const struct backend_ops cpu_ops_portable;
 typedef size_t burst_function(size_t n_rounds, float *sink);
 burst_function fma_burst_avx512bf16, fma_burst_avx512, fma_burst_avx2, fma_burst_portable;
 burst_function pair_burst_avx512bf16, pair_burst_avx512, pair_burst_avx2, pair_burst_portable;
+typedef float read_function(const float *x, size_t n);
+read_function read_sum_avx512bf16, read_sum_avx512, read_sum_avx2, read_sum_portable;
 typedef void math_function(enum cpu_math function, const float *x, float *y, size_t n);
 math_function math_map_avx512bf16, math_map_avx512, math_map_avx2, math_map_portable;
 
@@ -37,6 +39,7 @@ struct cpu_device {
     const struct backend_ops *ops;
     burst_function *fma_burst, *pair_burst;
     math_function *math_map;
+    read_function *read_sum;
 };
 
 struct cpu_backend {
@@ -55,7 +58,7 @@ static struct cpu_backend *cpu_of(struct backend *backend)
 #define N_DEVICES_MAX 4
 #define DEVICE(isa)                                                                                \
     ((struct cpu_device){"cpu-" #isa, &cpu_ops_##isa, fma_burst_##isa, pair_burst_##isa,           \
-                         math_map_##isa})
+                         math_map_##isa, read_sum_##isa})
 
 /* Fastest first. The table's order decides what "auto" takes. */
 static size_t list_devices(struct cpu_device out[N_DEVICES_MAX])
@@ -250,6 +253,11 @@ size_t cpu_fma_burst(struct backend *backend, size_t n_rounds, float *sink)
 size_t cpu_pair_burst(struct backend *backend, size_t n_rounds, float *sink)
 {
     return cpu_of(backend)->device.pair_burst(n_rounds, sink);
+}
+
+float cpu_read_sum(struct backend *backend, const float *x, size_t n)
+{
+    return cpu_of(backend)->device.read_sum(x, n);
 }
 
 void cpu_math_map(struct backend *backend, enum cpu_math function, const float *x, float *y,

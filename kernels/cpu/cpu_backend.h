@@ -38,6 +38,9 @@ size_t cpu_fma_burst(struct backend *backend, size_t n_rounds, float *sink);
 /* The same with products of bfloat16 pairs. */
 size_t cpu_pair_burst(struct backend *backend, size_t n_rounds, float *sink);
 
+/* Reads n floats on the calling thread, for measuring memory; returns about their sum. */
+float cpu_read_sum(struct backend *backend, const float *x, size_t n);
+
 /* y[i] = function of x[i] (simd/simd_math.h) on the calling thread; in place is legal. */
 enum cpu_math { CPU_MATH_EXP, CPU_MATH_LOG, CPU_MATH_SIGMOID, CPU_MATH_SILU };
 void cpu_math_map(struct backend *backend, enum cpu_math function, const float *x, float *y,

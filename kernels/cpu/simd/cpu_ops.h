@@ -92,7 +92,9 @@ void ISA(take_largest)(float *values, size_t n, size_t k, int32_t *indices);
 /* About n_rounds * 8 dependent steps of independent register-only FMA chains; returns the flop
  * done. *sink is read and written, so that nothing is optimised away. */
 size_t ISA(fma_burst)(size_t n_rounds, float *sink);
-/* The same for products of bfloat16 pairs. */
+/* The sum of n floats (whole rounds of 128), in any order: reads memory as fast as there is. */
+float ISA(read_sum)(const float *x, size_t n);
+/* fma_burst for products of bfloat16 pairs. */
 size_t ISA(pair_burst)(size_t n_rounds, float *sink);
 
 void ISA(math_map)(enum cpu_math function, const float *x, float *y, size_t n);

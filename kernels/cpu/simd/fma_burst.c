@@ -1,4 +1,4 @@
-/* Owns the register-only loop that measures the machine's fp32 FMA peak. */
+/* Owns the loops that measure the machine: fp32 FMA in registers, and reading memory. */
 #include "kernels/cpu/simd/cpu_ops.h"
 
 /* Independent chains: enough for two FMA a cycle at a latency of four, few enough for sixteen
@@ -31,4 +31,26 @@ size_t ISA(fma_burst)(size_t n_rounds, float *sink)
     }
     *sink = vec_sum(sum);
     return 2 * SIMD_LANES * N_CHAINS * SECTION * n_rounds;
+}
+
+/* A cache line each of eight vectors a round, one stream. */
+float ISA(read_sum)(const float *x, size_t n)
+{
+    f32x16 sums[8];
+#pragma GCC unroll 8
+    for (size_t i = 0; i < 8; i++) {
+        sums[i] = vec_zero();
+    }
+    for (size_t at = 0; at + 8 * SIMD_LANES <= n; at += 8 * SIMD_LANES) {
+#pragma GCC unroll 8
+        for (size_t i = 0; i < 8; i++) {
+            sums[i] = vec_add(sums[i], vec_load(x + at + i * SIMD_LANES));
+        }
+    }
+    f32x16 sum = sums[0];
+#pragma GCC unroll 8
+    for (size_t i = 1; i < 8; i++) {
+        sum = vec_add(sum, sums[i]);
+    }
+    return vec_sum(sum);
 }
