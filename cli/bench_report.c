@@ -103,11 +103,11 @@ static enum status put_in_unit(struct json *object, const struct bench_result *r
 /* "gemm" of "gemm 8 x 1024 x 1024". */
 static enum status fill_result(struct json *object, const struct bench_result *result)
 {
-    const bool is_arithmetic = strcmp(result->unit, "GFLOP/s") == 0;
+    const bool is_product = result->n_rows > 0;
 
     TRY(json_put(object, "bench", json_from_text(result->name, strcspn(result->name, " ,"))));
     TRY(put_common(object, NULL, result->dtype, result->n_rows, result->tokens_per_s,
-                   is_arithmetic ? result->share : 0));
+                   is_product ? result->share : 0));
     TRY(put_in_unit(object, result));
     TRY(json_put(object, "name", text_or_null(result->name)));
     TRY(json_put(object, "unit", text_or_null(result->unit)));
