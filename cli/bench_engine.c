@@ -93,6 +93,17 @@ static enum status with_engine(const struct bench_subject *subject, struct polic
 
 /* --- Prefill --- */
 
+/* Steps until everything that was submitted is done. */
+static enum status run_dry(struct feed *feed, double *seconds)
+{
+    size_t n_drawn = 0;
+
+    while (!engine_is_idle(feed->engine)) {
+        TRY(step(feed, seconds, &n_drawn));
+    }
+    return STATUS_OK;
+}
+
 static enum status measure_prefill(const struct bench_subject *subject, struct feed *feed,
                                    struct bench_times *times)
 {
@@ -101,12 +112,9 @@ static enum status measure_prefill(const struct bench_subject *subject, struct f
 
     for (size_t i = 0; i < 4 || bench_now() - begin < subject->seconds; i++) {
         double seconds = 0;
-        size_t n_drawn = 0;
         bench_wait_quiet(subject->meter);
         TRY(submit(feed));
-        while (!engine_is_idle(feed->engine)) {
-            TRY(step(feed, &seconds, &n_drawn));
-        }
+        TRY(run_dry(feed, &seconds));
         if (i > 0) { /* the first one warms up */
             bench_times_add(times, seconds / n_tokens);
         }
@@ -159,19 +167,27 @@ static enum status decode_wave(const struct bench_subject *subject, struct feed 
     return STATUS_OK;
 }
 
+/* Steps until all prompts are in, and all of them draw. */
+static enum status begin_wave(struct feed *feed)
+{
+    size_t n_drawn = 0;
+
+    TRY(submit(feed));
+    while (n_drawn < feed->batch) {
+        double seconds = 0;
+        n_drawn = 0;
+        TRY(step(feed, &seconds, &n_drawn));
+    }
+    return STATUS_OK;
+}
+
 static enum status measure_decode(const struct bench_subject *subject, struct feed *feed,
                                   struct bench_times *times)
 {
     const double begin = bench_now();
 
     for (size_t wave = 0; wave == 0 || bench_now() - begin < subject->seconds; wave++) {
-        size_t n_drawn = 0;
-        TRY(submit(feed));
-        while (n_drawn < feed->batch) { /* until all prompts are in, and all of them draw */
-            double seconds = 0;
-            n_drawn = 0;
-            TRY(step(feed, &seconds, &n_drawn));
-        }
+        TRY(begin_wave(feed));
         const double spent = wave == 0 ? 0 : bench_now() - begin;
         TRY(decode_wave(subject, feed, bench_now() + subject->seconds - spent, times));
         drop_all(feed);
