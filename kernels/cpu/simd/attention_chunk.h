@@ -128,22 +128,39 @@ struct key_part {
     size_t at, width;
 };
 
-/* A part of keys where they are, or copied to gathered (KEY_BLOCK, width). */
+/* A part of keys where they are: of a chunk that picks none. */
+static inline void locate_seen_keys(const struct kv_pages *pages, const struct chunk *c,
+                                    const struct key_part *part, struct key_rows *out)
+{
+    out->stride = pages->entry_stride;
+    for (size_t k = 0; k < part->n; k += KV_BLOCK_TOKENS) {
+        out->pages[k / KV_BLOCK_TOKENS] = page_of(pages, c->span, part->first + k) + part->at;
+    }
+}
+
+/* A part of picked keys, copied to gathered (KEY_BLOCK, width). */
+static inline void gather_keys(const struct kv_pages *pages, const struct chunk *c,
+                               const struct key_part *part, float *gathered, struct key_rows *out)
+{
+    out->stride = part->width;
+    for (size_t k = 0; k < part->n; k++) {
+        const size_t token = (size_t)c->picked[part->first + k];
+        float *row = gathered + k * part->width;
+
+        memcpy(row, entry_of(pages, c->span, token) + part->at, part->width * sizeof(float));
+        if (k % KV_BLOCK_TOKENS == 0) {
+            out->pages[k / KV_BLOCK_TOKENS] = row;
+        }
+    }
+}
+
 static inline void locate_keys(const struct kv_pages *pages, const struct chunk *c,
                                const struct key_part *part, float *gathered, struct key_rows *out)
 {
-    const bool is_picked = c->picked != NULL;
-
-    out->stride = is_picked ? part->width : pages->entry_stride;
-    for (size_t k = 0; k < part->n; k += KV_BLOCK_TOKENS) {
-        out->pages[k / KV_BLOCK_TOKENS] = is_picked
-                                              ? gathered + k * part->width
-                                              : page_of(pages, c->span, part->first + k) + part->at;
-    }
-    for (size_t k = 0; is_picked && k < part->n; k++) {
-        const size_t token = (size_t)c->picked[part->first + k];
-        memcpy(gathered + k * part->width, entry_of(pages, c->span, token) + part->at,
-               part->width * sizeof(float));
+    if (c->picked == NULL) {
+        locate_seen_keys(pages, c, part, out);
+    } else {
+        gather_keys(pages, c, part, gathered, out);
     }
 }
 

@@ -108,7 +108,7 @@ static void score_chunk(const struct index_args *a, const struct chunk *c, struc
     for (size_t first = 0; first < c->n_keys; first += KEY_BLOCK) {
         const size_t n_keys = smaller(c->n_keys - first, KEY_BLOCK);
         const struct key_part part = {first, n_keys, a->key_at, a->dim};
-        locate_keys(&a->pages, c, &part, NULL, &keys);
+        locate_seen_keys(&a->pages, c, &part, &keys);
         index_products(a, c->n_rows * a->n_heads, w->q, &keys, n_keys, w->keys, w->z);
         for (size_t r = 0; r < c->n_rows; r++) {
             const float *weights = a->w + (c->span->first_row + c->i + r) * a->w_stride;
