@@ -2,6 +2,7 @@
 #include "base/memory.h"
 #include "cli/bench_model.h"
 #include "model/model_cost.h"
+#include "model/precision.h"
 #include "rollout/engine.h"
 
 #define SEED 1u
@@ -238,8 +239,10 @@ static enum status engine_cases(const struct bench_subject *subject, struct poli
 
 enum status bench_engine(const struct bench_subject *subject)
 {
-    struct policy_options options = {
-        .n_drafts = subject->n_drafts, .max_rows = CHUNK_ROWS, .precision = subject->precision};
+    struct policy_options options = {.n_drafts = subject->n_drafts,
+                                     .max_rows = CHUNK_ROWS,
+                                     .precision = subject->precision,
+                                     .unquantised = precision_unquantised(subject->precision)};
     struct policy *policy = NULL;
 
     for (size_t i = 0; i < subject->n_batches; i++) {

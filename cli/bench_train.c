@@ -2,6 +2,7 @@
 #include "base/memory.h"
 #include "cli/bench_model.h"
 #include "model/model_cost.h"
+#include "model/precision.h"
 #include "trainer/learner.h"
 
 #define SEQUENCES ((size_t)16)
@@ -134,7 +135,9 @@ enum status bench_train(const struct bench_subject *subject)
     const struct policy_options policy_options = {.max_rows = learner_max_rows(&options),
                                                   .max_draws = 1,
                                                   .is_trainable = true,
-                                                  .precision = subject->precision};
+                                                  .precision = subject->precision,
+                                                  .unquantised =
+                                                      precision_unquantised(subject->precision)};
     struct policy *policy = NULL;
     struct learner *learner = NULL;
 

@@ -27,11 +27,14 @@ static const struct {
 static enum status measure_policy(const struct run_config *run, const struct model_config *model,
                                   size_t max_rows, bool is_trainable, struct policy_memory *out)
 {
+    const enum precision precision = precision_of(run->model.dtype);
+
     return policy_measure(model,
                           &(struct policy_options){.max_rows = max_rows,
                                                    .max_draws = 1,
                                                    .is_trainable = is_trainable,
-                                                   .precision = precision_of(run->model.dtype)},
+                                                   .precision = precision,
+                                                   .unquantised = precision_unquantised(precision)},
                           out);
 }
 
@@ -77,12 +80,14 @@ static enum status measure_sampler(const struct run_config *run, const struct mo
     struct policy_memory policy;
     size_t n_pages = 0;
 
-    TRY(policy_measure(model,
-                       &(struct policy_options){.max_rows = options.max_batch_tokens,
-                                                .max_draws = options.max_num_seqs,
-                                                .n_drafts = options.n_drafts,
-                                                .precision = options.precision},
-                       &policy));
+    TRY(policy_measure(
+        model,
+        &(struct policy_options){.max_rows = options.max_batch_tokens,
+                                 .max_draws = options.max_num_seqs,
+                                 .n_drafts = options.n_drafts,
+                                 .precision = options.precision,
+                                 .unquantised = precision_unquantised(options.precision)},
+        &policy));
     TRY(engine_pages(&options, policy.cache_page, &n_pages));
     set_policy(&policy, options.max_batch_tokens, out);
     out->bytes[MODEL_MEMORY_RECEIVED] = policy.weights;

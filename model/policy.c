@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "model/policy_internal.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static enum status create_weights(struct policy *policy)
@@ -46,6 +47,16 @@ static enum status create_parts(struct policy *policy)
     return policy_layout_create(policy);
 }
 
+static void compose_numerics(struct policy *policy)
+{
+    const enum precision precision = policy->options.precision;
+    const bool has_bf16_head =
+        precision == PRECISION_FP8 && policy_unquantised(policy) == PRECISION_BF16;
+
+    (void)snprintf(policy->numerics, sizeof(policy->numerics), "%s%s",
+                   policy->backend->numerics_ids[precision], has_bf16_head ? "/head-bf16" : "");
+}
+
 enum status policy_create(struct backend *backend, const struct model_config *config,
                           const struct policy_options *options, struct policy **out)
 {
@@ -57,10 +68,14 @@ enum status policy_create(struct backend *backend, const struct model_config *co
         return status_set(STATUS_BAD_ARGUMENT, "max_rows is %zu, want 1 to %d", options->max_rows,
                           INT32_MAX / 4);
     }
+    if (options->unquantised == PRECISION_FP8) {
+        return status_set(STATUS_BAD_ARGUMENT, "what FP8 leaves unquantised is fp32 or bf16");
+    }
     TRY(memory_alloc(1, sizeof(*policy), &policy));
     policy->backend = backend;
     policy->config = *config;
     policy->options = *options;
+    compose_numerics(policy);
     status = create_parts(policy);
     if (status != STATUS_OK) {
         policy_destroy(policy);
@@ -160,7 +175,7 @@ const struct weight_table *policy_table(const struct policy *policy)
 
 const char *policy_numerics(const struct policy *policy)
 {
-    return policy->backend->numerics_ids[policy->options.precision];
+    return policy->numerics;
 }
 
 float *policy_weights(struct policy *policy)

@@ -23,10 +23,12 @@ struct policy_options {
     size_t n_drafts;   /* tokens that policy_draft may draft behind a sequence: caches then hold
                           entries of the MTP modules too. 0, or no module: it drafts nothing */
     /* Of the forward products, in sampling and training alike. BF16: all but the routers'. FP8:
-     * the linear layers' (W8A8); head, eh_proj and the absorbed kv_b stay floats, kv_b's rounded
-     * to codes. Gradients are of the rounded weights, in fp32, for the unrounded ones (straight
-     * through). */
+     * the linear layers' (W8A8). Gradients are of the rounded weights, in fp32, for the unrounded
+     * ones (straight through). */
     enum precision precision;
+    /* F32 or BF16: what FP8 computes head, eh_proj, an indexer's keys and the absorbed kv_b in,
+     * whose weights are rounded to codes first (exact in BF16). The other precisions ignore it. */
+    enum precision unquantised;
 };
 
 /* Sizes everything at once; config is copied. Weights start as zeros: write policy_weights, then
@@ -40,7 +42,8 @@ void policy_destroy(struct policy *policy);
 
 const struct model_config *policy_config(const struct policy *policy);
 const struct weight_table *policy_table(const struct policy *policy);
-/* The backend's id for the policy's precision: equal ids give equal bits. */
+/* The backend's id for the policy's precision, and behind it what else changes bits ("/head-bf16":
+ * FP8 with `unquantised` BF16): equal ids give equal bits. */
 const char *policy_numerics(const struct policy *policy);
 float *policy_weights(struct policy *policy);   /* flat, table->n_floats */
 float *policy_gradients(struct policy *policy); /* same layout; NULL unless trainable */

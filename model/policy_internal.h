@@ -143,6 +143,7 @@ struct policy {
     struct model_config config;
     struct policy_options options;
     struct policy_sizes sizes;
+    char numerics[64]; /* policy_numerics */
     struct weight_table *table;
     float *weights, *gradients;
     float *tied_gradients; /* (V, d) of a tied head until policy_finish_gradients, else NULL */
@@ -217,7 +218,7 @@ MUST_CHECK enum status policy_check_spans(const struct policy_cache *cache,
 size_t policy_draft_modules(const struct policy *policy);
 
 /* What the linear layers' products are made in, and those of head, eh_proj and the absorbed kv_b,
- * which FP8 leaves alone. */
+ * whose inputs FP8 does not quantise. */
 enum precision policy_linear(const struct policy *policy);
 enum precision policy_unquantised(const struct policy *policy);
 

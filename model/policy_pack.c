@@ -14,7 +14,8 @@ enum precision policy_linear(const struct policy *policy)
 
 enum precision policy_unquantised(const struct policy *policy)
 {
-    return policy->options.precision == PRECISION_BF16 ? PRECISION_BF16 : PRECISION_F32;
+    return policy->options.precision == PRECISION_FP8 ? policy->options.unquantised
+                                                      : policy->options.precision;
 }
 
 struct plan_form plan_linear(const struct policy_plan *plan)

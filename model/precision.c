@@ -29,3 +29,8 @@ const char *precision_name(enum precision precision)
 {
     return names[precision];
 }
+
+enum precision precision_unquantised(enum precision profile)
+{
+    return profile == PRECISION_F32 ? PRECISION_F32 : PRECISION_BF16;
+}

@@ -11,5 +11,8 @@ enum precision precision_of(enum model_dtype dtype);
 /* "fp32", "bf16", "fp8". False: another name; *out is untouched. */
 bool precision_parse(const char *name, enum precision *out);
 const char *precision_name(enum precision precision);
+/* What a profile leaves unquantised (policy_options.unquantised): floats under fp32, else BF16, in
+ * which V3's checkpoints keep head and eh_proj. */
+enum precision precision_unquantised(enum precision profile);
 
 #endif

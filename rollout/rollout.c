@@ -67,7 +67,8 @@ static struct policy_options policy_options_of(const struct engine_options *opti
     return (struct policy_options){.max_rows = options->max_batch_tokens,
                                    .max_draws = options->max_num_seqs,
                                    .n_drafts = options->n_drafts,
-                                   .precision = options->precision};
+                                   .precision = options->precision,
+                                   .unquantised = precision_unquantised(options->precision)};
 }
 
 enum status rollout_check(const struct run_config *config)

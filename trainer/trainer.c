@@ -123,10 +123,12 @@ static enum status open_model(struct session *session)
 {
     const struct run_config *config = session->config;
     const struct learner_options options = grpo_learner_options(config);
+    const enum precision precision = precision_of(config->model.dtype);
     struct policy_options sizes = {.max_rows = learner_max_rows(&options),
                                    .max_draws = 1,
                                    .is_trainable = true,
-                                   .precision = precision_of(config->model.dtype)};
+                                   .precision = precision,
+                                   .unquantised = precision_unquantised(precision)};
     TRY(backend_open(config->run.device, config->run.threads, &session->backend));
     TRY(bench_fma_peak(session->backend, &session->peak_flops));
     TRY(setup_policy(&session->data.model, session->backend, NULL, &sizes, &session->policy));

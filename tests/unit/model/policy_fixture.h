@@ -35,7 +35,7 @@ enum variant_bit {
 };
 #define VARIANT_GROUPED (VARIANT_LLAMA | VARIANT_QWEN3 | VARIANT_QWEN3_MOE | VARIANT_MIXTRAL)
 static unsigned variant; /* of the models that make_policy makes */
-static enum precision precision;
+static enum precision precision, unquantised;
 static const unsigned variants[] = {
     0,
     VARIANT_SOFTMAX | VARIANT_NO_NORM | VARIANT_Q_PROJ | VARIANT_YARN,
@@ -56,18 +56,29 @@ static const unsigned variants[] = {
 };
 #define N_VARIANTS (sizeof(variants) / sizeof(variants[0]))
 
-/* Every kind of model in every precision. */
+/* A precision, and what FP8 leaves unquantised. */
+static const enum precision profiles[][2] = {{PRECISION_F32, PRECISION_F32},
+                                             {PRECISION_BF16, PRECISION_F32},
+                                             {PRECISION_FP8, PRECISION_F32},
+                                             {PRECISION_FP8, PRECISION_BF16}};
+#define N_PROFILES (sizeof(profiles) / sizeof(profiles[0]))
+
+static inline void set_profile(size_t index)
+{
+    precision = profiles[index][0];
+    unquantised = profiles[index][1];
+}
+
+/* Every kind of model in every profile. */
 static inline void for_all(void (*check)(void))
 {
-    static const enum precision precisions[] = {PRECISION_F32, PRECISION_BF16, PRECISION_FP8};
-
-    for (size_t i = 0; i < 3 * N_VARIANTS; i++) {
-        variant = variants[i / 3];
-        precision = precisions[i % 3];
+    for (size_t i = 0; i < N_PROFILES * N_VARIANTS; i++) {
+        variant = variants[i / N_PROFILES];
+        set_profile(i % N_PROFILES);
         check();
     }
     variant = 0;
-    precision = PRECISION_F32;
+    set_profile(0);
 }
 
 static const struct rope_scaling variant_yarn = {.kind = ROPE_YARN,
@@ -190,7 +201,8 @@ static inline struct policy *make_policy(struct backend *backend, bool is_traina
     const struct policy_options options = {.max_rows = MAX_ROWS,
                                            .max_draws = MAX_ROWS,
                                            .is_trainable = is_trainable,
-                                           .precision = precision};
+                                           .precision = precision,
+                                           .unquantised = unquantised};
     struct model_config config;
     struct policy *policy;
 

@@ -154,32 +154,37 @@ static void the_trainer_gives_each_draw_the_samplers_log_probability(void **stat
 /* The profiles are near each other (a route may differ), and not the same. */
 static void a_precision_shows_in_the_log_probabilities(void **state)
 {
-    static const enum precision precisions[] = {PRECISION_F32, PRECISION_BF16, PRECISION_FP8};
-    static const float largest[] = {0.0f, 0.3f, 3.0f};
-    float logp[3][MAX_ROWS], entropy[MAX_ROWS];
+    static const float largest[N_PROFILES] = {0.0f, 0.3f, 3.0f, 3.0f};
+    static const char *const numerics[N_PROFILES] = {"cpu-f32-", "cpu-bf16-", "cpu-fp8-",
+                                                     "cpu-fp8-"};
+    float logp[N_PROFILES][MAX_ROWS], entropy[MAX_ROWS];
 
     (void)state;
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < N_PROFILES; i++) {
         struct backend *backend = open_backend("cpu", 1);
         struct policy *policy;
         struct batch batch;
         float off = 0;
 
-        precision = precisions[i];
+        set_profile(i);
         policy = make_policy(backend, true);
+        assert_memory_equal(policy_numerics(policy), numerics[i], strlen(numerics[i]));
+        assert_true((strstr(policy_numerics(policy), "/head-bf16") != NULL) ==
+                    (i == N_PROFILES - 1));
         batch_fill(&batch);
         forward(policy, &batch, 0, N_SEQUENCES, plain, logp[i], entropy);
         for (size_t j = 0; j < batch.offsets[N_SEQUENCES]; j++) {
             off = fmaxf(off, fabsf(logp[i][j] - logp[0][j]));
         }
         assert_true(i == 0 || off > 1e-6f);
+        assert_true(i < 3 || memcmp(logp[i], logp[2], sizeof(logp[i])) != 0);
         if (off > largest[i]) {
-            fail_msg("precision %zu is %g off", i, (double)off);
+            fail_msg("profile %zu is %g off", i, (double)off);
         }
         policy_destroy(policy);
         backend_close(backend);
     }
-    precision = PRECISION_F32;
+    set_profile(0);
 }
 
 static void a_copied_page_serves_like_the_original(void **state)
