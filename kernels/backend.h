@@ -210,7 +210,9 @@ struct kv_span {
     const int32_t *blocks;
 };
 /* Stores two parts of the entries of all rows, one behind the other (to_pages), or reads them back
- * (gradients of pages). GQA: latent is the keys, rope_key the values. */
+ * (gradients of pages). GQA: latent is the keys, rope_key the values. Spans may have rows in common
+ * where these are read: to_pages copies such a row to each span's page; accumulate adds the pages'
+ * entries to it, spans in order. */
 struct kv_copy_args {
     float *latent; /* (T, rk) */
     size_t latent_stride;
@@ -222,6 +224,7 @@ struct kv_copy_args {
     size_t rk, dr;
     size_t entry_at; /* floats into the entry where the first part begins */
     bool to_pages;
+    bool accumulate; /* without to_pages: rows += entries */
 };
 /* Softmax attention over the paged cache: S = scale (q . key + q_rope . key's second part), out =
  * softmax(S) . values. Training, prefill and decode are this one op. Query head h reads KV head h /
@@ -251,8 +254,8 @@ struct attention_args {
     const int32_t *selected;
     size_t n_selected;
 };
-/* Needs n_cached == 0 in every span. d_pages (same layout as pages) is added to, by keys and by
- * values. dq and dq_rope are assigned. */
+/* d_pages (same layout as pages) is added to, by keys and by values: those of cached tokens too, so
+ * no two spans may share a block. dq and dq_rope are assigned for the rows of spans. */
 struct attention_backward_args {
     struct attention_args forward; /* as it was called, out and lse filled */
     const float *d_out;            /* (T, H, value_dim), out_stride */

@@ -1,10 +1,10 @@
-/* Owns the gradient of attention (model.md 6.5) for whole sequences (nothing cached before them).
+/* Owns the gradient of attention (model.md 6.5), which reaches the keys of cached tokens too.
  * Probabilities are made again from the saved log-sum-exp.
  *
  *   D = <d_out, out>, dA = d_out . value, dS = scale P (dA - D)
  *   dq = dS . key, d value += P^T d_out, d key += dS^T q
  *
- * One thread does a whole sequence with one KV head, chunks of its rows ascending. A gradient in
+ * One thread does a whole span with one KV head, chunks of its rows ascending. A gradient in
  * the pages is one chain per element that starts from the value already there: for each chunk first
  * the value path, then the key path, (row, head) pairs ascending (with MLA both meet in the
  * latent). The size of a chunk depends on the number of heads alone, so the bits of a sequence do
@@ -359,11 +359,6 @@ enum status ISA(op_attention_backward)(struct backend *backend,
     struct backward_call call = {.args = args, .scratch_floats = workspace_floats(f)};
 
     for (size_t s = 0; s < f->n_spans; s++) {
-        if (f->spans[s].n_cached != 0) {
-            return status_set(STATUS_UNSUPPORTED,
-                              "span %zu has %zu cached tokens: no gradient reaches them", s,
-                              f->spans[s].n_cached);
-        }
         call.total_work += attention_work(f, &f->spans[s], f->spans[s].n_rows);
     }
     TRY(cpu_scratch_acquire(backend, backend->n_threads * call.scratch_floats, sizeof(float),
