@@ -29,6 +29,9 @@ struct policy_options {
     /* F32 or BF16: what FP8 computes head, eh_proj, an indexer's keys and the absorbed kv_b in,
      * whose weights are rounded to codes first (exact in BF16). The other precisions ignore it. */
     enum precision unquantised;
+    /* Trainable: keep the rows between layers and one layer's activations; a layer's backward pass
+     * makes its own again first. Less memory, more time, the same bits. */
+    bool recomputes;
 };
 
 /* Sizes everything at once; config is copied. Weights start as zeros: write policy_weights, then

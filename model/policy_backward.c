@@ -209,11 +209,7 @@ static enum status trunk_backward(struct policy *policy)
 {
     const struct policy_sizes *s = &policy->sizes;
     const size_t last = policy->config.n_layers - 1;
-    const struct policy_block_rows rows = {.n_rows = policy->n_rows,
-                                           .positions = policy->positions,
-                                           .spans = policy->spans,
-                                           .n_spans = policy->n_spans,
-                                           .pages = policy->pages};
+    const struct policy_block_rows rows = policy_rows_of(policy, 0);
 
     TRY(policy->backend->ops->rms_norm_backward(
         policy->backend,
@@ -232,6 +228,7 @@ static enum status trunk_backward(struct policy *policy)
         TRY(add_mtp_hidden(policy, policy->grad.d_h));
     }
     for (size_t i = policy->config.n_layers; i-- > 0;) {
+        TRY(policy_hold(policy, i));
         TRY(policy_block_backward(policy, &policy->layers[i], &policy->activations[i], &rows,
                                   policy->grad.d_h));
     }
@@ -241,14 +238,10 @@ static enum status trunk_backward(struct policy *policy)
 /* The indexers alone, each from what its layer saw. */
 static enum status indexers_backward(struct policy *policy)
 {
-    const struct policy_block_rows rows = {.n_rows = policy->n_rows,
-                                           .positions = policy->positions,
-                                           .spans = policy->spans,
-                                           .n_spans = policy->n_spans,
-                                           .pages = policy->pages,
-                                           .is_dense = true};
+    const struct policy_block_rows rows = policy_rows_of(policy, 0);
 
     for (size_t i = policy->config.n_layers; i-- > 0;) {
+        TRY(policy_hold(policy, i));
         TRY(policy_indexer_backward(policy, &policy->layers[i], &policy->activations[i], &rows));
     }
     return STATUS_OK;

@@ -53,6 +53,25 @@ static enum status attention_forward(struct policy *policy, const struct policy_
                             .accumulate = true});
 }
 
+/* normed_mid -> gate and up of the dense MLP or the shared experts. */
+static enum status gate_up_forward(struct policy *policy, const struct policy_layer *layer,
+                                   const struct policy_activations *a, size_t n_rows)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    return policy->backend->ops->gemm(
+        policy->backend,
+        &(struct gemm_args){.x = a->normed_mid,
+                            .x_stride = s->d_stride,
+                            .w = layer->w_gate_up,
+                            .precision = policy_linear(policy),
+                            .y = a->gate_up,
+                            .y_stride = s->gate_up_stride[layer->is_moe],
+                            .n_rows = n_rows,
+                            .n_in = s->d,
+                            .n_out = s->ffn_up_at[layer->is_moe] + s->ffn_width[layer->is_moe]});
+}
+
 /* The dense MLP, or the shared experts, added to h_out. */
 static enum status mlp_forward(struct policy *policy, const struct policy_layer *layer,
                                const struct policy_activations *a, size_t n_rows)
@@ -65,15 +84,7 @@ static enum status mlp_forward(struct policy *policy, const struct policy_layer 
     if (width == 0) {
         return STATUS_OK;
     }
-    TRY(ops->gemm(policy->backend, &(struct gemm_args){.x = a->normed_mid,
-                                                       .x_stride = s->d_stride,
-                                                       .w = layer->w_gate_up,
-                                                       .precision = policy_linear(policy),
-                                                       .y = a->gate_up,
-                                                       .y_stride = s->gate_up_stride[layer->is_moe],
-                                                       .n_rows = n_rows,
-                                                       .n_in = s->d,
-                                                       .n_out = up_at + width}));
+    TRY(gate_up_forward(policy, layer, a, n_rows));
     TRY(ops->swiglu(policy->backend,
                     &(struct swiglu_args){.gate = a->gate_up,
                                           .up = a->gate_up + up_at,
@@ -144,29 +155,51 @@ static enum status experts_forward(struct policy *policy, const struct policy_la
                                                .top_k = s->top_k});
 }
 
-enum status policy_block_forward(struct policy *policy, const struct policy_layer *layer,
-                                 const struct policy_activations *a,
-                                 const struct policy_block_rows *rows)
+/* normed_mid and h_mid -> h_out. */
+static enum status ffn_forward(struct policy *policy, const struct policy_layer *layer,
+                               const struct policy_activations *a, size_t n_rows)
+{
+    TRY(policy_copy_rows(policy, a->h_mid, a->h_out, n_rows));
+    /* Fixed order of additions: residual, then shared experts, then the routed sum. */
+    TRY(mlp_forward(policy, layer, a, n_rows));
+    return layer->is_moe ? experts_forward(policy, layer, a, n_rows) : STATUS_OK;
+}
+
+/* h_in -> h_mid and normed_mid. */
+static enum status attention_half(struct policy *policy, const struct policy_layer *layer,
+                                  const struct policy_activations *a,
+                                  const struct policy_block_rows *rows)
 {
     const struct policy_sizes *s = &policy->sizes;
 
     TRY(attention_forward(policy, layer, a, rows));
-    TRY(norm_rows(policy, &(struct rms_norm_args){.x = a->h_mid,
-                                                  .x_stride = s->d_stride,
-                                                  .w = weight(policy, layer->post_norm),
-                                                  .y = a->normed_mid,
-                                                  .y_stride = s->d_stride,
-                                                  .rstd = a->rstd_mid,
-                                                  .n_rows = rows->n_rows,
-                                                  .d = s->d,
-                                                  .eps = (float)policy->config.rms_norm_eps}));
-    TRY(policy_copy_rows(policy, a->h_mid, a->h_out, rows->n_rows));
-    /* Fixed order of additions: residual, then shared experts, then the routed sum. */
-    TRY(mlp_forward(policy, layer, a, rows->n_rows));
-    if (!layer->is_moe) {
-        return STATUS_OK;
-    }
-    return experts_forward(policy, layer, a, rows->n_rows);
+    return norm_rows(policy, &(struct rms_norm_args){.x = a->h_mid,
+                                                     .x_stride = s->d_stride,
+                                                     .w = weight(policy, layer->post_norm),
+                                                     .y = a->normed_mid,
+                                                     .y_stride = s->d_stride,
+                                                     .rstd = a->rstd_mid,
+                                                     .n_rows = rows->n_rows,
+                                                     .d = s->d,
+                                                     .eps = (float)policy->config.rms_norm_eps});
+}
+
+enum status policy_block_forward(struct policy *policy, const struct policy_layer *layer,
+                                 const struct policy_activations *a,
+                                 const struct policy_block_rows *rows)
+{
+    TRY(attention_half(policy, layer, a, rows));
+    return ffn_forward(policy, layer, a, rows->n_rows);
+}
+
+enum status policy_block_again(struct policy *policy, const struct policy_layer *layer,
+                               const struct policy_activations *a,
+                               const struct policy_block_rows *rows)
+{
+    TRY(attention_half(policy, layer, a, rows));
+    /* Behind gate and up a dense MLP leaves nothing; what experts leave, their whole op makes. */
+    return layer->is_moe ? ffn_forward(policy, layer, a, rows->n_rows)
+                         : gate_up_forward(policy, layer, a, rows->n_rows);
 }
 
 enum status policy_block_entries(struct policy *policy, const struct policy_layer *layer,

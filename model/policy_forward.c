@@ -85,19 +85,15 @@ static enum status place_targets(struct policy *policy, const struct policy_batc
 
 static enum status run_layers(struct policy *policy, size_t n_rows)
 {
-    const struct policy_block_rows rows = {.n_rows = n_rows,
-                                           .positions = policy->positions,
-                                           .spans = policy->spans,
-                                           .n_spans = policy->n_spans,
-                                           .pages = policy->pages,
-                                           .is_dense =
-                                               policy->indexer_loss == POLICY_INDEXER_DENSE};
+    struct policy_block_rows rows = policy_rows_of(policy, 0);
     size_t moe_index = 0;
+
+    rows.n_rows = n_rows;
 
     for (size_t i = 0; i < policy->config.n_layers; i++) {
         const struct policy_activations *a = policy_activations_of(policy, i);
 
-        TRY(policy_block_forward(policy, &policy->layers[i], a, &rows));
+        TRY(policy_layer_forward(policy, i, &rows));
         if (!policy->layers[i].is_moe) {
             continue;
         }

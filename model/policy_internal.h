@@ -8,6 +8,7 @@
  *   policy_extend.c  cache, prefill, decode, draws        policy_trace.c   looking inside
  *   policy_balance.c the balance loss of routers          policy_draft.c   drafts of modules
  *   policy_indexer.c the indexer of sparse attention      policy_indexer_backward.c  its losses
+ *   policy_recompute.c  activations made again
  *
  * Letters: T rows, d hidden_size, rq q_lora_rank, rk kv_lora_rank, H heads. Row strides are padded
  * (policy_stride), so buffers are (T, stride). */
@@ -73,7 +74,8 @@ struct policy_layer {
 };
 
 /* What one layer leaves for its backward pass. Without training all layers share one set and the
- * residual stream is updated in place (h_in == h_mid == h_out). */
+ * residual stream is updated in place (h_in == h_mid == h_out); when activations are made again
+ * they share all but h_in and h_out. */
 struct policy_activations {
     float *h_in, *h_mid, *h_out;   /* (T, d) residual stream before, between, after */
     float *normed_in, *normed_mid; /* (T, d) */
@@ -157,7 +159,8 @@ struct policy {
     float *w_head, *t_head;
     struct policy_layer *layers;            /* n_layers + n_mtp_modules */
     struct policy_activations *activations; /* as many when trainable, else 1 */
-    struct policy_mtp_module *modules;      /* n_mtp_modules */
+    size_t held_layer; /* whose activations the shared set has when they are made again */
+    struct policy_mtp_module *modules; /* n_mtp_modules */
     struct policy_gradients_scratch grad;
 
     float *cos_table, *sin_table;
@@ -350,6 +353,11 @@ MUST_CHECK enum status policy_block_forward(struct policy *policy, const struct 
 MUST_CHECK enum status policy_block_entries(struct policy *policy, const struct policy_layer *layer,
                                             const struct policy_activations *a,
                                             const struct policy_block_rows *rows);
+/* The same again for all of `a` but h_out, which must still hold what it was or is written again.
+ */
+MUST_CHECK enum status policy_block_again(struct policy *policy, const struct policy_layer *layer,
+                                          const struct policy_activations *a,
+                                          const struct policy_block_rows *rows);
 /* d_h: gradient of h_out in, of h_in out. rows as in the forward; pages are filled again. */
 MUST_CHECK enum status policy_block_backward(struct policy *policy,
                                              const struct policy_layer *layer,
@@ -375,6 +383,13 @@ MUST_CHECK enum status policy_bias_backward(struct policy *policy, const float *
                                             size_t dy_stride, size_t offset, size_t n,
                                             size_t n_rows);
 struct policy_activations *policy_activations_of(struct policy *policy, size_t layer);
+/* The rows of the last policy_forward (or policy_mtp_forward: a module's layer) in a layer. */
+struct policy_block_rows policy_rows_of(const struct policy *policy, size_t layer);
+/* policy_block_forward of a layer of such a pass. */
+MUST_CHECK enum status policy_layer_forward(struct policy *policy, size_t layer,
+                                            const struct policy_block_rows *rows);
+/* Before a layer's activations are read: makes them again unless they are there. */
+MUST_CHECK enum status policy_hold(struct policy *policy, size_t layer);
 MUST_CHECK enum status policy_copy_rows(struct policy *policy, const float *src, float *dst,
                                         size_t n_rows);
 MUST_CHECK enum status policy_upload_rows(struct policy *policy, int32_t *device,

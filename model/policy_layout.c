@@ -88,8 +88,9 @@ static int32_t *carve_ids(struct carver *carver, size_t n)
     return carve(carver, n, sizeof(int32_t));
 }
 
+/* Everything but the residual stream. */
 static void carve_activations(struct carver *c, const struct policy *policy, bool is_moe,
-                              struct policy_activations *a)
+                              size_t gate_up_stride, struct policy_activations *a)
 {
     const struct policy_sizes *s = &policy->sizes;
     const size_t t = policy->options.max_rows;
@@ -116,7 +117,7 @@ static void carve_activations(struct carver *c, const struct policy *policy, boo
         a->index_q = carve_floats(c, t, s->index_q_stride);
         a->selected = carve(c, t * s->n_selected, sizeof(int32_t));
     }
-    a->gate_up = carve_floats(c, t, s->gate_up_stride[is_moe]);
+    a->gate_up = carve_floats(c, t, gate_up_stride);
     if (is_moe) {
         a->scores = carve_floats(c, t, s->n_experts);
         a->route_weights = carve_floats(c, t, s->top_k);
@@ -127,38 +128,52 @@ static void carve_activations(struct carver *c, const struct policy *policy, boo
     }
 }
 
-/* Every layer's own set, the residual stream running from one to the next. */
+/* A set that serves any layer: the widest of dense and MoE. */
+static void carve_shared(struct carver *c, const struct policy *policy,
+                         struct policy_activations *a)
+{
+    const size_t *strides = policy->sizes.gate_up_stride;
+
+    carve_activations(c, policy, policy->config.n_experts > 0,
+                      strides[0] > strides[1] ? strides[0] : strides[1], a);
+    a->h_mid = carve_floats(c, policy->options.max_rows, policy->sizes.d_stride);
+}
+
+/* Every layer's own set, or the same for all, the residual stream running from one to the next. */
 static void carve_kept_layers(struct carver *c, struct policy *policy)
 {
     const struct model_config *config = &policy->config;
     const size_t n = config->n_layers + config->n_mtp_modules;
     const size_t t = policy->options.max_rows, stride = policy->sizes.d_stride;
+    struct policy_activations shared = {.h_mid = NULL};
 
+    if (policy->options.recomputes) {
+        carve_shared(c, policy, &shared);
+    }
     for (size_t i = 0; i < n; i++) {
+        const bool is_moe = model_config_is_moe_layer(config, i);
         struct policy_activations *a = &policy->activations[i];
 
-        carve_activations(c, policy, model_config_is_moe_layer(config, i), a);
+        if (policy->options.recomputes) {
+            *a = shared;
+        } else {
+            carve_activations(c, policy, is_moe, policy->sizes.gate_up_stride[is_moe], a);
+            a->h_mid = carve_floats(c, t, stride);
+        }
         a->h_in = i == 0 || i >= config->n_layers ? carve_floats(c, t, stride)
                                                   : policy->activations[i - 1].h_out;
-        a->h_mid = carve_floats(c, t, stride);
         a->h_out = carve_floats(c, t, stride);
     }
 }
 
-/* One set for all layers: the widest of dense and MoE. */
+/* Without training: one set, and the residual stream in place. */
 static void carve_shared_layer(struct carver *c, struct policy *policy)
 {
     struct policy_activations *a = &policy->activations[0];
-    const size_t *strides = policy->sizes.gate_up_stride;
-    const size_t t = policy->options.max_rows;
 
-    carve_activations(c, policy, policy->config.n_experts > 0, a);
-    if (strides[0] > strides[1]) {
-        a->gate_up = carve_floats(c, t, strides[0]);
-    }
-    a->h_in = carve_floats(c, t, policy->sizes.d_stride);
-    a->h_mid = a->h_in;
-    a->h_out = a->h_in;
+    carve_shared(c, policy, a);
+    a->h_in = a->h_mid;
+    a->h_out = a->h_mid;
 }
 
 static void carve_gradients(struct carver *c, struct policy *policy)

@@ -135,17 +135,6 @@ enum status policy_mtp_input(struct policy *policy, size_t index, const float *s
                                                           .n_out = s->d});
 }
 
-static struct policy_block_rows module_rows(const struct policy *policy,
-                                            const struct policy_mtp_module *module)
-{
-    return (struct policy_block_rows){.n_rows = module->n_rows,
-                                      .positions = module->positions,
-                                      .spans = module->spans,
-                                      .n_spans = module->n_spans,
-                                      .pages = policy->pages,
-                                      .is_dense = policy->indexer_loss == POLICY_INDEXER_DENSE};
-}
-
 /* The module's layer and its norm, for all rows. */
 static enum status run_module(struct policy *policy, size_t index)
 {
@@ -153,10 +142,10 @@ static enum status run_module(struct policy *policy, size_t index)
     const struct policy_mtp_module *module = &policy->modules[index];
     const size_t layer = policy->config.n_layers + index;
     const struct policy_activations *a = policy_activations_of(policy, layer);
-    const struct policy_block_rows rows = module_rows(policy, module);
+    const struct policy_block_rows rows = policy_rows_of(policy, layer);
 
     TRY(policy_mtp_input(policy, index, policy_mtp_source(policy, index), a->h_in));
-    TRY(policy_block_forward(policy, &policy->layers[layer], a, &rows));
+    TRY(policy_layer_forward(policy, layer, &rows));
     if (policy->layers[layer].is_moe) {
         const size_t moe_index = policy->n_moe_layers - policy->config.n_mtp_modules + index;
         uint32_t *counts = policy->counts + moe_index * s->n_experts;
@@ -366,12 +355,13 @@ enum status policy_mtp_backward(struct policy *policy, const float *g)
 
     const size_t index = policy->n_mtp_left - 1;
     const size_t layer = policy->config.n_layers + index;
-    const struct policy_block_rows rows = module_rows(policy, &policy->modules[index]);
+    const struct policy_block_rows rows = policy_rows_of(policy, layer);
 
     policy->n_mtp_left = index;
     if (rows.n_rows == 0) {
         return STATUS_OK;
     }
+    TRY(policy_hold(policy, layer));
     if (rows.is_dense) {
         return policy_indexer_backward(policy, &policy->layers[layer], &policy->activations[layer],
                                        &rows);

@@ -67,6 +67,9 @@ static enum status read_routes(struct policy *policy, size_t layer, int32_t *ind
     const size_t row_bytes = policy->sizes.top_k * sizeof(float);
     const bool is_mtp = layer >= policy->config.n_layers;
 
+    if (!is_mtp || layer - policy->config.n_layers < policy->n_mtp_run) {
+        TRY(policy_hold(policy, layer));
+    }
     if (indices != NULL) {
         TRY(ops->download(policy->backend, indices, a->indices, policy->n_rows * row_bytes));
     }
@@ -183,6 +186,7 @@ static enum status read_layers(struct policy *policy, const struct policy_trace 
     const size_t longest = longest_sequence(policy);
 
     for (size_t i = 0; i < policy->config.n_layers; i++) {
+        TRY(policy_hold(policy, i));
         TRY(score_layer(policy, &policy->activations[i], longest, scores));
         TRY(read_layer(policy, trace, i, scores, policy->n_rows * longest));
     }
@@ -285,6 +289,7 @@ enum status policy_read_input(struct policy *policy, size_t layer, enum policy_i
         return status_set(STATUS_BAD_ARGUMENT,
                           "inputs need a trainable policy and a forward pass before");
     }
+    TRY(policy_hold(policy, layer));
     if (input == POLICY_INPUT_DOWN) {
         return read_hidden_rows(policy, layer, width, out);
     }
