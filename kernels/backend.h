@@ -476,6 +476,10 @@ struct adamw_args {
     float lr, beta1, beta2, eps, weight_decay, grad_scale, correction1, correction2;
 };
 
+/* One of the parts of run_parts. `part` is a backend for what this part does alone: ops called with
+ * it never wait for another part. It is lent for the call. */
+typedef enum status backend_part(void *context, size_t index, struct backend *part);
+
 struct backend_ops {
     enum status (*pack)(struct backend *, const struct pack_args *);
     enum status (*gemm)(struct backend *, const struct gemm_args *);
@@ -514,6 +518,12 @@ struct backend_ops {
     void (*release)(struct backend *, void *block);
     enum status (*upload)(struct backend *, void *device, const void *host, size_t n);
     enum status (*download)(struct backend *, void *host, const void *device, size_t n);
+    /* function(context, i, part) for every i < n_parts, backend->n_parts of them at a time, and
+     * returns when all are done: with the status and message of the first part, by index, that
+     * failed. Parts may read what others read, and nothing that another one writes; every write
+     * before the call is seen by all, and theirs after it. Not from inside a part. */
+    enum status (*run_parts)(struct backend *, size_t n_parts, backend_part *function,
+                             void *context);
 };
 
 struct backend {
@@ -522,6 +532,9 @@ struct backend {
     /* By enum precision: equal ids give equal bits: "cpu-f32-1", "cpu-bf16-1", "cpu-fp8-1" */
     const char *numerics_ids[3];
     size_t n_threads;
+    /* Parts that run side by side, each in less than the whole's time: the CPU's threads. 1: cutting
+     * work into parts gains nothing. */
+    size_t n_parts;
 };
 
 /* device: "cpu", or "cpu-avx512bf16", "cpu-avx512", "cpu-avx2", "cpu-portable" to force an

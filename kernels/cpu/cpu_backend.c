@@ -6,6 +6,7 @@
 
 #include <assert.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -26,6 +27,7 @@ math_function math_map_avx512bf16, math_map_avx512, math_map_avx2, math_map_port
 #define N_SLABS_MAX 32
 #define SLAB_BYTES_MIN ((size_t)1 << 16)
 #define ALIGNMENT ((size_t)64)
+#define MESSAGE_ROOM 1024 /* of a status message that passes from a thread to the caller */
 
 /* Blocks are stacked in data from the bottom; used counts bytes. */
 struct slab {
@@ -42,12 +44,22 @@ struct cpu_device {
     read_function *read_sum;
 };
 
+/* A part has no pool and no parts: all that it is asked for runs on the thread that asks. */
 struct cpu_backend {
     struct backend base; /* first: a struct backend * is one of these */
     struct cpu_device device;
     struct pool *pool;
+    struct cpu_part *parts; /* one a thread; NULL with one thread */
     struct slab slabs[N_SLABS_MAX];
     size_t n_slabs;
+};
+
+/* A thread's backend in run_parts, and the first of its parts that failed in the last run. */
+struct cpu_part {
+    struct cpu_backend cpu;
+    size_t failed_index;
+    enum status status;
+    char message[MESSAGE_ROOM];
 };
 
 static struct cpu_backend *cpu_of(struct backend *backend)
@@ -103,6 +115,30 @@ static enum status unknown_device(const char *device, const struct cpu_device *d
                       device, names[0], names[1], names[2], names[3]);
 }
 
+static void init_backend(struct cpu_backend *cpu, const struct cpu_device *device, size_t n_threads)
+{
+    cpu->base = (struct backend){.ops = device->ops,
+                                 .name = device->name,
+                                 .numerics_ids = {"cpu-f32-1", "cpu-bf16-1", "cpu-fp8-1"},
+                                 .n_threads = n_threads,
+                                 .n_parts = n_threads};
+    cpu->device = *device;
+}
+
+static enum status create_threads(struct cpu_backend *cpu)
+{
+    const size_t n = cpu->base.n_threads;
+    TRY(pool_create(n, &cpu->pool));
+    if (n == 1) {
+        return STATUS_OK;
+    }
+    TRY(memory_alloc(n, sizeof(*cpu->parts), &cpu->parts));
+    for (size_t i = 0; i < n; i++) {
+        init_backend(&cpu->parts[i].cpu, &cpu->device, 1);
+    }
+    return STATUS_OK;
+}
+
 enum status cpu_backend_open(const char *device, size_t n_threads, struct backend **out)
 {
     struct cpu_device devices[N_DEVICES_MAX];
@@ -118,19 +154,21 @@ enum status cpu_backend_open(const char *device, size_t n_threads, struct backen
     }
     struct cpu_backend *cpu = NULL;
     TRY(memory_alloc(1, sizeof(*cpu), &cpu));
-    const size_t threads = n_threads == 0 ? count_cores() : n_threads;
-    const enum status status = pool_create(threads, &cpu->pool);
+    init_backend(cpu, &devices[i], n_threads == 0 ? count_cores() : n_threads);
+    const enum status status = create_threads(cpu);
     if (status != STATUS_OK) {
-        memory_free(cpu);
+        cpu_backend_close(&cpu->base);
         return status;
     }
-    cpu->base = (struct backend){.ops = devices[i].ops,
-                                 .name = devices[i].name,
-                                 .numerics_ids = {"cpu-f32-1", "cpu-bf16-1", "cpu-fp8-1"},
-                                 .n_threads = threads};
-    cpu->device = devices[i];
     *out = &cpu->base;
     return STATUS_OK;
+}
+
+static void release_slabs(struct cpu_backend *cpu)
+{
+    for (size_t i = 0; i < cpu->n_slabs; i++) {
+        memory_free(cpu->slabs[i].data);
+    }
 }
 
 void cpu_backend_close(struct backend *backend)
@@ -140,9 +178,11 @@ void cpu_backend_close(struct backend *backend)
         return;
     }
     pool_destroy(cpu->pool);
-    for (size_t i = 0; i < cpu->n_slabs; i++) {
-        memory_free(cpu->slabs[i].data);
+    for (size_t i = 0; cpu->parts != NULL && i < cpu->base.n_threads; i++) {
+        release_slabs(&cpu->parts[i].cpu);
     }
+    memory_free(cpu->parts);
+    release_slabs(cpu);
     memory_free(cpu);
 }
 
@@ -158,6 +198,53 @@ void cpu_run(struct backend *backend, size_t work, pool_task *task, void *contex
         return;
     }
     pool_run(cpu_of(backend)->pool, task, context);
+}
+
+struct parts_job {
+    struct cpu_part *parts;
+    backend_part *function;
+    void *context;
+    size_t n_parts;
+};
+
+/* Every n_threads-th part. The message is kept, since that of the thread belongs to the thread. */
+static void parts_task(void *context, size_t thread_index, size_t n_threads)
+{
+    const struct parts_job *const job = context;
+    struct cpu_part *const part = &job->parts[thread_index];
+    part->status = STATUS_OK;
+    for (size_t i = thread_index; i < job->n_parts; i += n_threads) {
+        const enum status status = job->function(job->context, i, &part->cpu.base);
+        if (status != STATUS_OK && part->status == STATUS_OK) {
+            part->status = status;
+            part->failed_index = i;
+            (void)snprintf(part->message, sizeof(part->message), "%s", status_message());
+        }
+    }
+}
+
+enum status cpu_run_parts(struct backend *backend, size_t n_parts, backend_part *function,
+                          void *context)
+{
+    struct cpu_backend *cpu = cpu_of(backend);
+    struct parts_job job = {
+        .parts = cpu->parts, .function = function, .context = context, .n_parts = n_parts};
+    const struct cpu_part *failed = NULL;
+    if (cpu->parts == NULL) {
+        for (size_t i = 0; i < n_parts; i++) {
+            TRY(function(context, i, backend));
+        }
+        return STATUS_OK;
+    }
+    pool_run(cpu->pool, parts_task, &job);
+    for (size_t i = 0; i < backend->n_threads; i++) {
+        const struct cpu_part *part = &cpu->parts[i];
+        if (part->status != STATUS_OK &&
+            (failed == NULL || part->failed_index < failed->failed_index)) {
+            failed = part;
+        }
+    }
+    return failed == NULL ? STATUS_OK : status_set(failed->status, "%s", failed->message);
 }
 
 /* With nothing in use, several slabs become one of their total size, so that the next round of the

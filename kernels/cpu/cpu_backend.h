@@ -51,6 +51,8 @@ enum status cpu_alloc(struct backend *backend, size_t n, size_t size, void *out_
 void cpu_release(struct backend *backend, void *block);
 enum status cpu_upload(struct backend *backend, void *device, const void *host, size_t n);
 enum status cpu_download(struct backend *backend, void *host, const void *device, size_t n);
+enum status cpu_run_parts(struct backend *backend, size_t n_parts, backend_part *function,
+                          void *context);
 
 /* Row stride, in floats, for rows of n: whole cache lines, an odd number of them, so that rows do
  * not meet in the same sets of the first cache. */

@@ -38,4 +38,5 @@ const struct backend_ops ISA(cpu_ops) = {
     .release = cpu_release,
     .upload = cpu_upload,
     .download = cpu_download,
+    .run_parts = cpu_run_parts,
 };
