@@ -532,8 +532,8 @@ struct backend {
     /* By enum precision: equal ids give equal bits: "cpu-f32-1", "cpu-bf16-1", "cpu-fp8-1" */
     const char *numerics_ids[3];
     size_t n_threads;
-    /* Parts that run side by side, each in less than the whole's time: the CPU's threads. 1: cutting
-     * work into parts gains nothing. */
+    /* Parts that run side by side, each in less than the whole's time: the CPU's threads. 1:
+     * cutting work into parts gains nothing. */
     size_t n_parts;
 };
 

@@ -27,14 +27,14 @@ static enum status create_weights(struct policy *policy)
 static enum status create_shape(struct policy *policy)
 {
     const size_t n_layers = policy->config.n_layers + policy->config.n_mtp_modules;
-    const size_t n_kept = policy->options.is_trainable ? n_layers : 1;
 
     policy_sizes_fill(&policy->config, &policy->sizes);
     TRY(weight_table_create(&policy->config, &policy->table));
     TRY(memory_alloc(n_layers, sizeof(struct policy_layer), &policy->layers));
     TRY(memory_alloc(policy->config.n_mtp_modules, sizeof(struct policy_mtp_module),
                      &policy->modules));
-    TRY(memory_alloc(n_kept, sizeof(struct policy_activations), &policy->activations));
+    TRY(memory_alloc(policy_n_activations(policy), sizeof(struct policy_activations),
+                     &policy->activations));
     policy_packs_measure(policy);
     return policy_layout_measure(policy);
 }
@@ -44,6 +44,7 @@ static enum status create_parts(struct policy *policy)
     TRY(create_shape(policy));
     TRY(create_weights(policy));
     TRY(policy_packs_create(policy));
+    TRY(policy_parts_create(policy));
     return policy_layout_create(policy);
 }
 
@@ -144,6 +145,7 @@ void policy_destroy(struct policy *policy)
         return;
     }
     policy_balance_destroy(policy);
+    policy_parts_destroy(policy);
     release_device(policy);
     destroy_module_arrays(policy);
     memory_free(policy->host_draws);

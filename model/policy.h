@@ -17,8 +17,11 @@
 struct policy;
 
 struct policy_options {
-    size_t max_rows;   /* most tokens in one forward */
-    size_t max_draws;  /* rows that policy_extend gives logits for at once */
+    size_t max_rows;  /* most tokens in one forward */
+    size_t max_draws; /* rows that policy_extend gives logits for at once */
+    /* Rows for each thread from which on policy_extend lets every thread take its own sequences
+     * through the whole step; 0: where that pays. The bits are the same. */
+    size_t part_rows_min;
     bool is_trainable; /* keep activations, transposed copies and gradients */
     size_t n_drafts;   /* tokens that policy_draft may draft behind a sequence: caches then hold
                           entries of the MTP modules too. 0, or no module: it drafts nothing */

@@ -38,8 +38,11 @@ enum status policy_cache_create(struct policy *policy, size_t n_pages, struct po
     cache->policy = policy;
     cache->n_pages = n_pages;
     status = policy->backend->ops->alloc(policy->backend, n, sizeof(float), &cache->data);
+    if (status == STATUS_OK) {
+        status = memory_alloc(n_pages, sizeof(*cache->writers), &cache->writers);
+    }
     if (status != STATUS_OK) {
-        memory_free(cache);
+        policy_cache_destroy(cache);
         return status;
     }
     *out = cache;
@@ -50,6 +53,7 @@ void policy_cache_destroy(struct policy_cache *cache)
 {
     if (cache != NULL) {
         cache->policy->backend->ops->release(cache->policy->backend, cache->data);
+        memory_free(cache->writers);
         memory_free(cache);
     }
 }
@@ -184,7 +188,8 @@ enum status policy_draw(struct policy *policy, const float *x, const struct samp
     TRY(policy_logits(policy, x, n));
     for (size_t i = 0; i < n; i++) {
         if (!are_finite(policy->logits + i * stride, vocab)) {
-            return status_set(STATUS_NUMERICS, "a logit of draw %zu is not finite", i);
+            return status_set(STATUS_NUMERICS, "a logit of draw %zu is not finite",
+                              policy->first_draw + i);
         }
     }
     TRY(ops->upload(policy->backend, policy->draws, draws, n * sizeof(struct sample_row)));
@@ -218,28 +223,28 @@ static enum status norm_final(struct policy *policy, const float *x, float *y, s
 /* What policy_draft reads, out of the way of its own layers. */
 static enum status keep_rows(struct policy *policy, const float *h, size_t n_rows)
 {
-    policy->n_extended = n_rows;
     if (policy->config.has_pre_norm_mtp && policy->trunk_out != NULL) {
         TRY(policy_copy_rows(policy, h, policy->trunk_out, n_rows));
     }
     return norm_final(policy, h, policy->normed, n_rows);
 }
 
-/* n rows of x -> their logits and draws; with is_normed they are behind the final norm already. */
+/* n rows of x -> their logits and draws; with is_normed they are behind the final norm already.
+ * draw_rows count from the batch's first row, x from the policy's. */
 static enum status draw_some(struct policy *policy, const struct policy_extend_args *args,
                              const float *x, bool is_normed, size_t first, size_t n)
 {
     const struct policy_sizes *s = &policy->sizes;
 
     TRY(policy_upload_rows(policy, policy->target_rows, args->draw_rows + first, n));
-    TRY(policy->backend->ops->gather_rows(policy->backend,
-                                          &(struct rows_args){.src = x,
-                                                              .src_stride = s->d_stride,
-                                                              .rows = policy->target_rows,
-                                                              .dst = policy->head_x,
-                                                              .dst_stride = s->d_stride,
-                                                              .n_rows = n,
-                                                              .d = s->d}));
+    TRY(policy->backend->ops->gather_rows(
+        policy->backend, &(struct rows_args){.src = x - policy->first_row * s->d_stride,
+                                             .src_stride = s->d_stride,
+                                             .rows = policy->target_rows,
+                                             .dst = policy->head_x,
+                                             .dst_stride = s->d_stride,
+                                             .n_rows = n,
+                                             .d = s->d}));
     if (!is_normed) {
         TRY(norm_final(policy, policy->head_x, policy->head_x, n));
     }
@@ -265,8 +270,9 @@ static enum status draw_rows(struct policy *policy, const struct policy_extend_a
     return STATUS_OK;
 }
 
-enum status policy_extend(struct policy *policy, struct policy_cache *cache,
-                          const struct policy_extend_args *args)
+/* The whole step for the rows of one policy, which may be a part's. */
+static enum status extend_rows(struct policy *policy, const struct policy_cache *cache,
+                               const struct policy_extend_args *args)
 {
     const struct backend_ops *ops = policy->backend->ops;
     struct policy_block_rows rows = {.n_rows = args->n_rows,
@@ -275,9 +281,6 @@ enum status policy_extend(struct policy *policy, struct policy_cache *cache,
                                      .n_spans = args->n_spans};
     const size_t last = policy->config.n_layers - 1;
 
-    policy->n_rows = 0; /* the activations of a forward pass end here */
-    policy->n_extended = 0;
-    TRY(check_extend(policy, cache, args));
     TRY(policy_upload_rows(policy, policy->tokens, args->tokens, args->n_rows));
     TRY(policy_upload_rows(policy, policy->positions, args->positions, args->n_rows));
     TRY(ops->embedding(policy->backend,
@@ -293,4 +296,49 @@ enum status policy_extend(struct policy *policy, struct policy_cache *cache,
                                  &rows));
     }
     return draw_rows(policy, args, policy_activations_of(policy, last)->h_out);
+}
+
+struct extending {
+    struct policy *policy;
+    const struct policy_cache *cache;
+    const struct policy_extend_args *args;
+};
+
+static enum status extend_part(void *context, size_t index, struct backend *backend)
+{
+    const struct extending *e = context;
+    struct policy_part *part = &e->policy->parts[index];
+    struct policy_extend_args args = *e->args;
+
+    policy_part_view(e->policy, backend, part);
+    args.tokens += part->first_row;
+    args.positions += part->first_row;
+    args.n_rows = part->n_rows;
+    args.spans = part->view.spans;
+    args.n_spans = part->n_spans;
+    args.draw_rows += part->first_draw;
+    args.draws += part->first_draw;
+    args.n_draws = part->n_draws;
+    args.drawn += part->first_draw;
+    args.logp += part->first_draw;
+    return extend_rows(&part->view, e->cache, &args);
+}
+
+enum status policy_extend(struct policy *policy, struct policy_cache *cache,
+                          const struct policy_extend_args *args)
+{
+    struct extending extending = {.policy = policy, .cache = cache, .args = args};
+
+    policy->n_rows = 0; /* the activations of a forward pass end here */
+    policy->n_extended = 0;
+    TRY(check_extend(policy, cache, args));
+    const size_t n_parts = policy_parts_cut(policy, cache, args);
+
+    if (n_parts == 1) {
+        TRY(extend_rows(policy, cache, args));
+    } else {
+        TRY(policy->backend->ops->run_parts(policy->backend, n_parts, extend_part, &extending));
+    }
+    policy->n_extended = policy_draft_modules(policy) > 0 ? args->n_rows : 0;
+    return STATUS_OK;
 }

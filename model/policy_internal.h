@@ -7,6 +7,7 @@
  *   policy_backward.c  its gradient                       policy_mtp.c     the MTP modules
  *   policy_extend.c  cache, prefill, decode, draws        policy_trace.c   looking inside
  *   policy_balance.c the balance loss of routers          policy_draft.c   drafts of modules
+ *   policy_part.c    a forward cut for threads
  *   policy_indexer.c the indexer of sparse attention      policy_indexer_backward.c  its losses
  *   policy_recompute.c  activations made again
  *
@@ -140,8 +141,11 @@ struct policy_mtp_module {
     size_t n_rows, n_spans, n_targets;
 };
 
+/* A run of a forward's spans that one thread takes through the whole step (policy_part.c). */
+struct policy_part;
+
 struct policy {
-    struct backend *backend; /* borrowed */
+    struct backend *backend; /* borrowed; of a part: its own */
     struct model_config config;
     struct policy_options options;
     struct policy_sizes sizes;
@@ -190,6 +194,12 @@ struct policy {
     float *host_values;
     struct sample_row *host_draws; /* (T) of drafts; NULL when there are none */
 
+    /* Cutting a forward; a part's policy is a copy whose row buffers begin at its first row. */
+    struct policy_part *parts; /* (n_parts), NULL with one thread */
+    size_t n_parts;
+    size_t first_row, first_draw;         /* of the batch, where the row and draw buffers begin */
+    double row_work, key_work, draw_work; /* flop of a row, of a key that it sees, of a draw */
+
     struct policy_balance_state *balance; /* policy_balance.c; NULL until there is a loss */
 
     enum policy_indexer_loss indexer_loss;
@@ -206,11 +216,24 @@ struct policy {
     bool mtp_reaches_trunk; /* module 0's gradient waits in d_mtp_hidden */
 };
 
+/* Rows, spans and draws of a forward that belong together, and the policy that runs them: it owns
+ * nothing, and lives until the next cut. */
+struct policy_part {
+    struct policy view;
+    struct policy_activations *activations; /* of the view */
+    size_t first_row, n_rows, first_span, n_spans, first_draw, n_draws;
+    size_t logit_at, logit_rows; /* its rows of the buffers of draws */
+    double work;                 /* flop */
+};
+
 /* The latent cache; the MTP modules that draft have layers behind the model's. */
 struct policy_cache {
     struct policy *policy; /* borrowed */
     float *data;           /* (layers, n_pages, page) */
     size_t n_pages;
+    /* (n_pages) host: writer_base + the part of the last cut that wrote to a page, or less. */
+    uint64_t *writers;
+    uint64_t writer_base;
 };
 struct kv_pages policy_cache_layer(const struct policy_cache *cache, size_t layer);
 /* Spans that cover n_rows rows in order, on pages that exist. */
@@ -374,6 +397,19 @@ MUST_CHECK enum status policy_balance_backward(struct policy *policy,
                                                const struct policy_activations *a, size_t n_rows,
                                                const float **d_scores);
 void policy_balance_destroy(struct policy *policy);
+
+/* policy_part.c. Sets of activations that there are. */
+size_t policy_n_activations(const struct policy *policy);
+MUST_CHECK enum status policy_parts_create(struct policy *policy);
+void policy_parts_destroy(struct policy *policy);
+/* Cuts a forward into parts of about equal work that need nothing of each other, in
+ * policy->parts, their spans in policy->spans with rows counted from the part's first; returns how
+ * many, 1 when it is better run as a whole. */
+size_t policy_parts_cut(struct policy *policy, struct policy_cache *cache,
+                        const struct policy_extend_args *args);
+/* Makes the part's view, which runs on `backend`. */
+void policy_part_view(const struct policy *policy, struct backend *backend,
+                      struct policy_part *part);
 
 /* Small shared steps. */
 /* Offset of "model.layers.LAYER.REST", 0 where the table has no such row. */

@@ -3,8 +3,8 @@
  * one another (DESIGN 3), so a cut changes no bit. A part is the policy over again, its row buffers
  * beginning at the part's first row: parts share weights and pages, and write to rows of their own.
  *
- * A cut costs that every part reads all weights, where a product that threads share reads its panels
- * once: it pays as soon as a part has rows enough to hide that (PART_ROWS_MIN). */
+ * A cut costs that every part reads all weights, where a product that threads share reads its
+ * panels once: it pays as soon as a part has rows enough to hide that (PART_ROWS_MIN). */
 #include "base/memory.h"
 #include "model/model_cost.h"
 #include "model/policy_internal.h"
@@ -109,13 +109,13 @@ static void view_activations(const struct policy *policy, struct policy_part *pa
 {
     const struct policy_sizes *s = &policy->sizes;
     const size_t widest = larger(s->gate_up_stride[0], s->gate_up_stride[1]);
+    const bool is_shared = !policy->options.is_trainable || policy->options.recomputes;
 
     for (size_t i = 0; i < policy_n_activations(policy); i++) {
         const bool is_moe = model_config_is_moe_layer(&policy->config, i);
 
         part->activations[i] = policy->activations[i];
-        move_activations(s, part->first_row,
-                         policy->options.is_trainable ? s->gate_up_stride[is_moe] : widest,
+        move_activations(s, part->first_row, is_shared ? widest : s->gate_up_stride[is_moe],
                          &part->activations[i]);
     }
     part->view.activations = part->activations;

@@ -148,6 +148,69 @@ static void padded_strides_are_odd_numbers_of_lines(void **state)
     assert_int_equal(cpu_padded_stride(1024), 1040);
 }
 
+#define PARTS ((size_t)7)
+
+struct tally {
+    struct backend *backends[PARTS];
+    size_t n_calls[PARTS];
+    size_t failing; /* parts from this one on fail */
+};
+
+/* Uses the part's scratch, as an op does. */
+static enum status count_part(void *context, size_t index, struct backend *part)
+{
+    struct tally *const tally = context;
+    char *block = NULL;
+    TRY(cpu_scratch_acquire(part, 1000 * (index + 1), 1, &block));
+    memset(block, (int)index, 1000 * (index + 1));
+    tally->n_calls[index]++;
+    tally->backends[index] = part;
+    cpu_scratch_release(part, block);
+    if (index >= tally->failing) {
+        return status_set(STATUS_NUMERICS, "part %zu", index);
+    }
+    return STATUS_OK;
+}
+
+static void every_part_runs_once_on_a_backend_of_its_own(void **state)
+{
+    (void)state;
+    for (size_t n_threads = 1; n_threads <= 3; n_threads++) {
+        struct backend *backend = NULL;
+        struct tally tally = {.failing = PARTS};
+        assert_ok(backend_open("auto", n_threads, &backend));
+        assert_int_equal(backend->n_parts, n_threads);
+        assert_ok(backend->ops->run_parts(backend, PARTS, count_part, &tally));
+        for (size_t i = 0; i < PARTS; i++) {
+            assert_int_equal(tally.n_calls[i], 1);
+            assert_int_equal(tally.backends[i]->n_threads, 1);
+            assert_int_equal(tally.backends[i]->n_parts, 1);
+            assert_ptr_equal(tally.backends[i]->ops, backend->ops);
+        }
+        assert_int_equal(tally.backends[0] == tally.backends[1], n_threads == 1);
+        backend_close(backend);
+    }
+}
+
+static void the_first_part_that_fails_says_why(void **state)
+{
+    (void)state;
+    for (size_t n_threads = 1; n_threads <= 3; n_threads++) {
+        struct backend *backend = NULL;
+        assert_ok(backend_open("auto", n_threads, &backend));
+        for (size_t failing = 0; failing < PARTS; failing++) {
+            struct tally tally = {.failing = failing};
+            char want[] = "part 0";
+            want[5] = (char)('0' + failing);
+            assert_status(backend->ops->run_parts(backend, PARTS, count_part, &tally),
+                          STATUS_NUMERICS, want);
+        }
+        struct tally tally = {.failing = PARTS};
+        assert_ok(backend->ops->run_parts(backend, PARTS, count_part, &tally));
+        backend_close(backend);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -158,6 +221,8 @@ int main(void)
         cmocka_unit_test(device_memory_is_zeroed_and_keeps_what_is_uploaded),
         cmocka_unit_test(scratch_nests_and_stops_growing),
         cmocka_unit_test(scratch_survives_every_failed_allocation),
+        cmocka_unit_test(every_part_runs_once_on_a_backend_of_its_own),
+        cmocka_unit_test(the_first_part_that_fails_says_why),
         cmocka_unit_test(padded_strides_are_odd_numbers_of_lines),
     };
     return cmocka_run_group_tests_name("backend", tests, NULL, NULL);
