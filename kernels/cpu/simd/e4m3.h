@@ -39,6 +39,17 @@ SIMD_INLINE f32x16 e4m3_round(f32x16 a)
     return ivec_as_float(ivec_or(out, sign));
 }
 
+/* The same for magnitudes up to 448 and NaN, of which every row that was divided by its scale
+ * consists; what rounds to zero is +0. A float 2^20 above the value's own exponent has the last
+ * place of a code, so that an addition rounds. */
+SIMD_INLINE f32x16 e4m3_round_scaled(f32x16 a)
+{
+    const f32x16 exponent = ivec_as_float(ivec_and(vec_bits(a), ivec_set1(0x7F800000)));
+    const f32x16 power = vec_max(vec_set1(0x1p-6F), exponent); /* subnormal codes share a place */
+    const f32x16 big = vec_mul(power, vec_set1(0x1.8p20F));
+    return vec_sub(vec_add(a, big), big);
+}
+
 /* The codes of values that e4m3_round gave. */
 SIMD_INLINE i32x16 e4m3_codes(f32x16 a)
 {

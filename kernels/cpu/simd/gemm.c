@@ -45,20 +45,12 @@ SIMD_INLINE void block_sums(const struct gemm_tile *tile, size_t k, size_t k_end
     }
 }
 
-/* Between K blocks the running totals are on the stack: sums += total, or total = sums. */
+/* Between K blocks the running totals are on the stack: sums += total. */
 SIMD_INLINE void add_total(f32x16 *sums, const float *total, const size_t n)
 {
 #pragma GCC unroll 24
     for (size_t i = 0; i < n; i++) {
         sums[i] = vec_add(vec_load(total + i * SIMD_LANES), sums[i]);
-    }
-}
-
-SIMD_INLINE void keep_total(const f32x16 *sums, float *total, const size_t n)
-{
-#pragma GCC unroll 24
-    for (size_t i = 0; i < n; i++) {
-        vec_store(total + i * SIMD_LANES, sums[i]);
     }
 }
 
@@ -80,14 +72,11 @@ SIMD_INLINE void run_tile(const struct gemm_tile *tile, const size_t rows, const
             add_total(sums, total, rows * vectors);
         }
         if (k_end < tile->n_in) {
-            keep_total(sums, total, rows * vectors);
+            tile_keep(sums, total, rows * vectors);
         }
         k = k_end;
     } while (k < tile->n_in);
-#pragma GCC unroll 12
-    for (size_t r = 0; r < rows; r++) {
-        tile_store_row(tile, sums + r * vectors, r, vectors, false);
-    }
+    tile_store(tile, sums, rows, vectors, false);
 }
 
 #define TILE(rows, vectors)                                                                        \

@@ -38,27 +38,52 @@ static void convert_bf16(const float *x, size_t n_in, float *row)
 }
 
 /* x / scale rounded, n <= 128 values. */
-static void convert_tile(const float *x, size_t n, float scale, float *pairs)
+static void convert_tile(const float *x, size_t n, f32x16 inverse, float *pairs)
 {
-    const f32x16 inverse = vec_set1(1.0F / scale); /* exact: a power of two */
     for (size_t k = 0; k < n; k += PAIR_STORE) {
         const size_t n_first = lanes_left(k, n);
         const size_t n_second = n - k > SIMD_LANES ? lanes_left(k + SIMD_LANES, n) : 0;
         const f32x16 first = lanes_load(x + k, n_first);
         const f32x16 second = n_second > 0 ? lanes_load(x + k + SIMD_LANES, n_second) : vec_zero();
-        pairs_store(pairs + k / 2 * PAIR_WORDS, e4m3_round(vec_mul(first, inverse)),
-                    e4m3_round(vec_mul(second, inverse)));
+        pairs_store(pairs + k / 2 * PAIR_WORDS, e4m3_round_scaled(vec_mul(first, inverse)),
+                    e4m3_round_scaled(vec_mul(second, inverse)));
     }
+}
+
+/* Eight vectors, kept in registers from the largest magnitude to the rounding. */
+static float convert_whole_tile(const float *x, float *pairs)
+{
+    f32x16 in[FP8_BLOCK / SIMD_LANES];
+    f32x16 largest = vec_zero();
+#pragma GCC unroll 8
+    for (size_t i = 0; i < FP8_BLOCK / SIMD_LANES; i++) {
+        in[i] = vec_load(x + i * SIMD_LANES);
+        largest = vec_max(vec_abs(in[i]), largest);
+    }
+    const float scale = e4m3_scale(vec_hmax(largest));
+    const f32x16 inverse = vec_set1(1.0F / scale);
+#pragma GCC unroll 8
+    for (size_t i = 0; i < FP8_BLOCK / SIMD_LANES; i += 2) {
+        pairs_store(pairs + i / 2 * SIMD_LANES * PAIR_WORDS,
+                    e4m3_round_scaled(vec_mul(in[i], inverse)),
+                    e4m3_round_scaled(vec_mul(in[i + 1], inverse)));
+    }
+    return scale;
 }
 
 static void convert_fp8(const float *x, size_t n_in, float *row)
 {
     float *const pairs = row + scale_words(n_in);
     for (size_t k = 0; k < n_in; k += FP8_BLOCK) {
-        const size_t n = n_in - k < FP8_BLOCK ? n_in - k : FP8_BLOCK;
-        const float scale = e4m3_scale(vec_hmax(e4m3_largest(vec_zero(), x + k, n)));
-        row[k / FP8_BLOCK] = scale;
-        convert_tile(x + k, n, scale, pairs + k / 2 * PAIR_WORDS);
+        float *const out = pairs + k / 2 * PAIR_WORDS;
+        if (n_in - k >= FP8_BLOCK) {
+            row[k / FP8_BLOCK] = convert_whole_tile(x + k, out);
+        } else {
+            const float scale = e4m3_scale(vec_hmax(e4m3_largest(vec_zero(), x + k, n_in - k)));
+            const f32x16 inverse = vec_set1(1.0F / scale); /* exact: a power of two */
+            row[k / FP8_BLOCK] = scale;
+            convert_tile(x + k, n_in - k, inverse, out);
+        }
     }
 }
 
@@ -154,25 +179,22 @@ SIMD_INLINE void run_bf16(const struct gemm_tile *tile, const size_t rows, const
     const size_t n_pairs = (tile->n_in + 1) / 2;
     run_chain(tile, (struct chain){tile->x, tile->w, rows >= 4 ? tile->next : NULL, n_pairs}, sums,
               rows, vectors, false);
-#pragma GCC unroll 12
-    for (size_t r = 0; r < rows; r++) {
-        tile_store_row(tile, sums + r * vectors, r, vectors, true);
-    }
+    tile_store(tile, sums, rows, vectors, true);
 }
 
-/* total = fma(sums, scale of x times scale of w, total) for block `index` of k. */
-SIMD_INLINE void add_block(const struct gemm_tile *tile, size_t index, const f32x16 *sums,
-                           float *total, const size_t rows, const size_t vectors)
+/* sums = fma(sums, scale of x times scale of w, total) for block `index` of k. */
+SIMD_INLINE void scale_sums(const struct gemm_tile *tile, size_t index, f32x16 *sums,
+                            const float *total, const size_t rows, const size_t vectors)
 {
 #pragma GCC unroll 12
     for (size_t r = 0; r < rows; r++) {
-        const float x_scale = tile->x[r * tile->x_stride + index];
+        const f32x16 x_scale = vec_set1(tile->x[r * tile->x_stride + index]);
 #pragma GCC unroll 8
         for (size_t v = 0; v < vectors; v++) {
-            const float w_scale = tile->w[v / PANEL_VECTORS * tile->panel_stride + index];
-            float *const at = total + (r * vectors + v) * SIMD_LANES;
-            vec_store(at,
-                      vec_fma(sums[r * vectors + v], vec_set1(x_scale * w_scale), vec_load(at)));
+            const size_t i = r * vectors + v;
+            const f32x16 w_scale =
+                vec_set1(tile->w[v / PANEL_VECTORS * tile->panel_stride + index]);
+            sums[i] = vec_fma(sums[i], vec_mul(x_scale, w_scale), vec_load(total + i * SIMD_LANES));
         }
     }
 }
@@ -184,11 +206,12 @@ SIMD_INLINE void run_fp8(const struct gemm_tile *tile, const size_t rows, const 
     const size_t skip = scale_words(tile->n_in);
     const size_t n_pairs = (tile->n_in + 1) / 2;
     const bool fetch = rows >= 4 && tile->next != NULL;
+    size_t pair = 0;
 #pragma GCC unroll 24
     for (size_t i = 0; i < rows * vectors; i++) {
-        vec_store(total + i * SIMD_LANES, vec_zero());
+        sums[i] = vec_zero();
     }
-    for (size_t pair = 0; pair < n_pairs; pair += BLOCK_PAIRS) {
+    do {
         const size_t left = n_pairs - pair;
         const struct chain chain = {
             .x = tile->x + skip + pair * PAIR_WORDS,
@@ -196,17 +219,12 @@ SIMD_INLINE void run_fp8(const struct gemm_tile *tile, const size_t rows, const 
             .next = fetch ? tile->next + skip + pair * SIMD_LANES : NULL,
             .n = left < BLOCK_PAIRS ? left : BLOCK_PAIRS,
         };
+        tile_keep(sums, total, rows * vectors);
         run_chain(tile, chain, sums, rows, vectors, true);
-        add_block(tile, pair / BLOCK_PAIRS, sums, total, rows, vectors);
-    }
-#pragma GCC unroll 24
-    for (size_t i = 0; i < rows * vectors; i++) {
-        sums[i] = vec_load(total + i * SIMD_LANES);
-    }
-#pragma GCC unroll 12
-    for (size_t r = 0; r < rows; r++) {
-        tile_store_row(tile, sums + r * vectors, r, vectors, false);
-    }
+        scale_sums(tile, pair / BLOCK_PAIRS, sums, total, rows, vectors);
+        pair += chain.n;
+    } while (pair < n_pairs);
+    tile_store(tile, sums, rows, vectors, false);
 }
 
 #define TILE(rows, vectors)                                                                        \

@@ -53,28 +53,69 @@ SIMD_INLINE size_t tile_lanes(const struct gemm_tile *tile, size_t v)
     return at < tile->columns ? tile->columns - at : 0;
 }
 
-/* sums + bias (+ y); is_flushed: sums that are subnormal become zero. */
-SIMD_INLINE void tile_store_row(const struct gemm_tile *tile, const f32x16 *sums, size_t r,
-                                const size_t n, const bool is_flushed)
+/* Sums that leave the registers for a while, and return. */
+SIMD_INLINE void tile_keep(const f32x16 *sums, float *kept, const size_t n)
 {
-    float *const y = tile->y + r * tile->y_stride;
-#pragma GCC unroll 8
-    for (size_t v = 0; v < n; v++) {
+#pragma GCC unroll 24
+    for (size_t i = 0; i < n; i++) {
+        vec_store(kept + i * SIMD_LANES, sums[i]);
+    }
+}
+
+/* kept sums + bias (+ y) of a tile with a bias or columns that do not exist. */
+static void tile_store_kept(const struct gemm_tile *tile, const float *kept, size_t rows,
+                            size_t vectors, bool is_flushed)
+{
+    for (size_t i = 0; i < rows * vectors; i++) {
+        const size_t v = i % vectors;
         const size_t lanes = tile_lanes(tile, v);
-        f32x16 sum = sums[v];
+        float *const y = tile->y + i / vectors * tile->y_stride + v * SIMD_LANES;
+        f32x16 sum = vec_load(kept + i * SIMD_LANES);
         if (tile->bias != NULL) {
             sum = vec_add(sum, vec_load_n(tile->bias + v * SIMD_LANES, lanes));
             sum = is_flushed ? vec_flush(sum) : sum;
         }
         if (tile->accumulate) {
-            sum = vec_add(vec_load_n(y + v * SIMD_LANES, lanes), sum);
+            sum = vec_add(vec_load_n(y, lanes), sum);
             sum = is_flushed ? vec_flush(sum) : sum;
         }
-        if (lanes == SIMD_LANES) {
+        vec_store_n(y, sum, lanes);
+    }
+}
+
+/* y (+)= sums of a whole tile without a bias. */
+SIMD_INLINE void tile_store_whole(const struct gemm_tile *tile, const f32x16 *sums,
+                                  const size_t rows, const size_t vectors, const bool is_flushed,
+                                  const bool accumulate)
+{
+#pragma GCC unroll 12
+    for (size_t r = 0; r < rows; r++) {
+        float *const y = tile->y + r * tile->y_stride;
+#pragma GCC unroll 8
+        for (size_t v = 0; v < vectors; v++) {
+            f32x16 sum = sums[r * vectors + v];
+            if (accumulate) {
+                sum = vec_add(vec_load(y + v * SIMD_LANES), sum);
+                sum = is_flushed ? vec_flush(sum) : sum;
+            }
             vec_store(y + v * SIMD_LANES, sum);
-        } else {
-            vec_store_n(y + v * SIMD_LANES, sum, lanes);
         }
+    }
+}
+
+/* sums + bias (+ y); is_flushed: sums that are subnormal become zero. Few tiles are not whole: a
+ * branch for each vector would cost short products a tenth. */
+SIMD_INLINE void tile_store(const struct gemm_tile *tile, const f32x16 *sums, const size_t rows,
+                            const size_t vectors, const bool is_flushed)
+{
+    if (tile->bias != NULL || tile->columns < vectors * SIMD_LANES) {
+        float kept[TILE_SUMS_MAX * SIMD_LANES];
+        tile_keep(sums, kept, rows * vectors);
+        tile_store_kept(tile, kept, rows, vectors, is_flushed);
+    } else if (tile->accumulate) {
+        tile_store_whole(tile, sums, rows, vectors, is_flushed, true);
+    } else {
+        tile_store_whole(tile, sums, rows, vectors, is_flushed, false);
     }
 }
 
