@@ -29,6 +29,7 @@ struct bench_subject {
     size_t n_batches;
     size_t n_drafts; /* 0, or decoding is measured with as many too */
     bool is_json;
+    bool recomputes; /* training makes activations again (policy_options) */
 };
 
 /* Seconds a token of each sample. */

@@ -135,6 +135,7 @@ enum status bench_train(const struct bench_subject *subject)
     const struct policy_options policy_options = {.max_rows = learner_max_rows(&options),
                                                   .max_draws = 1,
                                                   .is_trainable = true,
+                                                  .recomputes = subject->recomputes,
                                                   .precision = subject->precision,
                                                   .unquantised =
                                                       precision_unquantised(subject->precision)};

@@ -22,7 +22,8 @@ enum {
     OPTION_SECONDS = 's',
     OPTION_JSON = 'j',
     OPTION_SCRATCH = 256,
-    OPTION_SPECULATE
+    OPTION_SPECULATE,
+    OPTION_RECOMPUTE
 };
 
 static const struct cli_option options[] = {
@@ -31,6 +32,7 @@ static const struct cli_option options[] = {
     {OPTION_DTYPE, "dtype", "NAME", "of engine and train: fp32, bf16 or fp8 (fp32)"},
     {OPTION_BATCH, "batch", "N", "of decoding, repeatable (1, 8, 32, 64, 256)"},
     {OPTION_SPECULATE, "speculate", "N", "decode with as many MTP drafts too (0)"},
+    {OPTION_RECOMPUTE, "recompute", NULL, "train with activations made again, layer by layer"},
     {OPTION_SECONDS, "seconds", "S", "for each measurement of a model, about (1)"},
     {OPTION_DEVICE, "device", "NAME",
      "auto, cpu-avx512bf16, cpu-avx512, cpu-avx2, cpu-portable (auto)"},
@@ -68,7 +70,7 @@ struct request {
     struct bench_places places;
     size_t n_threads;
     bool wants[N_PARTS];
-    bool is_json;
+    bool is_json, recomputes;
     double seconds, memory_gb_per_s;
     size_t batches[BENCH_BATCHES_MAX];
     size_t n_batches, n_drafts;
@@ -94,6 +96,7 @@ static enum status subject_results(const struct request *request, struct bench_s
     subject->n_batches = request->n_batches;
     subject->n_drafts = request->n_drafts;
     subject->is_json = request->is_json;
+    subject->recomputes = request->recomputes;
     memcpy(subject->batches, request->batches, sizeof(subject->batches));
     if (!request->is_json) {
         bench_report_heading();
@@ -215,6 +218,9 @@ static int take_option(int code, const char *value, struct request *request)
         return 0;
     case OPTION_JSON:
         request->is_json = true;
+        return 0;
+    case OPTION_RECOMPUTE:
+        request->recomputes = true;
         return 0;
     case OPTION_DTYPE:
         return precision_parse(value, &request->precision)

@@ -1,16 +1,9 @@
 #include "cli/local_engine.h"
 
-#include "model/precision.h"
-
 enum status local_engine_open(const char *model_dir, const char *device, size_t n_threads,
                               const struct engine_options *options, struct local_engine *out)
 {
-    const struct policy_options policy_options = {.max_rows = options->max_batch_tokens,
-                                                  .max_draws = options->max_num_seqs,
-                                                  .n_drafts = options->n_drafts,
-                                                  .precision = options->precision,
-                                                  .unquantised =
-                                                      precision_unquantised(options->precision)};
+    const struct policy_options policy_options = engine_policy_options(options);
 
     *out = (struct local_engine){.backend = NULL};
     TRY(backend_open(device, n_threads, &out->backend));

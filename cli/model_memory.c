@@ -1,11 +1,11 @@
 #include "cli/model_memory.h"
 
 #include "model/policy.h"
-#include "model/precision.h"
 #include "rollout/engine.h"
 #include "rollout/rollout.h"
 #include "trainer/grpo.h"
 #include "trainer/learner.h"
+#include "trainer/setup.h"
 
 #include <stdio.h>
 
@@ -23,20 +23,6 @@ static const struct {
     [MODEL_MEMORY_ACTIVATIONS] = {"activations", "activations"},
     [MODEL_MEMORY_CACHE] = {"cache", "key-value cache"},
 };
-
-static enum status measure_policy(const struct run_config *run, const struct model_config *model,
-                                  size_t max_rows, bool is_trainable, struct policy_memory *out)
-{
-    const enum precision precision = precision_of(run->model.dtype);
-
-    return policy_measure(model,
-                          &(struct policy_options){.max_rows = max_rows,
-                                                   .max_draws = 1,
-                                                   .is_trainable = is_trainable,
-                                                   .precision = precision,
-                                                   .unquantised = precision_unquantised(precision)},
-                          out);
-}
 
 static void set_policy(const struct policy_memory *policy, size_t rows, struct model_memory *out)
 {
@@ -59,13 +45,16 @@ static enum status measure_trainer(const struct run_config *run, const struct mo
 {
     const struct learner_options options = grpo_learner_options(run);
     const size_t max_rows = learner_max_rows(&options);
+    struct policy_options sizes;
     struct policy_memory policy, reference;
 
-    TRY(measure_policy(run, model, max_rows, true, &policy));
+    TRY(setup_policy_options(run, model, max_rows, &sizes));
+    TRY(policy_measure(model, &sizes, &policy));
     set_policy(&policy, max_rows, out);
     out->bytes[MODEL_MEMORY_MOMENTS] = 2 * policy.weights;
     if (run->grpo.beta > 0) {
-        TRY(measure_policy(run, model, max_rows, false, &reference));
+        sizes = setup_reference_options(&sizes);
+        TRY(policy_measure(model, &sizes, &reference));
         out->bytes[MODEL_MEMORY_REFERENCE] =
             reference.weights + reference.packed + reference.activations;
     }
@@ -77,17 +66,11 @@ static enum status measure_sampler(const struct run_config *run, const struct mo
                                    struct model_memory *out)
 {
     const struct engine_options options = rollout_engine_options(run);
+    const struct policy_options sizes = engine_policy_options(&options);
     struct policy_memory policy;
     size_t n_pages = 0;
 
-    TRY(policy_measure(
-        model,
-        &(struct policy_options){.max_rows = options.max_batch_tokens,
-                                 .max_draws = options.max_num_seqs,
-                                 .n_drafts = options.n_drafts,
-                                 .precision = options.precision,
-                                 .unquantised = precision_unquantised(options.precision)},
-        &policy));
+    TRY(policy_measure(model, &sizes, &policy));
     TRY(engine_pages(&options, policy.cache_page, &n_pages));
     set_policy(&policy, options.max_batch_tokens, out);
     out->bytes[MODEL_MEMORY_RECEIVED] = policy.weights;

@@ -19,6 +19,7 @@ struct text_list {
 
 enum resume_mode { RESUME_AUTO, RESUME_NEVER, RESUME_MUST };
 enum model_dtype { DTYPE_FP32, DTYPE_BF16, DTYPE_FP8 };
+enum activation_checkpointing { ACTIVATIONS_AUTO, ACTIVATIONS_NONE, ACTIVATIONS_LAYER };
 enum kl_estimator { KL_K3, KL_K3U };
 enum loss_type {
     LOSS_GRPO,
@@ -108,6 +109,7 @@ struct run_config {
         double min_lr_ratio; /* final lr / learning_rate */
         double adam_beta1, adam_beta2, adam_epsilon, weight_decay, max_grad_norm;
         size_t micro_batch_tokens;
+        enum activation_checkpointing activation_checkpointing;
     } optim;
     struct {
         size_t batch_size, max_steps;

@@ -12,6 +12,7 @@
 
 static const char *const resume_names[] = {"auto", "never", "must", NULL};
 static const char *const dtype_names[] = {"fp32", "bf16", "fp8", NULL};
+static const char *const activation_names[] = {"auto", "none", "layer", NULL};
 static const char *const kl_names[] = {"k3", "k3u", NULL};
 static const char *const loss_names[] = {"grpo", "dapo", "dr_grpo", NULL};
 static const char *const aux_loss_names[] = {"batch", "layer", "sequence", "sequence_routed", NULL};
@@ -180,6 +181,12 @@ const struct setting settings[] = {
     {"optim.micro_batch_tokens", SETTING_SIZE, AT(optim.micro_batch_tokens), "1024", 1, 16777216,
      NULL, 0, "tokens of one forward and backward",
      "verl ppo_max_token_len_per_gpu, TRL per_device_train_batch_size"},
+    {"optim.activation_checkpointing", SETTING_ENUM, AT(optim.activation_checkpointing), "auto", 0,
+     0, activation_names, 0,
+     "layer: keep what enters each layer, make the rest again on the way back: less memory, more "
+     "time, the same bits; auto: where all take over 1 GiB and more than weights, gradients and "
+     "moments",
+     "TRL and NeMo-RL gradient_checkpointing, activation_checkpointing"},
 
     {"sft.batch_size", SETTING_SIZE, AT(sft.batch_size), "32", 1, 1048576, NULL, DIGEST,
      "rows of a step", ""},

@@ -195,6 +195,11 @@ void policy_set_mtp_input(struct policy *policy, bool is_pre_norm)
     policy->config.has_pre_norm_mtp = is_pre_norm;
 }
 
+bool policy_recomputes(const struct policy *policy)
+{
+    return policy->options.is_trainable && policy->options.recomputes;
+}
+
 struct policy_memory policy_memory(const struct policy *policy)
 {
     const struct model_config *config = &policy->config;

@@ -62,6 +62,8 @@ MUST_CHECK enum status policy_refresh(struct policy *policy);
 /* What module 0 reads: the trunk before its final norm, or (the default) after it. Starts as the
  * configuration has it. */
 void policy_set_mtp_input(struct policy *policy, bool is_pre_norm);
+/* Whether activations are made again (policy_options.recomputes). */
+bool policy_recomputes(const struct policy *policy);
 /* Bytes held, for the memory table: weights, packed copies, gradients, activations. */
 struct policy_memory {
     size_t weights, packed, gradients, activations;

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "model/precision.h"
 #include "rollout/scheduler.h"
 #include "rollout/speculation.h"
 
@@ -24,6 +25,15 @@ struct engine {
 
 /* What was asked for, or enough that only slots limit how many sequences
  * run: each its full length and a prompt's last page beside its own copy. */
+struct policy_options engine_policy_options(const struct engine_options *options)
+{
+    return (struct policy_options){.max_rows = options->max_batch_tokens,
+                                   .max_draws = options->max_num_seqs,
+                                   .n_drafts = options->n_drafts,
+                                   .precision = options->precision,
+                                   .unquantised = precision_unquantised(options->precision)};
+}
+
 enum status engine_pages(const struct engine_options *options, size_t page_bytes, size_t *n_pages)
 {
     const size_t n_per_sequence = kv_cache_pages_for(options->max_sequence) + 1;

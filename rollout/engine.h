@@ -57,6 +57,8 @@ struct engine_request {
  * does not hold one sequence. */
 MUST_CHECK enum status engine_pages(const struct engine_options *options, size_t page_bytes,
                                     size_t *n_pages);
+/* What the policy of such an engine is made for. */
+struct policy_options engine_policy_options(const struct engine_options *options);
 /* policy: borrowed, from policy_create with max_rows >= max_batch_tokens and n_drafts of the same
  * number. The end tokens are the model's. */
 MUST_CHECK enum status engine_create(struct policy *policy, const struct engine_options *options,

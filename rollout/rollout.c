@@ -61,20 +61,10 @@ static enum status read_model(const char *dir, size_t max_sequence, struct model
     return STATUS_OK;
 }
 
-/* What the worker's policy is made for. */
-static struct policy_options policy_options_of(const struct engine_options *options)
-{
-    return (struct policy_options){.max_rows = options->max_batch_tokens,
-                                   .max_draws = options->max_num_seqs,
-                                   .n_drafts = options->n_drafts,
-                                   .precision = options->precision,
-                                   .unquantised = precision_unquantised(options->precision)};
-}
-
 enum status rollout_check(const struct run_config *config)
 {
     const struct engine_options options = rollout_engine_options(config);
-    const struct policy_options policy_options = policy_options_of(&options);
+    const struct policy_options policy_options = engine_policy_options(&options);
     struct policy_memory memory;
     struct model_config model;
     size_t n_pages = 0;
@@ -86,7 +76,7 @@ enum status rollout_check(const struct run_config *config)
 
 static enum status open_model(struct worker *worker, const struct engine_options *options)
 {
-    const struct policy_options policy_options = policy_options_of(options);
+    const struct policy_options policy_options = engine_policy_options(options);
     const char *dir = worker->config->model.path;
     struct model_config model;
 

@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "model/precision.h"
 
 #include <string.h>
 
@@ -155,6 +156,48 @@ void setup_data_close(struct setup_data *data)
     dataset_close(data->dataset);
     tokenizer_destroy(data->tokenizer);
     *data = (struct setup_data){0};
+}
+
+/* With less, making activations again saves little. */
+#define KEPT_BYTES_MAX ((size_t)1 << 30)
+
+/* Whether all layers' activations take too much of the memory to be kept. */
+static bool are_large(const struct policy_memory *memory)
+{
+    const size_t moments = 2 * memory->weights;
+
+    return memory->activations > KEPT_BYTES_MAX &&
+           memory->activations > memory->weights + memory->gradients + moments;
+}
+
+enum status setup_policy_options(const struct run_config *config, const struct model_config *model,
+                                 size_t max_rows, struct policy_options *out)
+{
+    const enum precision precision = precision_of(config->model.dtype);
+    struct policy_memory memory;
+
+    *out = (struct policy_options){.max_rows = max_rows,
+                                   .max_draws = 1,
+                                   .is_trainable = true,
+                                   .precision = precision,
+                                   .unquantised = precision_unquantised(precision),
+                                   .recomputes =
+                                       config->optim.activation_checkpointing == ACTIVATIONS_LAYER};
+    if (config->optim.activation_checkpointing != ACTIVATIONS_AUTO) {
+        return STATUS_OK;
+    }
+    TRY(policy_measure(model, out, &memory));
+    out->recomputes = are_large(&memory);
+    return STATUS_OK;
+}
+
+struct policy_options setup_reference_options(const struct policy_options *trained)
+{
+    struct policy_options options = *trained;
+
+    options.is_trainable = false;
+    options.recomputes = false;
+    return options;
 }
 
 static enum status fill_weights(const char *weights_dir, struct policy *policy)

@@ -29,6 +29,14 @@ void setup_data_close(struct setup_data *data);
 MUST_CHECK enum status setup_check_weights(const char *dir, const struct model_config *model,
                                            bool with_values);
 
+/* What a policy that learns from forward passes of max_rows rows is made for: precision, and which
+ * activations it keeps (optim.activation_checkpointing). Errors: NO_MEMORY (a size overflows). */
+MUST_CHECK enum status setup_policy_options(const struct run_config *config,
+                                            const struct model_config *model, size_t max_rows,
+                                            struct policy_options *out);
+/* The same for the frozen policy of grpo.beta. */
+struct policy_options setup_reference_options(const struct policy_options *trained);
+
 /* A policy with the weights of weights_dir (NULL: left at zero for the caller to fill). */
 MUST_CHECK enum status setup_policy(const struct model_config *model, struct backend *backend,
                                     const char *weights_dir, const struct policy_options *options,

@@ -8,7 +8,6 @@
 #include "base/memory.h"
 #include "base/process.h"
 #include "kernels/bench/bench.h"
-#include "model/precision.h"
 #include "trainer/balance.h"
 #include "trainer/learner.h"
 #include "trainer/schedule.h"
@@ -180,12 +179,8 @@ static enum status open_sft(struct sft *sft)
     TRY(bench_fma_peak(sft->backend, &sft->peak_flops));
     const struct learner_options options =
         learner_options_of(config, &sft->data.model, sft->data.counts.longest_total);
-    const enum precision precision = precision_of(config->model.dtype);
-    const struct policy_options sizes = {.max_rows = learner_max_rows(&options),
-                                         .max_draws = 1,
-                                         .is_trainable = true,
-                                         .precision = precision,
-                                         .unquantised = precision_unquantised(precision)};
+    struct policy_options sizes;
+    TRY(setup_policy_options(config, &sft->data.model, learner_max_rows(&options), &sizes));
     TRY(setup_policy(&sft->data.model, sft->backend, config->model.path, &sizes, &sft->policy));
     TRY(learner_create(sft->backend, sft->policy, &options, &sft->learner));
     sft->schedule = schedule_from_config(config, config->sft.max_steps);

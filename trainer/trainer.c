@@ -6,7 +6,6 @@
 #include "base/memory.h"
 #include "base/run_paths.h"
 #include "kernels/bench/bench.h"
-#include "model/precision.h"
 #include "trainer/session.h"
 
 #include <string.h>
@@ -114,21 +113,18 @@ static void log_memory(const struct session *session)
     const size_t moments = 2 * policy_table(session->policy)->n_floats * sizeof(float);
     log_info("trainer",
              "device=%s threads=%zu weights_mib=%zu packed_mib=%zu gradients_mib=%zu "
-             "moments_mib=%zu activations_mib=%zu",
+             "moments_mib=%zu activations_mib=%zu activation_checkpointing=%s",
              session->backend->name, session->backend->n_threads, memory.weights / mib,
-             memory.packed / mib, memory.gradients / mib, moments / mib, memory.activations / mib);
+             memory.packed / mib, memory.gradients / mib, moments / mib, memory.activations / mib,
+             policy_recomputes(session->policy) ? "layer" : "none");
 }
 
 static enum status open_model(struct session *session)
 {
     const struct run_config *config = session->config;
     const struct learner_options options = grpo_learner_options(config);
-    const enum precision precision = precision_of(config->model.dtype);
-    struct policy_options sizes = {.max_rows = learner_max_rows(&options),
-                                   .max_draws = 1,
-                                   .is_trainable = true,
-                                   .precision = precision,
-                                   .unquantised = precision_unquantised(precision)};
+    struct policy_options sizes;
+    TRY(setup_policy_options(config, &session->data.model, learner_max_rows(&options), &sizes));
     TRY(backend_open(config->run.device, config->run.threads, &session->backend));
     TRY(bench_fma_peak(session->backend, &session->peak_flops));
     TRY(setup_policy(&session->data.model, session->backend, NULL, &sizes, &session->policy));
@@ -136,7 +132,7 @@ static enum status open_model(struct session *session)
     if (config->grpo.beta > 0.0) {
         const char *reference =
             config->model.ref_path[0] != '\0' ? config->model.ref_path : config->model.path;
-        sizes.is_trainable = false;
+        sizes = setup_reference_options(&sizes);
         TRY(setup_policy(&session->data.model, session->backend, reference, &sizes,
                          &session->reference));
     }

@@ -10,6 +10,8 @@ VARIANTS = {
     "2 worker threads": ["rollout.threads=2", "rollout.workers=1"],
     "1 trainer thread": ["run.threads=1"],
     "2 trainer threads": ["run.threads=2"],
+    "activations made again": ["optim.activation_checkpointing=layer"],
+    "activations made again, micro-batches of 100 rows": ["optim.activation_checkpointing=layer", "optim.micro_batch_tokens=100"],
     "micro-batches of 1 sequence": ["optim.micro_batch_tokens=8"],
     "micro-batches of 100 rows": ["optim.micro_batch_tokens=100"],
     "prefill chunks of 16 rows": ["rollout.max_batch_tokens=16"],

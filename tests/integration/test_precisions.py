@@ -8,6 +8,7 @@ import support
 CUTS = {
     "3 workers": ["rollout.workers=3"],
     "2 worker threads, 1 trainer thread": ["rollout.threads=2", "rollout.workers=1", "run.threads=1"],
+    "activations made again": ["optim.activation_checkpointing=layer"],
     "micro-batches of 100 rows": ["optim.micro_batch_tokens=100"],
     "prefill chunks of 16 rows, 3 sequences at once": ["rollout.max_batch_tokens=16", "rollout.max_num_seqs=3"],
     "no drafts": ["rollout.speculate=0"],
