@@ -127,6 +127,19 @@ enum status file_map_open(const char *path, struct file_map *out)
     return status;
 }
 
+void file_map_forget(const struct file_map *map, size_t begin, size_t end)
+{
+    const size_t page = 4096;
+    const size_t first = begin / page * page;
+    void *data;
+
+    if (map->data == NULL || first >= end || end > map->bytes) {
+        return;
+    }
+    memcpy(&data, &map->data, sizeof(data)); /* madvise takes no const */
+    (void)madvise((unsigned char *)data + first, end - first, MADV_DONTNEED); /* only a hint */
+}
+
 void file_map_close(struct file_map *map)
 {
     if (map->data != NULL) {

@@ -19,6 +19,9 @@ struct file_map {
 };
 /* Maps a regular file read-only. */
 MUST_CHECK enum status file_map_open(const char *path, struct file_map *out);
+/* Bytes [begin, end) have been read: gives the memory that shows them back. They can be read again,
+ * so a reader of a large file that calls this behind itself holds no more of it than a piece. */
+void file_map_forget(const struct file_map *map, size_t begin, size_t end);
 void file_map_close(struct file_map *map);
 
 /* A file being written: appended, then made durable. ENOSPC and EDQUOT give NO_SPACE (path, bytes

@@ -237,6 +237,17 @@ enum status checkpoint_find(const char *checkpoints_dir, char **path, struct che
     return status;
 }
 
+/* n bytes at `at` of the map to out. */
+static void read_piecewise(const struct file_map *map, size_t at, size_t n, void *out)
+{
+    const size_t piece = (size_t)4 << 20;
+    for (size_t begin = 0; begin < n; begin += piece) {
+        const size_t count = n - begin < piece ? n - begin : piece;
+        memcpy((char *)out + begin, map->data + at + begin, count);
+        file_map_forget(map, at + begin, at + begin + count);
+    }
+}
+
 static enum status read_optimizer(const char *path, struct learner *learner)
 {
     struct optimizer *optimizer = learner_optimizer(learner);
@@ -255,8 +266,8 @@ static enum status read_optimizer(const char *path, struct learner *learner)
             header.n_floats != n_floats) {
             status = status_set(STATUS_BAD_FORMAT, "%s: not the optimizer of this model", path);
         } else {
-            memcpy(optimizer_first_moment(optimizer), map.data + sizeof(header), bytes);
-            memcpy(optimizer_second_moment(optimizer), map.data + sizeof(header) + bytes, bytes);
+            read_piecewise(&map, sizeof(header), bytes, optimizer_first_moment(optimizer));
+            read_piecewise(&map, sizeof(header) + bytes, bytes, optimizer_second_moment(optimizer));
             optimizer_set_updates(optimizer, header.updates);
         }
     }

@@ -19,6 +19,7 @@ static enum status block_digests(const char *path, struct json *blocks, size_t *
     for (size_t begin = 0; begin < map.bytes && status == STATUS_OK; begin += BLOCK_BYTES) {
         const size_t n = map.bytes - begin < BLOCK_BYTES ? map.bytes - begin : BLOCK_BYTES;
         const struct digest128 digest = hash_128(map.data + begin, n);
+        file_map_forget(&map, begin, begin + n);
         char text[DIGEST128_TEXT];
         hash_hex(digest.bytes, sizeof(digest.bytes), text);
         status = json_append(blocks, json_from_text(text, strlen(text)));

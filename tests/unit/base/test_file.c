@@ -149,6 +149,45 @@ static void a_full_disk_is_told_with_path_and_bytes(void **state)
     assert_status(file_writer_commit(writer), STATUS_NO_SPACE, "/dev/full: cannot write 4 bytes");
 }
 
+/* Pages of mapped files that this process holds. */
+static size_t mapped_pages(void)
+{
+    size_t total = 0, resident = 0, shared = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+
+    assert_non_null(file);
+    assert_int_equal(fscanf(file, "%zu %zu %zu", &total, &resident, &shared), 3);
+    assert_int_equal(fclose(file), 0);
+    return shared;
+}
+
+static void a_reader_can_give_back_what_it_has_read(void **state)
+{
+    const size_t n_bytes = (size_t)16 << 20, quarter = n_bytes / 4 + 1, page = 4096;
+    unsigned char *bytes;
+    struct file_map map;
+
+    assert_ok(memory_alloc(n_bytes, 1, &bytes));
+    for (size_t i = 0; i < n_bytes; i++) {
+        bytes[i] = (unsigned char)(i * 7 % 251);
+    }
+    assert_ok(file_write_atomic(path_in(*state, "large"), bytes, n_bytes));
+    assert_ok(file_map_open(path_in(*state, "large"), &map));
+    assert_memory_equal(map.data, bytes, n_bytes);
+
+    const size_t before = mapped_pages();
+
+    for (size_t begin = 0; begin < n_bytes; begin += quarter) {
+        file_map_forget(&map, begin, begin + quarter < n_bytes ? begin + quarter : n_bytes);
+    }
+    assert_true(mapped_pages() + n_bytes / page / 2 < before); /* the kernel counts loosely */
+    assert_memory_equal(map.data, bytes, n_bytes);
+    file_map_forget(&map, 0, n_bytes + 1); /* not of the map: nothing happens */
+    file_map_close(&map);
+    file_map_forget(&map, 0, 0);
+    memory_free(bytes);
+}
+
 static void maps_of_what_is_no_file_are_refused(void **state)
 {
     struct fixture *fixture = *state;
@@ -355,6 +394,7 @@ int main(void)
         TEST(files_without_a_size_are_read_to_their_end),
         TEST(writers_buffer_but_lose_nothing),
         TEST(a_full_disk_is_told_with_path_and_bytes),
+        TEST(a_reader_can_give_back_what_it_has_read),
         TEST(maps_of_what_is_no_file_are_refused),
         TEST(folders_are_made_with_their_parents),
         TEST(removal_does_not_follow_links),
