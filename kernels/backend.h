@@ -70,6 +70,9 @@ struct pack_args {
      * begins at `row_at` (whole_rows 0: src is all of it). */
     enum precision rounding;
     size_t row_at, whole_rows;
+    /* FP8: scales are amax / 448 as it comes, as in V3's checkpoints, not powers of two (which the
+     * products do not ask for). */
+    bool has_float_scales;
 };
 
 /* y[b] (n_rows, n_out) = x[b] (n_rows, n_in) . w[b]^T (+ bias), for b < n_batch (heads);

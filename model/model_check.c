@@ -1,4 +1,4 @@
-/* Owns finding the computed counterpart of each stored tensor, and the tolerances. */
+/* Owns finding the computed counterpart of each stored tensor. */
 #include "model/model_check.h"
 
 #include "base/file.h"
@@ -7,57 +7,11 @@
 #include "model/model_check_internal.h"
 #include "model/model_config.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define SWITCHES_BYTES_MAX ((size_t)1 << 20)
-
-/* How far a value may be off: absolute + relative |reference| + of_max * largest |reference|. */
-struct tolerance {
-    const char *kind;
-    double absolute, relative, of_max;
-};
-static const struct tolerance tolerances[] = {
-    {"logits", 2e-5, 1e-4, 0},
-    {"loss", 1e-5, 0, 0},
-    {"hidden", 2e-5, 1e-4, 0},
-    {"router_indices", 0, 0, 0},
-    {"router_weights", 2e-5, 1e-4, 0},
-    {"mtp_logits", 2e-5, 1e-4, 0},
-    {"mtp_hidden", 2e-5, 1e-4, 0},
-    {"mtp_ce", 1e-5, 0, 0},
-    {"mtp_loss", 1e-5, 0, 0},
-    {"grad", 1e-9, 0, 1e-4},
-    {"grad_detached", 1e-9, 0, 1e-4},
-    {"index_scores", 2e-5, 1e-4, 0},
-    {"index_topk", 0, 0, 0},
-    {"indexer_loss", 1e-5, 1e-5, 0},
-    {"grad_indexer_dense", 1e-9, 0, 1e-4},
-    {"grad_indexer_sparse", 1e-9, 0, 1e-4},
-    {"logits_w8a8", 2e-4, 2e-4, 0},
-    {"codes_w8a8", 0, 0, 0},
-    {"scales_w8a8", 0, 0, 0},
-};
-
-/* "kind.rest": the tolerance of kind, and rest ("" without a dot). Kinds of W8A8 end before their
- * variant. NULL: no such kind. */
-static const struct tolerance *find_kind(const char *name, const char **rest)
-{
-    const char *dot = strchr(name, '.');
-    const size_t n = model_check_is_fp8(name) ? (size_t)(strstr(name, "_w8a8") + 5 - name)
-                     : dot == NULL            ? strlen(name)
-                                              : (size_t)(dot - name);
-
-    *rest = dot == NULL ? "" : dot + 1;
-    for (size_t i = 0; i < sizeof(tolerances) / sizeof(tolerances[0]); i++) {
-        if (strlen(tolerances[i].kind) == n && memcmp(tolerances[i].kind, name, n) == 0) {
-            return &tolerances[i];
-        }
-    }
-    return NULL;
-}
 
 /* A number below `limit` and nothing else; SIZE_MAX otherwise. */
 static size_t parse_index(const char *text, size_t limit)
@@ -229,152 +183,31 @@ static bool find_computed(const struct model_run *run, const char *kind, const c
     return rest[0] == '\0';
 }
 
-static struct model_check_line *line_of(struct model_check *check, const char *kind)
+static enum status compare_tensor(const struct model_run *run, const struct tensor *tensor,
+                                  struct model_comparison *comparison)
 {
-    for (size_t i = 0; i < check->n_lines; i++) {
-        if (strcmp(check->lines[i].kind, kind) == 0) {
-            return &check->lines[i];
-        }
-    }
-    check->lines[check->n_lines] = (struct model_check_line){.kind = kind, .share = -1};
-    check->n_lines++;
-    return &check->lines[check->n_lines - 1];
-}
+    struct computed computed = {.floats = NULL};
+    const char *kind, *rest;
 
-/* Keeps the element if it is worse than what the line has. */
-static void note(struct model_check_line *line, const struct tensor *tensor, size_t index,
-                 double got, double want, double allowed)
-{
-    const double off = fabs(got - want);
-    const double share = off == 0                       ? 0
-                         : isfinite(off) && allowed > 0 ? off / allowed
-                                                        : (double)INFINITY;
-
-    if (share <= line->share) {
-        return;
-    }
-    line->share = share;
-    line->got = got;
-    line->want = want;
-    (void)snprintf(line->where, sizeof(line->where), "%s[%zu]", tensor->name, index);
-}
-
-static void compare_floats(const struct tolerance *tolerance, const struct tensor *tensor,
-                           const float *want, const float *got, struct model_check_line *line)
-{
-    double largest = 0;
-
-    for (size_t i = 0; i < tensor->n_elements; i++) {
-        largest = fmax(largest, fabs((double)want[i]));
-    }
-    for (size_t i = 0; i < tensor->n_elements; i++) {
-        const double reference = (double)want[i];
-        double allowed = tolerance->absolute + tolerance->relative * fabs(reference);
-
-        if (tolerance->of_max > 0 && largest > 0) {
-            allowed = tolerance->of_max * largest; /* the absolute part is for zeros only */
-        }
-        note(line, tensor, i, (double)got[i], reference, allowed);
-    }
-}
-
-static void count_not_computed(const struct tensor *tensor, struct model_check *check)
-{
-    if (check->n_not_computed == 0) {
-        (void)snprintf(check->not_computed, sizeof(check->not_computed), "%s", tensor->name);
-    }
-    check->n_not_computed++;
-}
-
-/* What the model's and, for results of W8A8 arithmetic, the FP8 model's run have for a tensor. */
-static enum status find_result(const struct safetensors *io, const struct tensor *tensor,
-                               struct model_run runs[2], struct computed *out)
-{
-    const char *rest;
-    const struct tolerance *tolerance = find_kind(tensor->name, &rest);
-
-    if (model_check_is_fp8(tensor->name)) {
-        return model_check_fp8_find(&runs[1], io, tensor->name, out);
-    }
-    if (tolerance == NULL || !find_computed(&runs[0], tolerance->kind, rest, out)) {
+    if (!model_check_kind(tensor->name, &kind, &rest) ||
+        !find_computed(run, kind, rest, &computed)) {
         return status_set(STATUS_BAD_FORMAT, "%s: nothing computed here corresponds to tensor %s",
-                          safetensors_path(io), tensor->name);
+                          safetensors_path(comparison->io), tensor->name);
     }
-    return STATUS_OK;
+    return model_check_compare(comparison, tensor, &computed);
 }
 
-/* Integers, or the bytes of codes. */
-static enum status read_integers(const struct tensor *tensor, int32_t *out)
+/* Compares all but results of W8A8 arithmetic. */
+static enum status compare_all(const struct model_run *run, struct model_comparison *comparison)
 {
-    if (tensor->dtype != TENSOR_U8) {
-        return tensor_read_integers(tensor, out);
-    }
-    for (size_t i = 0; i < tensor->n_elements; i++) {
-        out[i] = ((const uint8_t *)tensor->data)[i];
-    }
-    return STATUS_OK;
-}
+    for (size_t i = 0; i < safetensors_count(comparison->io); i++) {
+        const struct tensor *tensor = safetensors_at(comparison->io, i);
 
-static enum status compare_tensor(const struct safetensors *io, const struct tensor *tensor,
-                                  struct model_run runs[2], struct model_check *check,
-                                  struct computed *computed)
-{
-    const char *rest;
-    const struct tolerance *tolerance = find_kind(tensor->name, &rest);
-    struct model_check_line *line;
-    void *want;
-
-    TRY(find_result(io, tensor, runs, computed));
-    if (computed->n != tensor->n_elements) {
-        return status_set(STATUS_BAD_FORMAT, "%s: tensor %s has %zu values, the model gives %zu",
-                          safetensors_path(io), tensor->name, tensor->n_elements, computed->n);
-    }
-    line = line_of(check, tolerance->kind);
-    line->n_tensors++;
-    TRY(arena_alloc(runs[0].arena, tensor->n_elements, sizeof(int32_t), &want));
-    if (computed->integers == NULL) {
-        TRY(tensor_read_floats(tensor, want));
-        compare_floats(tolerance, tensor, want, computed->floats, line);
-        return STATUS_OK;
-    }
-    TRY(read_integers(tensor, want));
-    for (size_t i = 0; i < tensor->n_elements; i++) {
-        note(line, tensor, i, (double)computed->integers[i], (double)((int32_t *)want)[i], 0);
-    }
-    return STATUS_OK;
-}
-
-/* Compares all; results gets every computed tensor under its stored name and shape. */
-static enum status compare_all(const struct safetensors *io, struct model_run runs[2],
-                               struct tensor *results, size_t *n_results, struct model_check *check)
-{
-    size_t n = 0;
-
-    for (size_t i = 0; i < safetensors_count(io); i++) {
-        const struct tensor *tensor = safetensors_at(io, i);
-        struct computed computed = {.floats = NULL};
-
-        if (model_check_is_fp8(tensor->name) && !model_check_fp8_computes(io, tensor->name)) {
-            count_not_computed(tensor, check);
-            continue;
-        }
-        results[n++] = *tensor;
         if (strcmp(tensor->name, "input_ids") == 0) {
-            continue;
+            comparison->results[comparison->n_results++] = *tensor;
+        } else if (!model_check_is_fp8(tensor->name)) {
+            TRY(compare_tensor(run, tensor, comparison));
         }
-        TRY(compare_tensor(io, tensor, runs, check, &computed));
-        results[n - 1].dtype = computed.integers != NULL ? TENSOR_I32 : TENSOR_F32;
-        results[n - 1].data =
-            computed.integers != NULL ? (const void *)computed.integers : computed.floats;
-    }
-    *n_results = n;
-    if (check->n_lines == 0) {
-        return status_set(STATUS_BAD_FORMAT, "%s: holds nothing that is computed here",
-                          safetensors_path(io));
-    }
-    check->has_passed = true;
-    for (size_t i = 0; i < check->n_lines; i++) {
-        check->has_passed = check->has_passed && check->lines[i].share <= 1;
     }
     return STATUS_OK;
 }
@@ -420,20 +253,19 @@ static struct model_run_wants wants_of(const struct safetensors *io)
     return wants;
 }
 
-static enum status run_and_compare(const struct safetensors *io, const char *out_path,
-                                   struct model_run runs[2], struct model_check *check)
+static enum status judge(const struct model_comparison *comparison)
 {
-    const struct model_run_wants wants = wants_of(io), no_wants = {.gradients = false};
-    struct tensor *results;
-    size_t n_results = 0;
+    struct model_check *check = comparison->check;
 
-    TRY(model_run_compute(io, &wants, &runs[0]));
-    if (runs[1].policy != NULL) {
-        TRY(model_run_compute(io, &no_wants, &runs[1]));
+    if (check->n_lines == 0) {
+        return status_set(STATUS_BAD_FORMAT, "%s: holds nothing that is computed here",
+                          safetensors_path(comparison->io));
     }
-    TRY(arena_alloc(runs[0].arena, safetensors_count(io), sizeof(struct tensor), &results));
-    TRY(compare_all(io, runs, results, &n_results, check));
-    return out_path == NULL ? STATUS_OK : safetensors_write(out_path, results, n_results, false);
+    check->has_passed = true;
+    for (size_t i = 0; i < check->n_lines; i++) {
+        check->has_passed = check->has_passed && check->lines[i].share <= 1;
+    }
+    return STATUS_OK;
 }
 
 /* Rows that the policy must hold: the elements of input_ids. */
@@ -444,52 +276,59 @@ static size_t count_rows(const struct safetensors *io)
     return ids == NULL || ids->n_elements == 0 ? 1 : ids->n_elements;
 }
 
-/* A policy for one run of the check. */
-static enum status open_run(struct backend *backend, const char *dir, const struct safetensors *io,
-                            enum precision precision, struct model_run *run)
+enum status model_check_run(const struct model_comparison *comparison,
+                            const struct policy_options *options,
+                            const struct model_run_wants *wants, struct model_run *run)
 {
-    const struct policy_options options = {
-        .max_rows = count_rows(io), .is_trainable = true, .precision = precision};
+    struct policy_options sized = *options;
 
-    TRY(policy_load(backend, dir, &options, &run->policy));
-    return apply_switches(dir, run->policy);
+    *run = (struct model_run){.arena = comparison->arena};
+    sized.max_rows = count_rows(comparison->io);
+    sized.is_trainable = true;
+    TRY(policy_load(comparison->backend, comparison->dir, &sized, &run->policy));
+    TRY(apply_switches(comparison->dir, run->policy));
+    return model_run_compute(comparison->io, wants, run);
 }
 
-/* The model as it is, and in FP8 when there is something to compare that with. */
-static enum status open_runs(struct backend *backend, const char *dir, const struct safetensors *io,
-                             struct model_run runs[2])
+/* The model as it is, then its W8A8 results. */
+static enum status run_and_compare(struct model_comparison *comparison)
 {
-    bool wants_fp8 = false;
+    const struct model_run_wants wants = wants_of(comparison->io);
+    const struct policy_options options = {.precision = PRECISION_F32};
+    struct model_run run;
+    enum status status;
 
-    for (size_t i = 0; i < safetensors_count(io); i++) {
-        const char *name = safetensors_at(io, i)->name;
-
-        wants_fp8 = wants_fp8 || (model_check_is_fp8(name) && model_check_fp8_computes(io, name));
+    TRY(arena_alloc(comparison->arena, safetensors_count(comparison->io), sizeof(struct tensor),
+                    &comparison->results));
+    status = model_check_run(comparison, &options, &wants, &run);
+    if (status == STATUS_OK) {
+        status = compare_all(&run, comparison);
     }
-    TRY(arena_create((size_t)1 << 20, &runs[0].arena));
-    runs[1].arena = runs[0].arena;
-    TRY(open_run(backend, dir, io, PRECISION_F32, &runs[0]));
-    return wants_fp8 ? open_run(backend, dir, io, PRECISION_FP8, &runs[1]) : STATUS_OK;
+    policy_destroy(run.policy);
+    return status == STATUS_OK ? model_check_fp8(comparison) : status;
 }
 
 enum status model_check_against(struct backend *backend, const char *dir, const char *io_path,
                                 const char *out_path, struct model_check *out)
 {
-    struct model_run runs[2] = {{.policy = NULL}, {.policy = NULL}};
+    struct model_comparison comparison = {.backend = backend, .dir = dir, .check = out};
     struct safetensors *io = NULL;
     enum status status;
 
     *out = (struct model_check){.n_lines = 0};
-    status = safetensors_open(io_path, &io);
+    TRY(safetensors_open(io_path, &io));
+    comparison.io = io;
+    status = arena_create((size_t)1 << 20, &comparison.arena);
     if (status == STATUS_OK) {
-        status = open_runs(backend, dir, io, runs);
+        status = run_and_compare(&comparison);
     }
     if (status == STATUS_OK) {
-        status = run_and_compare(io, out_path, runs, out);
+        status = judge(&comparison);
     }
-    policy_destroy(runs[0].policy);
-    policy_destroy(runs[1].policy);
-    arena_destroy(runs[0].arena);
+    if (status == STATUS_OK && out_path != NULL) {
+        status = safetensors_write(out_path, comparison.results, comparison.n_results, false);
+    }
+    arena_destroy(comparison.arena);
     safetensors_close(io);
     return status;
 }

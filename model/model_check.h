@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define MODEL_CHECK_KINDS_MAX ((size_t)16)
+#define MODEL_CHECK_KINDS_MAX ((size_t)32)
 
 /* The worst deviation among the tensors of one kind. */
 struct model_check_line {
@@ -23,16 +23,16 @@ struct model_check_line {
 struct model_check {
     struct model_check_line lines[MODEL_CHECK_KINDS_MAX];
     size_t n_lines;
-    /* Stored results of W8A8 arithmetic in other variants than hone's: not compared. */
-    size_t n_not_computed;
-    char not_computed[160]; /* the first of them */
-    bool has_passed;        /* of what was compared, which is never nothing */
+    bool has_passed;
 };
 
 /* Loads dir, runs it on io_path's input_ids (B, T) and compares everything the file holds. Results
- * of W8A8 arithmetic (logits_w8a8*, codes_w8a8*, scales_w8a8*) are compared with an FP8 run where
- * weights have power-of-two scales and kv_b is absorbed, else counted as not computed; a tensor of
- * no known kind, or a file with nothing to compare, is BAD_FORMAT.
+ * of W8A8 arithmetic (model.md 10.3) are compared with FP8 runs, codes first:
+ *   logits_w8a8, codes_w8a8.LINEAR, scales_w8a8.LINEAR  every linear layer, kv_b too, under scales
+ * of the checkpoint's kind (amax / 448, or powers of two where all of its scales are);
+ *   ..._w8a8_absorbed  the same with kv_b absorbed, its input not quantised;
+ *   ..._w8a8_requantised  as absorbed, under power-of-two scales: what the FP8 profile computes.
+ * A tensor of no known kind, or a file with nothing to compare, is BAD_FORMAT.
  * mtp_input of a fixture.json in dir replaces the configuration's. out_path (or NULL): what was
  * computed, under the same names. */
 MUST_CHECK enum status model_check_against(struct backend *backend, const char *dir,

@@ -1,38 +1,25 @@
-/* Owns what stored results of W8A8 arithmetic are compared with: logits of an FP8 policy, and the
- * codes and scales of what its linear layers read. */
+/* Owns what stored results of W8A8 arithmetic are compared with: logits of FP8 policies, and the
+ * codes and scales of what their linear layers read. */
 #include "model/model_check_internal.h"
 
 #include "model/quant.h"
 
-#include <stdio.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-bool model_check_is_fp8(const char *name)
-{
-    return strncmp(name, "logits_w8a8", 11) == 0 || strncmp(name, "codes_w8a8", 10) == 0 ||
-           strncmp(name, "scales_w8a8", 11) == 0;
-}
+static const struct variant {
+    const char *suffix;
+    bool has_own_scales; /* of the checkpoint's kind; else powers of two */
+    bool is_expanded;    /* kv_b is a linear layer */
+} variants[] = {
+    {"", true, true},
+    {"_absorbed", true, false},
+    {"_requantised", false, false},
+};
+#define N_VARIANTS (sizeof(variants) / sizeof(variants[0]))
 
-/* The variant of a result, "" or "_absorbed" ..., and its length. */
-static const char *variant_of(const char *name, size_t *n)
-{
-    const char *text = strstr(name, "_w8a8") + strlen("_w8a8");
-
-    *n = strcspn(text, ".");
-    return text;
-}
-
-bool model_check_fp8_computes(const struct safetensors *io, const char *name)
-{
-    const bool is_requantised = safetensors_find(io, "logits_w8a8_requantised") != NULL;
-    const char *ours = is_requantised ? "_requantised" : "_absorbed";
-    size_t n = 0;
-    const char *text = variant_of(name, &n);
-
-    return n == strlen(ours) && strncmp(text, ours, n) == 0;
-}
-
+/* In the order of the forward pass. */
 static const struct {
     const char *name;
     enum policy_input input;
@@ -40,16 +27,56 @@ static const struct {
     {"self_attn.q_a_proj", POLICY_INPUT_PROJECT},
     {"self_attn.q_proj", POLICY_INPUT_PROJECT},
     {"self_attn.q_b_proj", POLICY_INPUT_Q_B},
+    {"self_attn.kv_b_proj", POLICY_INPUT_KV_B},
     {"self_attn.o_proj", POLICY_INPUT_O},
     {"mlp.gate_proj", POLICY_INPUT_GATE},
     {"mlp.shared_experts.gate_proj", POLICY_INPUT_GATE},
     {"mlp.down_proj", POLICY_INPUT_DOWN},
     {"mlp.shared_experts.down_proj", POLICY_INPUT_DOWN},
 };
+#define N_LINEARS (sizeof(linears) / sizeof(linears[0]))
+
+/* Kinds of results, in the order in which they are compared: a code that differs says where, while
+ * everything behind it is off. */
+enum { CODES, SCALES, LOGITS, N_KINDS };
+static const char *const kinds[N_KINDS] = {"codes_w8a8", "scales_w8a8", "logits_w8a8"};
+
+/* A stored result: of which variant, and its place in the comparison. */
+struct result {
+    const struct tensor *tensor;
+    size_t variant; /* N_VARIANTS: unknown */
+    size_t kind, layer, linear;
+};
+
+/* The index of `text`, of n characters, among the variants; N_VARIANTS: none. */
+static size_t find_variant(const char *text, size_t n)
+{
+    size_t i = 0;
+
+    while (i < N_VARIANTS &&
+           (strlen(variants[i].suffix) != n || strncmp(variants[i].suffix, text, n) != 0)) {
+        i++;
+    }
+    return i;
+}
+
+static size_t find_kind(const char *name)
+{
+    size_t i = 0;
+
+    while (i < N_KINDS && strncmp(name, kinds[i], strlen(kinds[i])) != 0) {
+        i++;
+    }
+    return i;
+}
+
+bool model_check_is_fp8(const char *name)
+{
+    return find_kind(name) < N_KINDS;
+}
 
 /* "model.layers.LAYER.LINEAR" */
-static bool parse_linear(const struct model_run *run, const char *text, size_t *layer,
-                         enum policy_input *input)
+static bool parse_linear(const char *text, struct result *out)
 {
     static const char start[] = "model.layers.";
     char *end = NULL;
@@ -57,14 +84,73 @@ static bool parse_linear(const struct model_run *run, const char *text, size_t *
     if (strncmp(text, start, strlen(start)) != 0) {
         return false;
     }
-    *layer = strtoul(text + strlen(start), &end, 10);
-    for (size_t i = 0; i < sizeof(linears) / sizeof(linears[0]); i++) {
-        if (*end == '.' && strcmp(end + 1, linears[i].name) == 0) {
-            *input = linears[i].input;
-            return *layer < policy_config(run->policy)->n_layers;
+    out->layer = strtoul(text + strlen(start), &end, 10);
+    for (out->linear = 0; out->linear < N_LINEARS; out->linear++) {
+        if (*end == '.' && strcmp(end + 1, linears[out->linear].name) == 0) {
+            return true;
         }
     }
     return false;
+}
+
+/* NAME_w8a8VARIANT or NAME_w8a8VARIANT.LINEAR */
+static bool parse_result(const struct tensor *tensor, struct result *out)
+{
+    *out = (struct result){.tensor = tensor, .kind = find_kind(tensor->name)};
+
+    const char *variant = tensor->name + strlen(kinds[out->kind]);
+    const size_t n = strcspn(variant, ".");
+
+    out->variant = find_variant(variant, n);
+    if (out->variant == N_VARIANTS) {
+        return false;
+    }
+    return out->kind == LOGITS ? variant[n] == '\0'
+                               : variant[n] == '.' && parse_linear(variant + n + 1, out);
+}
+
+static int compare_sizes(size_t a, size_t b)
+{
+    return (a > b) - (a < b);
+}
+
+/* Kinds in their order, and each in the order of the forward pass (for qsort). */
+static int compare_results(const void *first, const void *second)
+{
+    const struct result *a = first, *b = second;
+
+    if (a->kind != b->kind) {
+        return compare_sizes(a->kind, b->kind);
+    }
+    return a->layer != b->layer ? compare_sizes(a->layer, b->layer)
+                                : compare_sizes(a->linear, b->linear);
+}
+
+/* All results of W8A8 arithmetic, sorted. */
+static enum status list_results(const struct model_comparison *comparison, struct result **out,
+                                size_t *n)
+{
+    const struct safetensors *io = comparison->io;
+
+    *n = 0;
+    TRY(arena_alloc(comparison->arena, safetensors_count(io), sizeof(**out), out));
+    for (size_t i = 0; i < safetensors_count(io); i++) {
+        const struct tensor *tensor = safetensors_at(io, i);
+
+        if (!model_check_is_fp8(tensor->name)) {
+            continue;
+        }
+        if (!parse_result(tensor, &(*out)[*n])) {
+            return status_set(STATUS_BAD_FORMAT,
+                              "%s: nothing computed here corresponds to tensor %s",
+                              safetensors_path(io), tensor->name);
+        }
+        (*n)++;
+    }
+    if (*n > 0) {
+        qsort(*out, *n, sizeof(**out), compare_results);
+    }
+    return STATUS_OK;
 }
 
 /* Codes or scales of what a linear layer read. */
@@ -92,21 +178,118 @@ static enum status quantise_input(struct model_run *run, size_t layer, enum poli
     return STATUS_OK;
 }
 
-enum status model_check_fp8_find(struct model_run *run, const struct safetensors *io,
-                                 const char *name, struct computed *out)
+/* Logits, or codes or scales of what a linear layer read. */
+static enum status find_result(struct model_run *run, const struct model_comparison *comparison,
+                               const struct result *result, struct computed *out)
 {
-    size_t n = 0, layer = 0;
-    const char *variant = variant_of(name, &n);
-    enum policy_input input = POLICY_INPUT_PROJECT;
+    const struct model_config *config = policy_config(run->policy);
 
-    if (strncmp(name, "logits", 6) == 0) {
-        *out = (struct computed){.floats = run->trace.logits,
-                                 .n = run->n_rows * policy_config(run->policy)->vocab_size};
+    if (result->kind == LOGITS) {
+        *out =
+            (struct computed){.floats = run->trace.logits, .n = run->n_rows * config->vocab_size};
         return STATUS_OK;
     }
-    if (variant[n] != '.' || !parse_linear(run, variant + n + 1, &layer, &input)) {
+    if (result->layer >= config->n_layers) {
         return status_set(STATUS_BAD_FORMAT, "%s: nothing computed here corresponds to tensor %s",
-                          safetensors_path(io), name);
+                          safetensors_path(comparison->io), result->tensor->name);
     }
-    return quantise_input(run, layer, input, strncmp(name, "codes", 5) == 0, out);
+    return quantise_input(run, result->layer, linears[result->linear].input, result->kind == CODES,
+                          out);
+}
+
+static enum status compare_variant(struct model_run *run, struct model_comparison *comparison,
+                                   const struct result *results, size_t n, size_t variant)
+{
+    for (size_t i = 0; i < n; i++) {
+        struct computed computed = {.floats = NULL};
+
+        if (results[i].variant == variant) {
+            TRY(find_result(run, comparison, &results[i], &computed));
+            TRY(model_check_compare(comparison, results[i].tensor, &computed));
+        }
+    }
+    return STATUS_OK;
+}
+
+static bool has_variant(const struct result *results, size_t n, size_t variant)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (results[i].variant == variant) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* One run of a variant, and everything stored of it. */
+static enum status check_variant(struct model_comparison *comparison, const struct result *results,
+                                 size_t n, size_t variant, bool has_float_scales)
+{
+    const struct policy_options options = {.precision = PRECISION_FP8,
+                                           .has_float_scales =
+                                               has_float_scales && variants[variant].has_own_scales,
+                                           .is_expanded = variants[variant].is_expanded};
+    const struct model_run_wants no_wants = {.gradients = false};
+    struct model_run run;
+    enum status status = model_check_run(comparison, &options, &no_wants, &run);
+
+    if (status == STATUS_OK) {
+        status = compare_variant(&run, comparison, results, n, variant);
+    }
+    policy_destroy(run.policy);
+    return status;
+}
+
+static enum status has_float_value(const struct tensor *scales, struct arena *arena, bool *out)
+{
+    float *values;
+
+    if (scales->dtype != TENSOR_F32) {
+        return STATUS_OK; /* bytes of exponents */
+    }
+    TRY(arena_alloc(arena, scales->n_elements, sizeof(*values), &values));
+    TRY(tensor_read_floats(scales, values));
+    for (size_t i = 0; i < scales->n_elements; i++) {
+        int exponent;
+
+        *out = *out || frexpf(values[i], &exponent) != 0.5F;
+    }
+    return STATUS_OK;
+}
+
+/* Whether some scale of the checkpoint is no power of two. */
+static enum status find_float_scales(const struct model_comparison *comparison, bool *out)
+{
+    static const char suffix[] = "_scale_inv";
+    struct safetensors *file;
+    enum status status = STATUS_OK;
+
+    *out = false;
+    TRY(safetensors_open_folder(comparison->dir, &file));
+    for (size_t i = 0; i < safetensors_count(file) && status == STATUS_OK && !*out; i++) {
+        const struct tensor *tensor = safetensors_at(file, i);
+        const size_t n = strlen(tensor->name);
+
+        if (n > strlen(suffix) && strcmp(tensor->name + n - strlen(suffix), suffix) == 0) {
+            status = has_float_value(tensor, comparison->arena, out);
+        }
+    }
+    safetensors_close(file);
+    return status;
+}
+
+enum status model_check_fp8(struct model_comparison *comparison)
+{
+    struct result *results;
+    bool has_float_scales;
+    size_t n;
+
+    TRY(list_results(comparison, &results, &n));
+    TRY(find_float_scales(comparison, &has_float_scales));
+    for (size_t i = 0; i < N_VARIANTS; i++) {
+        if (has_variant(results, n, i)) {
+            TRY(check_variant(comparison, results, n, i, has_float_scales));
+        }
+    }
+    return STATUS_OK;
 }

@@ -32,14 +32,33 @@ struct computed {
     size_t n;
 };
 
+/* One check: what is compared with what, and what came of it. */
+struct model_comparison {
+    struct backend *backend;
+    const char *dir;
+    const struct safetensors *io;
+    struct arena *arena; /* owns what is computed, until the end */
+    struct model_check *check;
+    struct tensor *results; /* (tensors of io) computed, under the stored names and shapes */
+    size_t n_results;
+};
+/* The kind of a stored tensor, which has a tolerance, and what follows its dot (""). False: none.
+ */
+bool model_check_kind(const char *name, const char **kind, const char **rest);
+/* Compares a tensor of a known kind and adds it to the results. Errors: BAD_FORMAT (its size). */
+MUST_CHECK enum status model_check_compare(struct model_comparison *comparison,
+                                           const struct tensor *tensor,
+                                           const struct computed *computed);
+/* Loads the model with these options (rows and is_trainable are filled in) and runs it; *run has
+ * a policy to destroy, on failure too. */
+MUST_CHECK enum status model_check_run(const struct model_comparison *comparison,
+                                       const struct policy_options *options,
+                                       const struct model_run_wants *wants, struct model_run *run);
+
 /* Results of W8A8 arithmetic (model_check_fp8.c): logits_w8a8_X, codes_w8a8_X.LINEAR and
- * scales_w8a8_X.LINEAR of the variant X that hone computes, weights of power-of-two scales and an
- * absorbed kv_b: "requantised" where the file has it, else "absorbed". */
+ * scales_w8a8_X.LINEAR, each variant X that the file has with a run of its own. */
 bool model_check_is_fp8(const char *name);
-bool model_check_fp8_computes(const struct safetensors *io, const char *name);
-/* run: of a policy of that precision. Errors: BAD_FORMAT (no such linear layer). */
-MUST_CHECK enum status model_check_fp8_find(struct model_run *run, const struct safetensors *io,
-                                            const char *name, struct computed *out);
+MUST_CHECK enum status model_check_fp8(struct model_comparison *comparison);
 
 /* Rows of an MTP module. */
 size_t model_run_mtp_rows(const struct model_run *run, size_t module);

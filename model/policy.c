@@ -28,7 +28,7 @@ static enum status create_shape(struct policy *policy)
 {
     const size_t n_layers = policy->config.n_layers + policy->config.n_mtp_modules;
 
-    policy_sizes_fill(&policy->config, &policy->sizes);
+    policy_sizes_fill(policy);
     TRY(weight_table_create(&policy->config, &policy->table));
     TRY(memory_alloc(n_layers, sizeof(struct policy_layer), &policy->layers));
     TRY(memory_alloc(policy->config.n_mtp_modules, sizeof(struct policy_mtp_module),
@@ -51,11 +51,14 @@ static enum status create_parts(struct policy *policy)
 static void compose_numerics(struct policy *policy)
 {
     const enum precision precision = policy->options.precision;
-    const bool has_bf16_head =
-        precision == PRECISION_FP8 && policy_unquantised(policy) == PRECISION_BF16;
+    const bool is_fp8 = precision == PRECISION_FP8;
+    const bool has_bf16_head = is_fp8 && policy_unquantised(policy) == PRECISION_BF16;
+    const bool is_latent = policy->config.attention == MODEL_ATTENTION_MLA;
 
-    (void)snprintf(policy->numerics, sizeof(policy->numerics), "%s%s",
-                   policy->backend->numerics_ids[precision], has_bf16_head ? "/head-bf16" : "");
+    (void)snprintf(policy->numerics, sizeof(policy->numerics), "%s%s%s%s",
+                   policy->backend->numerics_ids[precision], has_bf16_head ? "/head-bf16" : "",
+                   is_fp8 && policy->options.has_float_scales ? "/scales-f32" : "",
+                   is_latent && policy->options.is_expanded ? "/expanded" : "");
 }
 
 enum status policy_create(struct backend *backend, const struct model_config *config,

@@ -35,6 +35,12 @@ struct policy_options {
     /* Trainable: keep the rows between layers and one layer's activations; a layer's backward pass
      * makes its own again first. Less memory, more time, the same bits. */
     bool recomputes;
+    /* For comparison with other arithmetic. FP8's scales of weights: amax / 448 as it comes, not
+     * rounded up to a power of two. */
+    bool has_float_scales;
+    /* Latent attention as it is written down: kv_b a linear layer like the others, keys and values
+     * of all heads in the cache. No backward pass. Other kinds of attention ignore it. */
+    bool is_expanded;
 };
 
 /* Sizes everything at once; config is copied. Weights start as zeros: write policy_weights, then
@@ -49,7 +55,7 @@ void policy_destroy(struct policy *policy);
 const struct model_config *policy_config(const struct policy *policy);
 const struct weight_table *policy_table(const struct policy *policy);
 /* The backend's id for the policy's precision, and behind it what else changes bits ("/head-bf16":
- * FP8 with `unquantised` BF16): equal ids give equal bits. */
+ * FP8 with `unquantised` BF16; "/scales-f32", "/expanded"): equal ids give equal bits. */
 const char *policy_numerics(const struct policy *policy);
 float *policy_weights(struct policy *policy);   /* flat, table->n_floats */
 float *policy_gradients(struct policy *policy); /* same layout; NULL unless trainable */
@@ -244,11 +250,12 @@ struct policy_trace {
  */
 MUST_CHECK enum status policy_read_trace(struct policy *policy, const struct policy_trace *trace);
 
-/* What a layer's linear layers read: the joint projection of attention, q_b_proj, o_proj, gate and
- * up of the dense MLP or the shared experts, and their down_proj. */
+/* What a layer's linear layers read: the joint projection of attention, q_b_proj, kv_b_proj,
+ * o_proj, gate and up of the dense MLP or the shared experts, and their down_proj. */
 enum policy_input {
     POLICY_INPUT_PROJECT,
     POLICY_INPUT_Q_B,
+    POLICY_INPUT_KV_B, /* what the absorbed form does not quantise */
     POLICY_INPUT_O,
     POLICY_INPUT_GATE,
     POLICY_INPUT_DOWN,

@@ -36,7 +36,7 @@ static enum status attention_forward(struct policy *policy, const struct policy_
     const struct policy_sizes *s = &policy->sizes;
 
     TRY(norm_input(policy, layer, a, rows->n_rows));
-    TRY(policy_attention_of(policy->config.attention)->forward(policy, layer, a, rows));
+    TRY(policy_attention_of(policy)->forward(policy, layer, a, rows));
     TRY(policy_copy_rows(policy, a->h_in, a->h_mid, rows->n_rows));
     return policy->backend->ops->gemm(
         policy->backend,
@@ -207,5 +207,5 @@ enum status policy_block_entries(struct policy *policy, const struct policy_laye
                                  const struct policy_block_rows *rows)
 {
     TRY(norm_input(policy, layer, a, rows->n_rows));
-    return policy_attention_of(policy->config.attention)->entries(policy, layer, a, rows);
+    return policy_attention_of(policy)->entries(policy, layer, a, rows);
 }

@@ -52,7 +52,7 @@ enum status policy_block_backward(struct policy *policy, const struct policy_lay
 
     TRY(policy_ffn_backward(policy, layer, a, n_rows, d_h));
     TRY(output_backward(policy, layer, a, n_rows, d_h));
-    TRY(policy_attention_of(policy->config.attention)->backward(policy, layer, a, rows));
+    TRY(policy_attention_of(policy)->backward(policy, layer, a, rows));
     return policy->backend->ops->rms_norm_backward(
         policy->backend,
         &(struct rms_norm_backward_args){.x = a->h_in,

@@ -1,7 +1,7 @@
 /* Owns what the files of the policy share: shapes, packed weights, activations, scratch.
  *
  *   policy.c         create, destroy, accessors          policy_layout.c  sizes and buffers
- *   policy_attention.c  kinds of attention: policy_mla*.c, policy_gqa*.c
+ *   policy_attention.c  kinds of attention: policy_mla*.c, policy_expanded.c, policy_gqa*.c
  *   policy_pack.c    packed copies of the weights         policy_block.c   one layer, forward
  *   policy_block_backward.c  one layer, backward          policy_forward.c a packed batch
  *   policy_backward.c  its gradient                       policy_mtp.c     the MTP modules
@@ -36,7 +36,7 @@ struct policy_sizes {
     size_t nope, v, q_rank, kv_rank;
     size_t first;      /* q_rank, or q_dim without q_lora */
     size_t kv_dim;     /* kv_rank + rope: latent and rotary key before the cache */
-    size_t latent_dim; /* heads * kv_rank */
+    size_t latent_dim; /* heads * kv_rank; expanded: what kv_b gives */
     /* The indexer of sparse attention, 0 without: projection [key | weights], policy_indexer.c */
     size_t index_heads, index_dim, n_selected;
     size_t index_w_at;     /* where the weights begin: a panel border */
@@ -68,7 +68,7 @@ struct policy_layer {
     size_t gate, up, down;                                         /* dense MLP or shared experts */
     size_t router, router_bias, expert_gate, expert_up, expert_down, expert_stride;
     float *project_bias; /* (project) beside w_project, or NULL */
-    float *w_project, *w_q_b, *w_uk, *w_uv, *w_o, *w_gate_up, *w_down, *w_router;
+    float *w_project, *w_q_b, *w_uk, *w_uv, *w_kv_b, *w_o, *w_gate_up, *w_down, *w_router;
     float *w_expert_gate_up, *w_expert_down, *w_index, *w_index_q;
     float *t_project, *t_q_b, *t_uk, *t_uv, *t_o, *t_gate_up, *t_down, *t_router;
     float *t_expert_gate, *t_expert_up, *t_expert_down;
@@ -89,7 +89,7 @@ struct policy_activations {
     float *values;  /* (T, value_dim) that o_proj reads */
     float *q_latent;                /* MLA: (T, rq) normed; unused without q_lora */
     float *latent;                  /* MLA: (T, rk) normed */
-    float *q_absorbed;              /* MLA: (T, H, rk) */
+    float *q_absorbed;              /* MLA: (T, H, rk); expanded: (T, H, nope | v) of kv_b */
     float *attended;                /* MLA: (T, H, rk) */
     float *index_project;           /* indexer: (T, key before its norm | weights) */
     float *index_mean, *index_rstd; /* (T) of the key's norm */
@@ -256,7 +256,7 @@ size_t policy_next_panel(size_t n);
 
 /* policy_layout.c: sizes from the configuration; all buffers in one block, measured first; host
  * arrays. */
-void policy_sizes_fill(const struct model_config *config, struct policy_sizes *out);
+void policy_sizes_fill(struct policy *policy);
 MUST_CHECK enum status policy_layout_measure(struct policy *policy);
 MUST_CHECK enum status policy_layout_create(struct policy *policy);
 /* policy_pack.c: offsets and sizes of packed copies; then the copies and the list of packs. */
@@ -295,7 +295,7 @@ struct policy_attention {
                             const struct policy_activations *a,
                             const struct policy_block_rows *rows);
 };
-const struct policy_attention *policy_attention_of(enum model_attention kind);
+const struct policy_attention *policy_attention_of(const struct policy *policy);
 
 void policy_mla_sizes(const struct model_config *config, struct policy_sizes *s);
 void policy_mla_find(const struct policy *policy, size_t index, struct policy_layer *layer);
@@ -309,10 +309,35 @@ MUST_CHECK enum status policy_mla_entries(struct policy *policy, const struct po
 MUST_CHECK enum status policy_mla_backward(struct policy *policy, const struct policy_layer *layer,
                                            const struct policy_activations *a,
                                            const struct policy_block_rows *rows);
+/* normed_in -> project, q (rotated), latent; the one rotary key of project is rotated. */
+MUST_CHECK enum status policy_mla_project(struct policy *policy, const struct policy_layer *layer,
+                                          const struct policy_activations *a,
+                                          const struct policy_block_rows *rows);
+/* The same without queries. */
+MUST_CHECK enum status policy_mla_project_keys(struct policy *policy,
+                                               const struct policy_layer *layer,
+                                               const struct policy_activations *a,
+                                               const struct policy_block_rows *rows);
 /* The attention op's arguments, the same in both directions. */
 struct attention_args policy_mla_args(const struct policy *policy,
                                       const struct policy_activations *a,
                                       const struct policy_block_rows *rows);
+
+/* MLA as it is written down, kv_b a linear layer; find is MLA's. */
+void policy_expanded_sizes(const struct model_config *config, struct policy_sizes *s);
+MUST_CHECK enum status policy_expanded_forward(struct policy *policy,
+                                               const struct policy_layer *layer,
+                                               const struct policy_activations *a,
+                                               const struct policy_block_rows *rows);
+MUST_CHECK enum status policy_expanded_entries(struct policy *policy,
+                                               const struct policy_layer *layer,
+                                               const struct policy_activations *a,
+                                               const struct policy_block_rows *rows);
+/* UNSUPPORTED. */
+MUST_CHECK enum status policy_expanded_backward(struct policy *policy,
+                                                const struct policy_layer *layer,
+                                                const struct policy_activations *a,
+                                                const struct policy_block_rows *rows);
 
 void policy_gqa_sizes(const struct model_config *config, struct policy_sizes *s);
 void policy_gqa_find(const struct policy *policy, size_t index, struct policy_layer *layer);

@@ -24,15 +24,16 @@ static bool has_dense_layer(const struct model_config *config)
     return model_config_moe_layers(config) < config->n_layers + config->n_mtp_modules;
 }
 
-void policy_sizes_fill(const struct model_config *config, struct policy_sizes *out)
+void policy_sizes_fill(struct policy *policy)
 {
+    const struct model_config *config = &policy->config;
     struct policy_sizes s = {.d = config->hidden_size,
                              .heads = config->n_heads,
                              .n_experts = config->n_experts,
                              .top_k = config->n_experts > 0 ? config->experts_per_token : 0,
                              .expert_width = config->moe_intermediate_size};
 
-    policy_attention_of(config->attention)->sizes(config, &s);
+    policy_attention_of(policy)->sizes(config, &s);
     s.d_stride = policy_stride(s.d);
     s.project_stride = policy_stride(s.project);
     s.q_rank_stride = policy_stride(s.q_rank);
@@ -48,7 +49,7 @@ void policy_sizes_fill(const struct model_config *config, struct policy_sizes *o
     }
     s.entry_stride = (s.entry_dim + 15) / 16 * 16;
     s.page_stride = s.entry_stride * KV_BLOCK_TOKENS;
-    *out = s;
+    policy->sizes = s;
 }
 
 struct carver {

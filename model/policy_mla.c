@@ -85,14 +85,41 @@ static enum status rotate(struct policy *policy, float *x, size_t row_stride, si
                                              .interleaved = policy->config.rope_interleave});
 }
 
-/* Rotates the one rotary key, and stores it behind the latent in the rows' entries. */
+/* Rotates the one rotary key. */
+static enum status rotate_key(struct policy *policy, const struct policy_activations *a,
+                              const struct policy_block_rows *rows)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    return rotate(policy, a->project + s->kv_at + s->kv_rank, s->project_stride, 1, rows);
+}
+
+enum status policy_mla_project(struct policy *policy, const struct policy_layer *layer,
+                               const struct policy_activations *a,
+                               const struct policy_block_rows *rows)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    TRY(project_rows(policy, layer, a, rows->n_rows));
+    TRY(rotate(policy, a->q + s->nope, s->q_stride, s->heads, rows));
+    return rotate_key(policy, a, rows);
+}
+
+enum status policy_mla_project_keys(struct policy *policy, const struct policy_layer *layer,
+                                    const struct policy_activations *a,
+                                    const struct policy_block_rows *rows)
+{
+    TRY(project_from(policy, layer, a, rows->n_rows, policy->sizes.kv_at));
+    return rotate_key(policy, a, rows);
+}
+
+/* Latent and behind it the rotary key to the rows' entries. */
 static enum status store_rows(struct policy *policy, const struct policy_activations *a,
                               const struct policy_block_rows *rows)
 {
     const struct policy_sizes *s = &policy->sizes;
     float *key = a->project + s->kv_at + s->kv_rank;
 
-    TRY(rotate(policy, key, s->project_stride, 1, rows));
     return policy->backend->ops->kv_copy(
         policy->backend, &(struct kv_copy_args){.latent = a->latent,
                                                 .latent_stride = s->kv_rank_stride,
@@ -181,9 +208,7 @@ enum status policy_mla_forward(struct policy *policy, const struct policy_layer 
                                const struct policy_activations *a,
                                const struct policy_block_rows *rows)
 {
-    TRY(project_rows(policy, layer, a, rows->n_rows));
-    TRY(rotate(policy, a->q + policy->sizes.nope, policy->sizes.q_stride, policy->sizes.heads,
-               rows));
+    TRY(policy_mla_project(policy, layer, a, rows));
     TRY(store_rows(policy, a, rows));
     if (policy->sizes.index_heads > 0) {
         TRY(policy_indexer_forward(policy, layer, a, rows));
@@ -195,7 +220,7 @@ enum status policy_mla_entries(struct policy *policy, const struct policy_layer 
                                const struct policy_activations *a,
                                const struct policy_block_rows *rows)
 {
-    TRY(project_from(policy, layer, a, rows->n_rows, policy->sizes.kv_at));
+    TRY(policy_mla_project_keys(policy, layer, a, rows));
     TRY(store_rows(policy, a, rows));
     return policy->sizes.index_heads == 0 ? STATUS_OK
                                           : policy_indexer_entries(policy, layer, a, rows);

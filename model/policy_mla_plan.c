@@ -90,8 +90,13 @@ void policy_mla_plan(struct policy_plan *plan, struct policy_layer *layer)
     if (s->q_rank > 0) {
         layer->w_q_b = plan_plain(plan, plan_linear(plan), layer->q_b, s->q_rank, s->q_dim);
     }
-    layer->w_uk = plan_heads(plan, precision, 0, s->nope, true, layer);
-    layer->w_uv = plan_heads(plan, precision, s->nope, s->v, false, layer);
+    if (plan->policy->options.is_expanded) {
+        layer->w_kv_b = plan_plain(plan, plan_linear(plan), layer->kv_b, s->kv_rank,
+                                   s->heads * (s->nope + s->v));
+    } else {
+        layer->w_uk = plan_heads(plan, precision, 0, s->nope, true, layer);
+        layer->w_uv = plan_heads(plan, precision, s->nope, s->v, false, layer);
+    }
     policy_indexer_plan(plan, layer);
     if (!plan->policy->options.is_trainable) {
         return;

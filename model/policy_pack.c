@@ -46,6 +46,7 @@ void plan_add(struct policy_plan *plan, size_t offset, struct pack_args args)
 {
     if (plan->packs != NULL) {
         args.src = plan->policy->weights + offset;
+        args.has_float_scales = plan->policy->options.has_float_scales;
         plan->packs[plan->n_packs] = args;
     }
     plan->n_packs++;
@@ -262,7 +263,7 @@ static void plan_all(struct policy_plan *plan)
     const struct plan_form form = plan_unquantised(plan);
 
     for (size_t i = 0; i < n_layers; i++) {
-        policy_attention_of(policy->config.attention)->plan(plan, &policy->layers[i]);
+        policy_attention_of(policy)->plan(plan, &policy->layers[i]);
         plan_output(plan, &policy->layers[i]);
         plan_ffn(plan, &policy->layers[i]);
         if (policy->layers[i].is_moe) {
@@ -311,7 +312,7 @@ static void find_layer(const struct policy *policy, size_t index, struct policy_
 {
     layer->is_moe = model_config_is_moe_layer(&policy->config, index);
     layer->input_norm = policy_offset_of(policy, index, "input_layernorm.weight");
-    policy_attention_of(policy->config.attention)->find(policy, index, layer);
+    policy_attention_of(policy)->find(policy, index, layer);
     layer->o = policy_offset_of(policy, index, "self_attn.o_proj.weight");
     layer->o_bias = policy_offset_of(policy, index, "self_attn.o_proj.bias");
     layer->post_norm = policy_offset_of(policy, index, "post_attention_layernorm.weight");

@@ -242,6 +242,8 @@ size_t policy_input_width(const struct policy *policy, size_t layer, enum policy
         return s->d;
     case POLICY_INPUT_Q_B:
         return s->q_rank;
+    case POLICY_INPUT_KV_B:
+        return s->kv_rank;
     case POLICY_INPUT_O:
         return s->value_dim;
     case POLICY_INPUT_GATE:
@@ -278,10 +280,12 @@ enum status policy_read_input(struct policy *policy, size_t layer, enum policy_i
     const size_t width = policy_input_width(policy, layer, input);
     const float *const rows[] = {[POLICY_INPUT_PROJECT] = a->normed_in,
                                  [POLICY_INPUT_Q_B] = a->q_latent,
+                                 [POLICY_INPUT_KV_B] = a->latent,
                                  [POLICY_INPUT_O] = a->values,
                                  [POLICY_INPUT_GATE] = a->normed_mid};
     const size_t strides[] = {[POLICY_INPUT_PROJECT] = s->d_stride,
                               [POLICY_INPUT_Q_B] = s->q_rank_stride,
+                              [POLICY_INPUT_KV_B] = s->kv_rank_stride,
                               [POLICY_INPUT_O] = s->value_stride,
                               [POLICY_INPUT_GATE] = s->d_stride};
 

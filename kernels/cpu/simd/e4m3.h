@@ -8,10 +8,17 @@
 
 #define E4M3_MAX 448.0F
 
-/* The smallest power of two that is at least max(amax, 1e-4) / 448. */
+/* max(amax, 1e-4) / 448. Of a block whose values are codes times such a scale it is that scale
+ * again: for every float a, (a / 448 * 448) / 448 is a / 448. */
+static inline float e4m3_float_scale(float amax)
+{
+    return (amax > 1e-4F ? amax : 1e-4F) / E4M3_MAX;
+}
+
+/* The smallest power of two that is at least that. */
 static inline float e4m3_scale(float amax)
 {
-    const float q = (amax > 1e-4F ? amax : 1e-4F) / E4M3_MAX;
+    const float q = e4m3_float_scale(amax);
     uint32_t bits;
     float scale;
     memcpy(&bits, &q, sizeof(bits));

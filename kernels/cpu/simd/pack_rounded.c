@@ -45,7 +45,8 @@ static void block_scale(const struct rounded_job *job, size_t index)
     for (size_t i = row; i < row_end; i++) {
         largest = e4m3_largest(largest, whole + i * a->src_stride + column, width);
     }
-    job->scales[index] = e4m3_scale(vec_hmax(largest));
+    job->scales[index] =
+        a->has_float_scales ? e4m3_float_scale(vec_hmax(largest)) : e4m3_scale(vec_hmax(largest));
 }
 
 static void scales_task(void *context, size_t thread_index, size_t n_threads)
@@ -106,8 +107,7 @@ static void round_to_codes(const struct rounded_job *job, struct chunk *chunk)
         for (size_t v = 0; v < PANEL_VECTORS; v++) {
             float *const at = chunk->values + k * PANEL_COLUMNS + v * SIMD_LANES;
             const f32x16 scale = vec_mul(vec_load(scales + v * SIMD_LANES), vec_set1(of_row));
-            const f32x16 inverse = vec_div(vec_set1(1.0F), scale); /* exact: powers of two */
-            const f32x16 value = e4m3_round(vec_mul(vec_load(at), inverse));
+            const f32x16 value = e4m3_round(vec_div(vec_load(at), scale));
             vec_store(at, is_coded ? value : vec_mul(value, scale));
         }
     }
