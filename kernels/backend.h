@@ -30,7 +30,8 @@
 
 #define GEMM_K_BLOCK ((size_t)64) /* short chains round less; 256 cost a quarter more error */
 #define PANEL_COLUMNS ((size_t)32)
-#define KV_BLOCK_TOKENS ((size_t)16) /* tokens in a page of the latent cache */
+#define KV_BLOCK_TOKENS ((size_t)64) /* tokens in a page of the latent cache */
+#define KV_STEP_TOKENS ((size_t)16)  /* of those, what is read together */
 
 struct backend;
 
@@ -199,11 +200,13 @@ struct rope_args {
 };
 
 /* A paged cache of one layer: page p holds KV_BLOCK_TOKENS entries of entry_stride floats, one a
- * token: [latent rk][rotary key dr] (MLA) or [keys][values] of all KV heads (GQA). */
+ * token: [latent rk][rotary key dr] (MLA) or [keys][values] of all KV heads (GQA). Entries are read
+ * KV_STEP_TOKENS at a time, whether tokens were written there or not. */
 struct kv_pages {
     float *data;
     size_t entry_stride;
-    size_t page_stride; /* floats from page to page */
+    size_t page_stride; /* floats from page number to page number; less than a page lets pages begin
+                           at any entry */
 };
 /* New rows of one sequence: rows first_row .. first_row + n_rows - 1 of the batch are its tokens
  * n_cached, n_cached + 1, ... Entry of token t lies in page blocks[t / KV_BLOCK_TOKENS]. Row i

@@ -88,9 +88,10 @@ MUST_CHECK enum status policy_cache_create(struct policy *policy, size_t n_pages
                                            struct policy_cache **out);
 void policy_cache_destroy(struct policy_cache *cache);
 size_t policy_cache_page_bytes(const struct policy *policy); /* one page over all layers */
-/* Copies page `from` to page `to` in every layer (a shared prompt block that is about to be
- * written). */
-MUST_CHECK enum status policy_cache_copy_page(struct policy_cache *cache, int32_t from, int32_t to);
+/* Copies the first n_tokens entries of page `from` to page `to` in every layer (a shared prompt
+ * block that is about to be written). */
+MUST_CHECK enum status policy_cache_copy_page(struct policy_cache *cache, int32_t from, int32_t to,
+                                              size_t n_tokens);
 
 struct policy_extend_args {
     const int32_t *tokens, *positions; /* (n_rows) */

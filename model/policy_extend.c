@@ -72,10 +72,12 @@ struct kv_pages policy_cache_layer(const struct policy_cache *cache, size_t laye
                              .page_stride = s->page_stride};
 }
 
-enum status policy_cache_copy_page(struct policy_cache *cache, int32_t from, int32_t to)
+enum status policy_cache_copy_page(struct policy_cache *cache, int32_t from, int32_t to,
+                                   size_t n_tokens)
 {
     const struct policy *policy = cache->policy;
     const size_t page = policy->sizes.page_stride;
+    const size_t n = n_tokens < KV_BLOCK_TOKENS ? n_tokens : KV_BLOCK_TOKENS;
 
     if (from < 0 || to < 0 || (size_t)from >= cache->n_pages || (size_t)to >= cache->n_pages) {
         return status_set(STATUS_BAD_ARGUMENT, "page %d to %d: the cache has %zu", (int)from,
@@ -84,14 +86,14 @@ enum status policy_cache_copy_page(struct policy_cache *cache, int32_t from, int
     for (size_t i = 0; i < cached_layers(policy); i++) {
         float *data = policy_cache_layer(cache, i).data;
 
-        TRY(policy->backend->ops->gather_rows(policy->backend,
-                                              &(struct rows_args){.src = data + (size_t)from * page,
-                                                                  .src_stride = page,
-                                                                  .rows = policy->identity,
-                                                                  .dst = data + (size_t)to * page,
-                                                                  .dst_stride = page,
-                                                                  .n_rows = 1,
-                                                                  .d = page}));
+        TRY(policy->backend->ops->gather_rows(
+            policy->backend, &(struct rows_args){.src = data + (size_t)from * page,
+                                                 .src_stride = page,
+                                                 .rows = policy->identity,
+                                                 .dst = data + (size_t)to * page,
+                                                 .dst_stride = page,
+                                                 .n_rows = 1,
+                                                 .d = n * policy->sizes.entry_stride}));
     }
     return STATUS_OK;
 }

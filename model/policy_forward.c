@@ -44,7 +44,7 @@ static enum status check_batch(const struct policy *policy, const struct policy_
     return check_targets(policy, batch);
 }
 
-/* Spans, positions and pages: every sequence begins at a page of its own. */
+/* Spans, positions and pages: the entries of every sequence lie behind those before it. */
 static enum status place_batch(struct policy *policy, const struct policy_batch *batch)
 {
     size_t n_pages = 0;
@@ -55,13 +55,15 @@ static enum status place_batch(struct policy *policy, const struct policy_batch 
 
         policy->spans[i] =
             (struct kv_span){.first_row = begin, .n_rows = n, .blocks = policy->blocks + n_pages};
-        n_pages += (n + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
+        for (size_t j = 0; j * KV_BLOCK_TOKENS < n; j++) {
+            policy->blocks[n_pages++] = (int32_t)(begin + j * KV_BLOCK_TOKENS);
+        }
         for (size_t j = 0; j < n; j++) {
             policy->staging[begin + j] = (int32_t)j;
         }
     }
     policy->n_spans = batch->n_sequences;
-    policy->n_pages_used = n_pages;
+    policy->n_entries_used = batch->n_rows;
     memcpy(policy->host_tokens, batch->tokens, batch->n_rows * sizeof(int32_t));
     TRY(policy_upload_rows(policy, policy->positions, policy->staging, batch->n_rows));
     return policy_upload_rows(policy, policy->tokens, batch->tokens, batch->n_rows);

@@ -12,7 +12,7 @@ static enum status scores_backward(struct policy *policy, const struct policy_ac
 
     d_pages.data = g->d_pages;
     TRY(policy_gqa_copy(policy, rows, a->q, a->project, rows->pages, true));
-    TRY(ops->fill(policy->backend, g->d_pages, policy->n_pages_used * policy->sizes.page_stride,
+    TRY(ops->fill(policy->backend, g->d_pages, policy->n_entries_used * policy->sizes.entry_stride,
                   0));
     TRY(ops->attention_backward(policy->backend, &(struct attention_backward_args){
                                                      .forward = policy_gqa_args(policy, a, rows),

@@ -52,7 +52,7 @@ static enum status fill_pages(struct policy *policy, const struct policy_activat
                                                 .to_pages = true}));
     TRY(policy_indexer_copy(policy, rows, a->index_key, s->index_key_stride, rows->pages, true));
     return policy->backend->ops->fill(policy->backend, policy->grad.d_pages,
-                                      policy->n_pages_used * s->page_stride, 0);
+                                      policy->n_entries_used * s->entry_stride, 0);
 }
 
 /* The loss of every row, and the gradients of queries, weights and (rotated) keys. */

@@ -208,7 +208,7 @@ struct policy {
     float *host_index_losses; /* (T) */
 
     /* The last policy_forward. */
-    size_t n_rows, n_spans, n_targets, n_pages_used;
+    size_t n_rows, n_spans, n_targets, n_entries_used;
     struct sampling_params sampling;
     size_t n_mtp_run;  /* modules that ran since */
     size_t n_mtp_left; /* of those, modules whose gradient has not been given yet */

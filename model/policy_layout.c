@@ -200,7 +200,7 @@ static void carve_gradients(struct carver *c, struct policy *policy)
     g->d_hidden = carve_floats(c, t, policy_stride(widest));
     g->d_route_weights = carve_floats(c, t, s->top_k);
     g->d_logits = carve_floats(c, t, s->n_experts);
-    g->d_pages = carve_floats(c, t, s->page_stride);
+    g->d_pages = carve_floats(c, t, s->entry_stride);
     g->d_index = carve_floats(c, t, s->index_stride);
     g->d_index_q = carve_floats(c, t, s->index_q_stride);
     g->index_loss = carve_floats(c, t, 1);
@@ -260,9 +260,10 @@ static void carve_common(struct carver *c, struct policy *policy)
 
     policy->cos_table = carve_floats(c, pairs, 1);
     policy->sin_table = carve_floats(c, pairs, 1);
-    policy->pages = (struct kv_pages){.data = carve_floats(c, t, s->page_stride),
+    /* Sequences lie one behind the other, so a page number counts entries. */
+    policy->pages = (struct kv_pages){.data = carve_floats(c, t + KV_STEP_TOKENS, s->entry_stride),
                                       .entry_stride = s->entry_stride,
-                                      .page_stride = s->page_stride};
+                                      .page_stride = s->entry_stride};
     policy->ffn_hidden = carve_floats(c, t, policy_stride(widest));
     policy->router_logits = carve_floats(c, t, s->n_experts);
     policy->normed = carve_floats(c, t, s->d_stride);

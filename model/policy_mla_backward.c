@@ -87,7 +87,8 @@ static enum status scores_backward(struct policy *policy, const struct policy_ac
     d_pages.data = policy->grad.d_pages;
     TRY(copy_entries(policy, rows, a->latent, a->project + s->kv_at + s->kv_rank, rows->pages.data,
                      true));
-    TRY(ops->fill(policy->backend, policy->grad.d_pages, policy->n_pages_used * s->page_stride, 0));
+    TRY(ops->fill(policy->backend, policy->grad.d_pages, policy->n_entries_used * s->entry_stride,
+                  0));
     TRY(ops->attention_backward(policy->backend, &(struct attention_backward_args){
                                                      .forward = policy_mla_args(policy, a, rows),
                                                      .d_out = policy->grad.d_attended,

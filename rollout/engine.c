@@ -179,7 +179,8 @@ static enum status forward(struct engine *engine, const struct schedule *schedul
     scheduler_accept(engine->scheduler, engine->drawn, engine->logp, config->eos_ids,
                      config->n_eos_ids, result);
     for (size_t i = 0; i < result->n_copies; i++) {
-        TRY(policy_cache_copy_page(engine->pages, result->copies[i].from, result->copies[i].to));
+        const struct page_copy *copy = &result->copies[i];
+        TRY(policy_cache_copy_page(engine->pages, copy->from, copy->to, copy->n_tokens));
     }
     count_draws(engine, result);
     return has_drafts ? look_ahead(engine) : STATUS_OK;

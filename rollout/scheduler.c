@@ -195,7 +195,9 @@ static void fork_sequence(struct scheduler *s, struct sequence *sequence)
     sequence->n_blocks = n_shared + 1;
     sequence->state = SEQUENCE_RUNNING;
     s->copies[s->n_copies++] =
-        (struct page_copy){.from = group->blocks[n_shared], .to = sequence->blocks[n_shared]};
+        (struct page_copy){.from = group->blocks[n_shared],
+                           .to = sequence->blocks[n_shared],
+                           .n_tokens = group->n_prompt - n_shared * KV_BLOCK_TOKENS};
 }
 
 static void accept_token(struct scheduler *s, struct sequence *sequence, int32_t token, float logp,

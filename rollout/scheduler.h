@@ -51,6 +51,7 @@ struct schedule {
 /* What came of the draws; arrays borrowed until the next scheduler_next. */
 struct page_copy {
     int32_t from, to;
+    size_t n_tokens; /* entries from the page's first on */
 };
 struct schedule_result {
     const struct page_copy *copies; /* to be done in this order, before the next forward */

@@ -141,8 +141,8 @@ static void attend_rows(const struct attention_args *a, const struct chunk *c, s
     struct tile_product product = {.x = w->scores,
                                    .x_row_stride = KEY_BLOCK,
                                    .x_k_stride = 1,
-                                   .blocks = values->pages,
-                                   .block_rows = KV_BLOCK_TOKENS,
+                                   .blocks = values->steps,
+                                   .block_rows = KV_STEP_TOKENS,
                                    .w_stride = values->stride,
                                    .y = out_of(a, c, 0),
                                    .y_stride = is_joint ? a->out_stride : a->value_dim,
@@ -169,7 +169,7 @@ static void attend_rows(const struct attention_args *a, const struct chunk *c, s
     }
 }
 
-/* Asks for the page of key `token`, which is beyond the chunk's own keys when it is one of the next
+/* Asks for the step of key `token`, which is beyond the chunk's own keys when it is one of the next
  * span: memory answers later than the work on a block takes. */
 static void fetch_ahead(const struct attention_args *a, const struct chunk *c,
                         const struct kv_span *next, size_t token)
@@ -182,10 +182,10 @@ static void fetch_ahead(const struct attention_args *a, const struct chunk *c,
         at >= span->n_cached + span->n_rows) {
         return; /* the first KV head asks for all of them */
     }
-    const char *page = (const char *)page_of(&a->pages, span, at);
-    const size_t n_bytes = KV_BLOCK_TOKENS * a->pages.entry_stride * sizeof(float);
+    const char *step = (const char *)entry_of(&a->pages, span, at);
+    const size_t n_bytes = KV_STEP_TOKENS * a->pages.entry_stride * sizeof(float);
     for (size_t i = 0; i < n_bytes; i += 64) {
-        __builtin_prefetch(page + i, 0, 2);
+        __builtin_prefetch(step + i, 0, 2);
     }
 }
 
@@ -198,10 +198,10 @@ static void attend_block(const struct attention_args *a, const struct chunk *c, 
     struct key_rows keys, values;
 
     locate_block(a, c, first_key, n_keys, w->gathered, &keys, &values);
-    for (size_t k = 0; k < n_keys; k += KV_BLOCK_TOKENS) {
+    for (size_t k = 0; k < n_keys; k += KV_STEP_TOKENS) {
         fetch_ahead(a, c, w->next, first_key + k + KEY_BLOCK);
-        ISA(tile_transpose_page)
-        (keys.pages[k / KV_BLOCK_TOKENS], keys.stride, width, w->keys + k);
+        ISA(tile_transpose_step)
+        (keys.steps[k / KV_STEP_TOKENS], keys.stride, width, w->keys + k);
     }
     const struct tile_product scores = {
         .x = w->q,

@@ -39,7 +39,7 @@ static size_t workspace_floats(const struct attention_args *f)
 {
     const size_t pairs = max_pairs(group_heads(f)), width = key_width(f);
     const size_t n_transposed = width + (values_are_in_keys(f) ? 0 : f->value_dim);
-    const size_t n_page = f->selected == NULL ? 0 : KV_BLOCK_TOKENS * n_transposed;
+    const size_t n_page = f->selected == NULL ? 0 : KV_STEP_TOKENS * n_transposed;
 
     return whole_lanes(pairs * (2 * width + f->value_dim + 2 * KEY_BLOCK + 2) +
                        n_transposed * KEY_BLOCK + gathered_floats(f) + n_page);
@@ -172,8 +172,8 @@ static void add_query_gradients(const struct attention_args *f, const struct chu
         const struct tile_product product = {.x = w->ds + pair * KEY_BLOCK,
                                              .x_row_stride = KEY_BLOCK,
                                              .x_k_stride = 1,
-                                             .blocks = keys->pages,
-                                             .block_rows = KV_BLOCK_TOKENS,
+                                             .blocks = keys->steps,
+                                             .block_rows = KV_STEP_TOKENS,
                                              .w_stride = keys->stride,
                                              .y = w->dq + pair * width,
                                              .y_stride = width,
@@ -257,7 +257,7 @@ static void add_key_gradients(const struct attention_backward_args *a, const str
     struct page_gradient page = {w->d_page, w->d_page + f->value_at, width, width};
 
     if (c->picked == NULL) {
-        page.key = page_of(&a->d_pages, c->span, first_key + key) + c->kv_head * f->kv_head_stride;
+        page.key = entry_of(&a->d_pages, c->span, first_key + key) + c->kv_head * f->kv_head_stride;
         page.value = page.key + f->value_at;
         page.key_stride = a->d_pages.entry_stride;
         page.value_stride = a->d_pages.entry_stride;
@@ -265,7 +265,7 @@ static void add_key_gradients(const struct attention_backward_args *a, const str
         return;
     }
     if (!values_are_in_keys(f)) {
-        page.value = w->d_page + KV_BLOCK_TOKENS * width;
+        page.value = w->d_page + KV_STEP_TOKENS * width;
         page.value_stride = f->value_dim;
     }
     move_picked(a, c, first_key + key, n_keys, &page, false);
@@ -280,14 +280,14 @@ static void backward_block(const struct attention_backward_args *a, const struct
     struct key_rows keys, values;
 
     locate_block(f, c, first_key, n_keys, w->gathered, &keys, &values);
-    transpose_block(keys.pages, n_keys, keys.stride, key_width(f), w->keys);
+    transpose_block(keys.steps, n_keys, keys.stride, key_width(f), w->keys);
     if (!values_are_in_keys(f)) {
-        transpose_block(values.pages, n_keys, values.stride, f->value_dim, w->values);
+        transpose_block(values.steps, n_keys, values.stride, f->value_dim, w->values);
     }
     block_gradient(f, c, w, first_key, n_keys);
     add_query_gradients(f, c, w, first_key, n_keys, &keys);
-    for (size_t key = 0; key < n_keys; key += KV_BLOCK_TOKENS) {
-        add_key_gradients(a, c, w, first_key, key, smaller(n_keys - key, KV_BLOCK_TOKENS));
+    for (size_t key = 0; key < n_keys; key += KV_STEP_TOKENS) {
+        add_key_gradients(a, c, w, first_key, key, smaller(n_keys - key, KV_STEP_TOKENS));
     }
 }
 

@@ -116,9 +116,9 @@ static inline float *entry_of(const struct kv_pages *pages, const struct kv_span
     return page_of(pages, span, token) + token % KV_BLOCK_TOKENS * pages->entry_stride;
 }
 
-/* A part of the entries of one key block: key k is pages[k / 16] + k % 16 * stride. */
+/* A part of the entries of one key block: key k is steps[k / 16] + k % 16 * stride. */
 struct key_rows {
-    const float *pages[PAGES_PER_BLOCK];
+    const float *steps[STEPS_PER_BLOCK];
     size_t stride;
 };
 
@@ -133,8 +133,8 @@ static inline void locate_seen_keys(const struct kv_pages *pages, const struct c
                                     const struct key_part *part, struct key_rows *out)
 {
     out->stride = pages->entry_stride;
-    for (size_t k = 0; k < part->n; k += KV_BLOCK_TOKENS) {
-        out->pages[k / KV_BLOCK_TOKENS] = page_of(pages, c->span, part->first + k) + part->at;
+    for (size_t k = 0; k < part->n; k += KV_STEP_TOKENS) {
+        out->steps[k / KV_STEP_TOKENS] = entry_of(pages, c->span, part->first + k) + part->at;
     }
 }
 
@@ -148,8 +148,8 @@ static inline void gather_keys(const struct kv_pages *pages, const struct chunk 
         float *row = gathered + k * part->width;
 
         memcpy(row, entry_of(pages, c->span, token) + part->at, part->width * sizeof(float));
-        if (k % KV_BLOCK_TOKENS == 0) {
-            out->pages[k / KV_BLOCK_TOKENS] = row;
+        if (k % KV_STEP_TOKENS == 0) {
+            out->steps[k / KV_STEP_TOKENS] = row;
         }
     }
 }
@@ -179,8 +179,8 @@ static inline void locate_block(const struct attention_args *a, const struct chu
         return;
     }
     *values = *keys;
-    for (size_t k = 0; k < n_keys; k += KV_BLOCK_TOKENS) {
-        values->pages[k / KV_BLOCK_TOKENS] += a->value_at;
+    for (size_t k = 0; k < n_keys; k += KV_STEP_TOKENS) {
+        values->steps[k / KV_STEP_TOKENS] += a->value_at;
     }
 }
 

@@ -212,23 +212,23 @@ SIMD_INLINE void transpose_16x16(const float *from, size_t from_stride, float *t
 }
 #endif
 
-void ISA(tile_transpose_page)(const float *entries, size_t entry_stride, size_t width, float *to)
+void ISA(tile_transpose_step)(const float *entries, size_t entry_stride, size_t width, float *to)
 {
     size_t d = 0;
 
 #if SIMD_TILE_VECTORS >= 4
-    for (; d + KV_BLOCK_TOKENS <= width; d += KV_BLOCK_TOKENS) {
+    for (; d + KV_STEP_TOKENS <= width; d += KV_STEP_TOKENS) {
         transpose_16x16(entries + d, entry_stride, to + d * KEY_BLOCK, KEY_BLOCK);
     }
 #endif
     for (; d + 4 <= width; d += 4) {
-        for (size_t token = 0; token < KV_BLOCK_TOKENS; token += 4) {
+        for (size_t token = 0; token < KV_STEP_TOKENS; token += 4) {
             transpose_4x4(entries + token * entry_stride + d, entry_stride,
                           to + d * KEY_BLOCK + token);
         }
     }
     for (; d < width; d++) {
-        for (size_t token = 0; token < KV_BLOCK_TOKENS; token++) {
+        for (size_t token = 0; token < KV_STEP_TOKENS; token++) {
             to[d * KEY_BLOCK + token] = entries[token * entry_stride + d];
         }
     }

@@ -15,7 +15,7 @@
 #include <stdbool.h>
 
 #define KEY_BLOCK ((size_t)128) /* keys whose softmax is one step; fixed by key position */
-#define PAGES_PER_BLOCK (KEY_BLOCK / KV_BLOCK_TOKENS)
+#define STEPS_PER_BLOCK (KEY_BLOCK / KV_STEP_TOKENS)
 
 /* Row k of w is blocks[k / block_rows] + k % block_rows * w_stride. */
 struct tile_product {
@@ -31,15 +31,15 @@ struct tile_product {
 
 void ISA(tile_multiply)(const struct tile_product *product);
 
-/* to[d * KEY_BLOCK + token] = entries[token * entry_stride + d] for the 16 tokens of a page. */
-void ISA(tile_transpose_page)(const float *entries, size_t entry_stride, size_t width, float *to);
+/* to[d * KEY_BLOCK + token] = entries[token * entry_stride + d] for the 16 tokens of a step. */
+void ISA(tile_transpose_step)(const float *entries, size_t entry_stride, size_t width, float *to);
 
-/* Transposed copies of all pages of a key block: to (width, KEY_BLOCK). */
-static inline void transpose_block(const float *const list[PAGES_PER_BLOCK], size_t n_keys,
+/* Transposed copies of all steps of a key block: to (width, KEY_BLOCK). */
+static inline void transpose_block(const float *const list[STEPS_PER_BLOCK], size_t n_keys,
                                    size_t entry_stride, size_t width, float *to)
 {
-    for (size_t k = 0; k < n_keys; k += KV_BLOCK_TOKENS) {
-        ISA(tile_transpose_page)(list[k / KV_BLOCK_TOKENS], entry_stride, width, to + k);
+    for (size_t k = 0; k < n_keys; k += KV_STEP_TOKENS) {
+        ISA(tile_transpose_step)(list[k / KV_STEP_TOKENS], entry_stride, width, to + k);
     }
 }
 

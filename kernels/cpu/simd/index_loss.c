@@ -71,7 +71,7 @@ static size_t workspace_at(const struct loss_call *call, float *scratch, struct 
     w->z = part(scratch, &n, index_pairs * KEY_BLOCK);
     w->dw = part(scratch, &n, index_pairs);
     w->gathered = part(scratch, &n, KEY_BLOCK * larger(width, dim));
-    w->d_page = part(scratch, &n, KV_BLOCK_TOKENS * dim);
+    w->d_page = part(scratch, &n, KV_STEP_TOKENS * dim);
     w->target = part(scratch, &n, rows * call->row_stride);
     w->scores = part(scratch, &n, rows * call->row_stride);
     return n;
@@ -105,7 +105,7 @@ static void target_block(const struct loss_call *call, const struct chunk *c, st
     struct key_rows keys;
 
     locate_keys(&f->pages, c, &part, w->gathered, &keys);
-    transpose_block(keys.pages, n_keys, keys.stride, width, w->keys);
+    transpose_block(keys.steps, n_keys, keys.stride, width, w->keys);
     const struct tile_product product = {.x = w->q,
                                          .x_row_stride = width,
                                          .x_k_stride = 1,
@@ -233,7 +233,7 @@ static void key_gradients(const struct index_loss_args *l, const struct chunk *c
     const struct index_args *a = &l->index;
 
     if (c->picked == NULL) {
-        float *page = page_of(&l->d_pages, c->span, first_key + key) + a->key_at;
+        float *page = entry_of(&l->d_pages, c->span, first_key + key) + a->key_at;
         add_index_keys(a, c, w, key, n_keys, page, l->d_pages.entry_stride);
         return;
     }
@@ -268,8 +268,8 @@ static void gradient_block(const struct loss_call *call, const struct chunk *c, 
     const struct tile_product product = {.x = w->z,
                                          .x_row_stride = KEY_BLOCK,
                                          .x_k_stride = 1,
-                                         .blocks = keys.pages,
-                                         .block_rows = KV_BLOCK_TOKENS,
+                                         .blocks = keys.steps,
+                                         .block_rows = KV_STEP_TOKENS,
                                          .w_stride = keys.stride,
                                          .y = w->dq,
                                          .y_stride = a->dim,
@@ -278,8 +278,8 @@ static void gradient_block(const struct loss_call *call, const struct chunk *c, 
                                          .n_columns = a->dim,
                                          .accumulate = true};
     ISA(tile_multiply)(&product);
-    for (size_t key = 0; key < n_keys; key += KV_BLOCK_TOKENS) {
-        key_gradients(call->args, c, w, first_key, key, smaller(n_keys - key, KV_BLOCK_TOKENS));
+    for (size_t key = 0; key < n_keys; key += KV_STEP_TOKENS) {
+        key_gradients(call->args, c, w, first_key, key, smaller(n_keys - key, KV_STEP_TOKENS));
     }
 }
 

@@ -35,7 +35,7 @@ static inline void index_products(const struct index_args *a, size_t n_pairs, co
                                    .n_columns = whole_lanes(n_keys)};
 
     product.y = z;
-    transpose_block(keys->pages, n_keys, keys->stride, a->dim, transposed);
+    transpose_block(keys->steps, n_keys, keys->stride, a->dim, transposed);
     ISA(tile_multiply)(&product);
 }
 

@@ -168,7 +168,7 @@ static void wrong_arguments_are_refused(void **state)
     static const int32_t zero[1], one[1] = {1}, many[1] = {1 << 20}, blocks[2] = {0, 9};
     static const size_t n_drafts[1] = {2};
     const struct kv_span span = {.n_rows = 1, .n_cached = 3, .blocks = blocks};
-    const struct kv_span edge = {.n_rows = 1, .n_cached = 15, .blocks = blocks};
+    const struct kv_span edge = {.n_rows = 1, .n_cached = 63, .blocks = blocks};
     const struct sample_row draw = noise(0, 1);
     struct backend *backend = open_backend("cpu", 1);
     struct policy *policy = make_drafting(backend, false, 2, 8);

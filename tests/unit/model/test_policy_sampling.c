@@ -202,7 +202,7 @@ static void a_copied_page_serves_like_the_original(void **state)
     batch_fill(&batch);
     assert_ok(policy_cache_create(policy, 5, &cache));
     extend(policy, cache, &batch, sequences, n_new, drawn, logp);
-    assert_ok(policy_cache_copy_page(cache, 0, 4));
+    assert_ok(policy_cache_copy_page(cache, 0, 4, 10));
     n_new[0] = 1;
     extend(policy, cache, &batch, sequences, n_new, drawn, logp);
     sequences[0].blocks[0] = 4;
@@ -210,7 +210,7 @@ static void a_copied_page_serves_like_the_original(void **state)
     extend(policy, cache, &batch, sequences, n_new, again, again_logp);
     assert_int_equal(drawn[10], again[10]);
     assert_memory_equal(&logp[10], &again_logp[10], sizeof(float));
-    assert_status(policy_cache_copy_page(cache, 0, 5), STATUS_BAD_ARGUMENT, "the cache has 5");
+    assert_status(policy_cache_copy_page(cache, 0, 5, 1), STATUS_BAD_ARGUMENT, "the cache has 5");
     policy_cache_destroy(cache);
     policy_destroy(policy);
     backend_close(backend);

@@ -51,8 +51,8 @@ static void pages_for_rounds_up(void **state)
     (void)state;
     assert_int_equal(kv_cache_pages_for(0), 0);
     assert_int_equal(kv_cache_pages_for(1), 1);
-    assert_int_equal(kv_cache_pages_for(16), 1);
-    assert_int_equal(kv_cache_pages_for(17), 2);
+    assert_int_equal(kv_cache_pages_for(64), 1);
+    assert_int_equal(kv_cache_pages_for(65), 2);
 }
 
 static void reserve_fails_when_every_page_is_promised_or_owned(void **state)

@@ -18,7 +18,7 @@
 #define N_GROUPS 7u
 #define N_SAMPLES 5u
 #define MAX_TOKENS 23u
-#define PROMPT_MAX 40u
+#define PROMPT_MAX 175u
 #define END_TOKEN 3
 #define PAGES_MAX 512u
 
@@ -39,14 +39,14 @@ struct outcome {
 /* Prompt lengths around the page size. */
 static size_t prompt_length(size_t group)
 {
-    static const size_t lengths[N_GROUPS] = {1, 12, 15, 16, 17, 32, 40};
+    static const size_t lengths[N_GROUPS] = {1, 48, 63, 64, 65, 128, 175};
 
     return lengths[group];
 }
 
 static int32_t prompt_token(size_t group, size_t i)
 {
-    return (int32_t)(100 + group * 50 + i);
+    return (int32_t)(100 + group * 200 + i);
 }
 
 static int32_t draw_token(const struct sample_row *row)
@@ -248,10 +248,12 @@ static bool turn(struct scheduler *scheduler, struct paper *paper, struct outcom
     for (size_t i = 0; i < result.n_copies; i++) {
         const int32_t from = result.copies[i].from;
         const int32_t to = result.copies[i].to;
+        const size_t n_bytes = result.copies[i].n_tokens * sizeof(int32_t);
 
-        memcpy(paper->tokens[to], paper->tokens[from], sizeof(paper->tokens[to]));
-        memcpy(paper->positions[to], paper->positions[from], sizeof(paper->positions[to]));
-        memcpy(paper->behind[to], paper->behind[from], sizeof(paper->behind[to]));
+        assert_in_range(result.copies[i].n_tokens, 1, KV_BLOCK_TOKENS);
+        memcpy(paper->tokens[to], paper->tokens[from], n_bytes);
+        memcpy(paper->positions[to], paper->positions[from], n_bytes);
+        memcpy(paper->behind[to], paper->behind[from], n_bytes);
     }
     look_ahead(scheduler, paper, schedule);
     outcome->n_fed += result.n_fed;
@@ -290,11 +292,11 @@ static void run_all(const struct scheduler_limits *limits, size_t n_pages, bool 
 static void samples_do_not_depend_on_limits_pages_or_order(void **state)
 {
     static const struct scheduler_limits limits[] = {
-        {.max_num_seqs = 1, .max_batch_tokens = 1, .max_sequence = 64},
-        {.max_num_seqs = 3, .max_batch_tokens = 8, .max_sequence = 64},
-        {.max_num_seqs = 64, .max_batch_tokens = 8, .max_sequence = 64},
-        {.max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = 64},
-        {.max_num_seqs = 5, .max_batch_tokens = 17, .max_sequence = 63},
+        {.max_num_seqs = 1, .max_batch_tokens = 1, .max_sequence = 256},
+        {.max_num_seqs = 3, .max_batch_tokens = 8, .max_sequence = 256},
+        {.max_num_seqs = 64, .max_batch_tokens = 8, .max_sequence = 256},
+        {.max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = 256},
+        {.max_num_seqs = 5, .max_batch_tokens = 17, .max_sequence = 198},
     };
     /* 5 pages: exactly what one sample of the longest prompt needs (3 of the prompt, 2 its own). */
     static const size_t n_pages[] = {512, 5, 9};
@@ -317,14 +319,14 @@ static void samples_do_not_depend_on_limits_pages_or_order(void **state)
 static void samples_do_not_depend_on_drafts(void **state)
 {
     static const struct scheduler_limits plain = {
-        .max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = 64};
+        .max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = 256};
     static const struct scheduler_limits limits[] = {
-        {.max_num_seqs = 1, .max_batch_tokens = 1, .max_sequence = 64, .n_drafts = 2},
-        {.max_num_seqs = 1, .max_batch_tokens = 5, .max_sequence = 64, .n_drafts = 8},
-        {.max_num_seqs = 3, .max_batch_tokens = 8, .max_sequence = 64, .n_drafts = 1},
-        {.max_num_seqs = 64, .max_batch_tokens = 8, .max_sequence = 64, .n_drafts = 3},
-        {.max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = 64, .n_drafts = 2},
-        {.max_num_seqs = 5, .max_batch_tokens = 17, .max_sequence = 63, .n_drafts = 4},
+        {.max_num_seqs = 1, .max_batch_tokens = 1, .max_sequence = 256, .n_drafts = 2},
+        {.max_num_seqs = 1, .max_batch_tokens = 5, .max_sequence = 256, .n_drafts = 8},
+        {.max_num_seqs = 3, .max_batch_tokens = 8, .max_sequence = 256, .n_drafts = 1},
+        {.max_num_seqs = 64, .max_batch_tokens = 8, .max_sequence = 256, .n_drafts = 3},
+        {.max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = 256, .n_drafts = 2},
+        {.max_num_seqs = 5, .max_batch_tokens = 17, .max_sequence = 198, .n_drafts = 4},
     };
     static const size_t n_pages[] = {512, 5, 9};
     static struct outcome reference;
@@ -348,7 +350,7 @@ static void samples_do_not_depend_on_drafts(void **state)
 static void a_prompt_is_fed_once_for_all_samples_when_slots_suffice(void **state)
 {
     static const struct scheduler_limits limits = {
-        .max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = 64};
+        .max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = 256};
     static struct outcome outcome;
     size_t n_want = 0;
     (void)state;
@@ -366,7 +368,7 @@ static void a_prompt_is_fed_once_for_all_samples_when_slots_suffice(void **state
 static void a_sample_ends_at_the_end_token_or_at_its_length(void **state)
 {
     static const struct scheduler_limits limits = {
-        .max_num_seqs = 8, .max_batch_tokens = 64, .max_sequence = 64};
+        .max_num_seqs = 8, .max_batch_tokens = 64, .max_sequence = 256};
     static struct outcome outcome;
     size_t n_stopped = 0;
     (void)state;
@@ -393,15 +395,15 @@ static void a_sample_ends_at_the_end_token_or_at_its_length(void **state)
 static void a_request_that_can_never_fit_is_refused(void **state)
 {
     static const struct scheduler_limits limits = {
-        .max_num_seqs = 2, .max_batch_tokens = 8, .max_sequence = 62};
+        .max_num_seqs = 2, .max_batch_tokens = 8, .max_sequence = 197};
     struct kv_cache *cache = NULL;
     struct scheduler *scheduler = NULL;
     (void)state;
 
-    assert_int_equal(kv_cache_create(4, &cache), STATUS_OK);
+    assert_int_equal(kv_cache_create(3, &cache), STATUS_OK);
     assert_int_equal(scheduler_create(&limits, cache, &scheduler), STATUS_OK);
-    assert_int_equal(add_group(scheduler, 6), STATUS_BAD_ARGUMENT); /* 40 + 23 tokens */
-    assert_int_equal(add_group(scheduler, 5), STATUS_BAD_ARGUMENT); /* 2 + 3 pages */
+    assert_int_equal(add_group(scheduler, 6), STATUS_BAD_ARGUMENT); /* 175 + 23 tokens */
+    assert_int_equal(add_group(scheduler, 5), STATUS_BAD_ARGUMENT); /* 2 + 2 pages */
     assert_int_equal(add_group(scheduler, 2), STATUS_OK);
     assert_int_equal(scheduler_queued(scheduler), N_SAMPLES);
     scheduler_destroy(scheduler);
@@ -411,7 +413,7 @@ static void a_request_that_can_never_fit_is_refused(void **state)
 static void a_cancelled_group_gives_everything_back(void **state)
 {
     static const struct scheduler_limits limits = {
-        .max_num_seqs = 8, .max_batch_tokens = 64, .max_sequence = 64};
+        .max_num_seqs = 8, .max_batch_tokens = 64, .max_sequence = 256};
     static struct paper paper;
     static struct outcome outcome;
     struct kv_cache *cache = NULL;
@@ -441,7 +443,7 @@ static void a_cancelled_group_gives_everything_back(void **state)
 static void create_and_add_fail_cleanly_at_every_allocation(void **state)
 {
     static const struct scheduler_limits limits = {
-        .max_num_seqs = 2, .max_batch_tokens = 8, .max_sequence = 64};
+        .max_num_seqs = 2, .max_batch_tokens = 8, .max_sequence = 256};
     struct kv_cache *cache = NULL;
     (void)state;
 
