@@ -223,21 +223,11 @@ static void parts_task(void *context, size_t thread_index, size_t n_threads)
     }
 }
 
-enum status cpu_run_parts(struct backend *backend, size_t n_parts, backend_part *function,
-                          void *context)
+/* The status of the part with the lowest index that failed. */
+static enum status first_failure(const struct cpu_backend *cpu)
 {
-    struct cpu_backend *cpu = cpu_of(backend);
-    struct parts_job job = {
-        .parts = cpu->parts, .function = function, .context = context, .n_parts = n_parts};
     const struct cpu_part *failed = NULL;
-    if (cpu->parts == NULL) {
-        for (size_t i = 0; i < n_parts; i++) {
-            TRY(function(context, i, backend));
-        }
-        return STATUS_OK;
-    }
-    pool_run(cpu->pool, parts_task, &job);
-    for (size_t i = 0; i < backend->n_threads; i++) {
+    for (size_t i = 0; i < cpu->base.n_threads; i++) {
         const struct cpu_part *part = &cpu->parts[i];
         if (part->status != STATUS_OK &&
             (failed == NULL || part->failed_index < failed->failed_index)) {
@@ -245,6 +235,22 @@ enum status cpu_run_parts(struct backend *backend, size_t n_parts, backend_part 
         }
     }
     return failed == NULL ? STATUS_OK : status_set(failed->status, "%s", failed->message);
+}
+
+enum status cpu_run_parts(struct backend *backend, size_t n_parts, backend_part *function,
+                          void *context)
+{
+    struct cpu_backend *cpu = cpu_of(backend);
+    struct parts_job job = {
+        .parts = cpu->parts, .function = function, .context = context, .n_parts = n_parts};
+    if (cpu->parts == NULL) {
+        for (size_t i = 0; i < n_parts; i++) {
+            TRY(function(context, i, backend));
+        }
+        return STATUS_OK;
+    }
+    pool_run(cpu->pool, parts_task, &job);
+    return first_failure(cpu);
 }
 
 /* With nothing in use, several slabs become one of their total size, so that the next round of the
