@@ -3,14 +3,18 @@
  * one another (DESIGN 3), so a cut changes no bit. A part is the policy over again, its row buffers
  * beginning at the part's first row: parts share weights and pages, and write to rows of their own.
  *
- * A cut costs that every part reads all weights, where a product that threads share reads its
- * panels once: it pays as soon as a part has rows enough to hide that (PART_ROWS_MIN). */
+ * What a cut costs: every part reads all weights, where a product that threads share reads its
+ * panels once. It pays as soon as a part has arithmetic enough for every byte that it reads. */
 #include "base/memory.h"
 #include "model/model_cost.h"
 #include "model/policy_internal.h"
 
-/* Rows that each part must have on the average. */
-#define PART_ROWS_MIN ((size_t)24)
+/* Flop of a part for each byte of weights that it reads, at least: where a cache that the threads
+ * share holds them, and where memory does. Measured by batches of 2 to 64 sequences; at half as
+ * much from memory the cut loses up to 30 %. */
+#define INTENSITY_CACHE 1.0
+#define INTENSITY_MEMORY 10.0
+#define CACHE_BYTES (24.0 * 1024 * 1024) /* most of the last cache of a few cores of a server */
 /* The largest part's work over the mean: above, sharing every product is faster than waiting. */
 #define IMBALANCE_MAX 1.15
 
@@ -319,14 +323,29 @@ static void place_spans(struct policy *policy, const struct kv_span *spans, size
     }
 }
 
+/* Whether n parts of n_rows rows in all have work enough, in flop, for the weights they read. */
+static bool is_worth_it(const struct policy *policy, size_t n_rows, double work, size_t n)
+{
+    static const size_t value_bytes[] = {
+        [PRECISION_F32] = 4, [PRECISION_BF16] = 2, [PRECISION_FP8] = 1};
+
+    if (policy->options.part_rows_min > 0) {
+        return n_rows >= n * policy->options.part_rows_min;
+    }
+    const double bytes =
+        model_weight_bytes(&policy->config, n_rows / n, value_bytes[policy->options.precision]);
+    const double least = bytes <= CACHE_BYTES ? INTENSITY_CACHE : INTENSITY_MEMORY;
+
+    return n_rows >= n && work >= least * bytes * (double)n;
+}
+
 size_t policy_parts_cut(struct policy *policy, struct policy_cache *cache,
                         const struct policy_extend_args *args)
 {
     const size_t n = policy->n_parts < args->n_spans ? policy->n_parts : args->n_spans;
-    const size_t rows_min =
-        policy->options.part_rows_min > 0 ? policy->options.part_rows_min : PART_ROWS_MIN;
 
-    if (n < 2 || args->n_rows < n * rows_min || policy->logit_rows < n ||
+    if (n < 2 || policy->logit_rows < n ||
+        !is_worth_it(policy, args->n_rows, total_work(policy, args), n) ||
         !are_ascending(args->draw_rows, args->n_draws) || !share_spans(policy, args, n) ||
         !are_apart(policy, cache, args->spans, n)) {
         return 1;
