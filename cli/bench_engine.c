@@ -137,8 +137,7 @@ static enum status prefill(const struct bench_subject *subject, struct policy *p
     rate.flop_per_token =
         model_forward_flops(&subject->config, (double)(CONTEXT + 1) / 2, false, false) +
         head / (double)CONTEXT;
-    rate.byte_per_token =
-        model_weight_bytes(&subject->config, batch * CONTEXT, sizeof(float)) / n_tokens;
+    rate.byte_per_token = bench_weight_bytes(subject, batch * CONTEXT) / n_tokens;
     bench_times_rate(&times, subject, &rate);
     return bench_report_rate(&rate, subject->is_json);
 }
@@ -213,9 +212,8 @@ static enum status decode(const struct bench_subject *subject, struct policy *po
 
     TRY(with_engine(subject, policy, max_rows, &feed, measure_decode, &times));
     rate.flop_per_token = model_forward_flops(&subject->config, (double)CONTEXT, true, true);
-    rate.byte_per_token =
-        model_weight_bytes(&subject->config, batch, sizeof(float)) / (double)batch +
-        model_cache_bytes(&subject->config, (double)CONTEXT, sizeof(float));
+    rate.byte_per_token = bench_weight_bytes(subject, batch) / (double)batch +
+                          model_cache_bytes(&subject->config, (double)CONTEXT, sizeof(float));
     bench_times_rate(&times, subject, &rate);
     return bench_report_rate(&rate, subject->is_json);
 }

@@ -2,6 +2,7 @@
 
 #include "base/memory.h"
 #include "base/random.h"
+#include "model/model_cost.h"
 #include "model/precision.h"
 
 #include <stdlib.h>
@@ -46,6 +47,15 @@ static enum status load_policy(const struct bench_subject *subject, struct polic
     }
     TRY(weights_load(subject->dir, policy_table(policy), policy_weights(policy)));
     return policy_refresh(policy);
+}
+
+double bench_weight_bytes(const struct bench_subject *subject, size_t n_rows)
+{
+    static const size_t bytes[] = {
+        [PRECISION_F32] = sizeof(float), [PRECISION_BF16] = 2, [PRECISION_FP8] = 1};
+
+    return model_weight_bytes(&subject->config, n_rows, bytes[subject->precision],
+                              bytes[precision_unquantised(subject->precision)]);
 }
 
 enum status bench_open_policy(const struct bench_subject *subject,

@@ -45,6 +45,8 @@ void bench_times_rate(struct bench_times *times, const struct bench_subject *sub
 /* Label and shape: of the folder, or (dir is NULL) the preset; both borrowed. */
 MUST_CHECK enum status bench_subject_load(const char *preset, const char *dir,
                                           struct bench_subject *subject);
+/* Bytes of weights, as its precision packs them, that a forward pass of n_rows rows reads. */
+double bench_weight_bytes(const struct bench_subject *subject, size_t n_rows);
 /* A policy of the subject with its weights. */
 MUST_CHECK enum status bench_open_policy(const struct bench_subject *subject,
                                          const struct policy_options *options, struct policy **out);

@@ -73,16 +73,20 @@ static enum status logprob_once(struct learner *learner, const struct lesson *le
 
 typedef enum status once(struct learner *learner, const struct lesson *lesson);
 
+/* The flop of a token goes to *flop, as step lines count them. */
 static enum status measure(const struct bench_subject *subject, struct learner *learner,
-                           const struct lesson *lesson, once *work, struct bench_times *times)
+                           const struct lesson *lesson, once *work, struct bench_times *times,
+                           double *flop)
 {
     const double n_tokens = (double)(SEQUENCES * SEQUENCE_ROWS);
     const double deadline = bench_now() + subject->seconds;
 
     for (size_t i = 0; i < REPEATS_MIN || bench_now() < deadline; i++) {
         bench_wait_quiet(subject->meter);
+        const double flops_before = learner_flops(learner);
         const double begin = bench_now();
         TRY(work(learner, lesson));
+        *flop = (learner_flops(learner) - flops_before) / n_tokens;
         if (i > 0) { /* the first one warms up */
             bench_times_add(times, (bench_now() - begin) / n_tokens);
         }
@@ -97,17 +101,13 @@ static enum status report(const struct bench_subject *subject, struct learner *l
     struct bench_times times = {.count = 0};
     struct bench_rate rate = {
         .bench = is_training ? "train" : "logprob", .batch = SEQUENCES, .context = SEQUENCE_ROWS};
-    const double forward =
-        model_forward_flops(&subject->config, (double)(SEQUENCE_ROWS + 1) / 2, false, true);
     const double parameters = (double)model_config_parameters(&subject->config);
 
-    TRY(measure(subject, learner, lesson, is_training ? train_once : logprob_once, &times));
-    rate.flop_per_token = is_training ? 3 * forward : forward;
-    rate.byte_per_token =
-        (is_training
-             ? STEP_VALUES * sizeof(float) * parameters
-             : model_weight_bytes(&subject->config, SEQUENCES * SEQUENCE_ROWS, sizeof(float))) /
-        n_tokens;
+    TRY(measure(subject, learner, lesson, is_training ? train_once : logprob_once, &times,
+                &rate.flop_per_token));
+    rate.byte_per_token = (is_training ? STEP_VALUES * sizeof(float) * parameters
+                                       : bench_weight_bytes(subject, SEQUENCES * SEQUENCE_ROWS)) /
+                          n_tokens;
     bench_times_rate(&times, subject, &rate);
     return bench_report_rate(&rate, subject->is_json);
 }

@@ -113,6 +113,7 @@ static enum status model_results(const struct request *request, struct backend *
     subject->backend = backend;
     subject->precision = request->precision;
     TRY(bench_meter_create(backend, subject->precision, &subject->meter));
+    bench_find_peak(subject->meter);
     const enum status status = subject_results(request, subject);
     bench_meter_destroy(subject->meter);
     return status;

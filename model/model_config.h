@@ -111,8 +111,10 @@ size_t model_config_rope_dim(const struct model_config *config);
 size_t model_config_kv_floats(const struct model_config *config);
 /* Softmax scale of attention (model.md 5.2). */
 float model_config_attention_scale(const struct model_config *config);
-/* Parameters in all, and those a token uses (head included, input embedding and MTP not). */
+/* Parameters in all, and those a token uses (head included, input embedding and MTP not); those it
+ * uses of an MTP module (no head). */
 size_t model_config_parameters(const struct model_config *config);
 size_t model_config_active_parameters(const struct model_config *config);
+size_t model_config_active_module_parameters(const struct model_config *config);
 
 #endif

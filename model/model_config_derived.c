@@ -141,6 +141,13 @@ size_t model_config_parameters(const struct model_config *config)
     return n + config->n_mtp_modules * (3 + 2 * config->hidden_size) * config->hidden_size;
 }
 
+size_t model_config_active_module_parameters(const struct model_config *config)
+{
+    return attention_parameters(config) +
+           ffn_parameters(config, config->n_layers, config->experts_per_token) +
+           (3 + 2 * config->hidden_size) * config->hidden_size;
+}
+
 size_t model_config_active_parameters(const struct model_config *config)
 {
     size_t n = config->vocab_size * config->hidden_size + config->hidden_size;

@@ -42,9 +42,47 @@ double model_forward_flops(const struct model_config *config, double n_keys, boo
                   (double)config->n_layers * attention_products(config, n_keys, is_cached));
 }
 
-double model_weight_bytes(const struct model_config *config, size_t n_rows, size_t value_bytes)
+static double mean_of(double sum, double n)
 {
-    double n = (double)model_config_active_parameters(config);
+    return n > 0 ? sum / n : 0;
+}
+
+static double head_flops(const struct model_config *config, double n_heads)
+{
+    return 2.0 * n_heads * (double)(config->vocab_size * config->hidden_size);
+}
+
+double model_work_flops(const struct model_config *config, const struct model_work *work,
+                        bool is_cached)
+{
+    const double n_keys = mean_of(work->n_keys, work->n_rows);
+
+    return work->n_rows * model_forward_flops(config, n_keys, is_cached, false) +
+           head_flops(config, work->n_heads);
+}
+
+double model_module_flops(const struct model_config *config, const struct model_work *work,
+                          bool is_cached)
+{
+    const double n_keys = mean_of(work->n_keys, work->n_rows);
+    const double parameters = (double)model_config_active_module_parameters(config);
+
+    return 2.0 * work->n_rows * (parameters + attention_products(config, n_keys, is_cached)) +
+           head_flops(config, work->n_heads);
+}
+
+double model_span_keys(size_t n_cached, size_t n_new)
+{
+    const double n = (double)n_new;
+
+    return n * (double)n_cached + n * (n + 1) / 2;
+}
+
+double model_weight_bytes(const struct model_config *config, size_t n_rows, size_t value_bytes,
+                          size_t head_bytes)
+{
+    const double head = (double)(config->vocab_size * config->hidden_size);
+    double n = (double)model_config_active_parameters(config) - head;
     const double expert = 3.0 * (double)(config->hidden_size * config->moe_intermediate_size);
     const double n_experts = (double)config->n_experts;
     const double n_taken = (double)config->experts_per_token;
@@ -55,7 +93,7 @@ double model_weight_bytes(const struct model_config *config, size_t n_rows, size
             n += expert * (n_experts * (1.0 - missed) - n_taken);
         }
     }
-    return n * (double)value_bytes;
+    return n * (double)value_bytes + head * (double)head_bytes;
 }
 
 double model_cache_bytes(const struct model_config *config, double n_keys, size_t value_bytes)

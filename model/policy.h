@@ -179,6 +179,10 @@ MUST_CHECK enum status policy_mtp_forward(struct policy *policy, const struct po
  * it unless detached. */
 MUST_CHECK enum status policy_mtp_backward(struct policy *policy, const float *g);
 
+/* Flop of the last policy_forward and of the modules that ran behind it (model/model_cost.h), by
+ * the rows that it computed. */
+double policy_forward_flops(const struct policy *policy);
+
 /* Tokens each expert took in the last policy_forward (and policy_mtp_forward): (n_moe_layers,
  * n_experts), adding to counts. The layers' indices are policy_moe_layers: MTP's last. */
 size_t policy_moe_layers(const struct policy *policy, const int32_t **layers);

@@ -15,6 +15,7 @@ struct learner {
     bool counts_ahead;       /* the balance loss is measured against the load of a whole update */
     uint32_t *expert_counts; /* (policy_moe_layers, n_experts) of the update, then */
     double *indexer_losses;  /* (layers, the MTP modules' too) */
+    double flops;
 };
 
 size_t learner_max_rows(const struct learner_options *options)
@@ -109,6 +110,11 @@ struct policy *learner_policy(struct learner *learner)
     return learner->policy;
 }
 
+double learner_flops(const struct learner *learner)
+{
+    return learner->flops;
+}
+
 static enum status forward(struct learner *learner, struct policy *policy)
 {
     struct micro_batch *batch = &learner->batch;
@@ -194,6 +200,7 @@ static enum status count_experts(struct learner *learner, struct update *update)
                                           .sampling = learner->options.sampling};
         TRY(policy_forward(learner->policy, &rows, batch->logp, NULL));
         policy_expert_counts(learner->policy, learner->expert_counts);
+        learner->flops += policy_forward_flops(learner->policy);
         first = end;
     }
     return STATUS_OK;
@@ -258,6 +265,7 @@ static enum status learn_micro_batch(struct learner *learner, const struct updat
     }
     update->stats->n_rows += batch->n_rows;
     update->stats->n_targets += batch->n_targets;
+    learner->flops += 3.0 * policy_forward_flops(learner->policy);
     return policy_backward(learner->policy, batch->g, NULL);
 }
 
@@ -351,6 +359,7 @@ enum status learner_visit(struct learner *learner, struct policy *policy,
             micro_batch_pack(&learner->batch, sequences, first, n,
                              learner->options.micro_batch_tokens, &learner->options.sampling);
         enum status status = forward(learner, policy);
+        learner->flops += policy_forward_flops(policy);
         if (status == STATUS_OK) {
             status = visit_packed(&learner->batch, sequences, first, end, visit, context);
         }

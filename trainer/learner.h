@@ -45,6 +45,9 @@ MUST_CHECK enum status learner_create(struct backend *backend, struct policy *po
 void learner_destroy(struct learner *learner);
 struct optimizer *learner_optimizer(struct learner *learner);
 struct policy *learner_policy(struct learner *learner);
+/* Flop of everything it has computed so far (model/model_cost.h): 1 of every forward pass, 3 where
+ * a backward pass followed, by the rows that were computed. */
+double learner_flops(const struct learner *learner);
 
 /* Called for each sequence of the update in order, with the log-probabilities and entropies of its
  * response tokens; writes dLoss/dlogp to g (n). */

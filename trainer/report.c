@@ -3,6 +3,7 @@
 #include "trainer/session.h"
 
 #include "base/clock.h"
+#include "model/model_cost.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -135,20 +136,30 @@ static enum status put_learning(const struct grpo_stats *stats, struct json *met
     return put_all(metrics, values, sizeof(values) / sizeof(values[0]));
 }
 
-/* Operations of the step: training on its rows and one forward over each prompt and each drawn
- * token. */
-static double step_flops(const struct session *session, const struct step_batch *batch,
-                         const struct grpo_stats *stats)
+/* Flop of sampling a group: its prompt once, then every token behind its sample's first, which the
+ * prompt's last row draws. */
+static double group_flops(const struct model_config *model, const struct sample_group *group)
 {
-    double n_forward = 0.0;
-    for (size_t g = 0; g < batch->n_groups; g++) {
-        n_forward += (double)batch->groups[g].n_prompt;
-        for (size_t i = 0; i < batch->groups[g].n_samples; i++) {
-            n_forward += (double)batch->groups[g].samples[i].n_tokens;
-        }
+    struct model_work work = {.n_rows = (double)group->n_prompt,
+                              .n_keys = model_span_keys(0, group->n_prompt)};
+    for (size_t i = 0; i < group->n_samples; i++) {
+        const size_t n = group->samples[i].n_tokens;
+        const size_t n_new = n > 0 ? n - 1 : 0;
+        work.n_rows += (double)n_new;
+        work.n_keys += model_span_keys(group->n_prompt, n_new);
+        work.n_heads += (double)n;
     }
-    return setup_training_flops(&session->data.model, stats->n_rows, isfinite(stats->mtp_loss)) +
-           2.0 * (double)model_config_active_parameters(&session->data.model) * n_forward;
+    return model_work_flops(model, &work, true);
+}
+
+/* Flop of the step: what the learner computed, and the sampling. */
+static double step_flops(const struct session *session, const struct step_batch *batch)
+{
+    double flops = session->trained_flops;
+    for (size_t g = 0; g < batch->n_groups; g++) {
+        flops += group_flops(&session->data.model, &batch->groups[g]);
+    }
+    return flops;
 }
 
 static enum status put_times(const struct session *session, const struct step_batch *batch,
@@ -168,10 +179,9 @@ static enum status put_times(const struct session *session, const struct step_ba
         {"time/train", train_us * 1e-6},
         {"time/step", seconds},
         {"perf/tokens_per_s", (double)stats->n_rows / seconds},
-        {"perf/share_of_peak", step_flops(session, batch, stats) / seconds / session->peak_flops},
+        {"perf/share_of_peak", speed_share(session->speed, step_flops(session, batch), seconds)},
         {"perf/train_share_of_peak",
-         setup_training_flops(&session->data.model, stats->n_rows, isfinite(stats->mtp_loss)) /
-             (train_us * 1e-6) / session->peak_flops},
+         speed_share(session->speed, session->trained_flops, train_us * 1e-6)},
     };
     return put_all(metrics, values, sizeof(values) / sizeof(values[0]));
 }

@@ -11,6 +11,7 @@
 #include "trainer/link.h"
 #include "trainer/sample_store.h"
 #include "trainer/setup.h"
+#include "trainer/speed.h"
 #include "trainer/trainer.h"
 
 /* A prompt of the step at hand. */
@@ -50,7 +51,7 @@ struct session {
     struct sample_store *store;
     struct arena *arena;        /* of the step */
     struct arena *resume_arena; /* manifests to replay */
-    double peak_flops;
+    struct speed *speed;
 
     size_t step; /* steps done = version of the weights */
     struct open_group *groups;
@@ -60,6 +61,7 @@ struct session {
     bool is_fetched, is_manifest_stored, is_step_stored;
     size_t awaited_step;                                 /* of MANIFEST_OK and STEP_OK */
     int64_t begin_us, sampled_us, stored_us, trained_us; /* marks of the step at hand */
+    double trained_flops;                                /* of the step at hand */
     double seconds_per_step; /* running mean, for the estimate of the end */
 };
 

@@ -273,12 +273,3 @@ enum status setup_save_model(const char *dir, struct policy *policy, const char 
     }
     return folder_sync(dir);
 }
-
-double setup_training_flops(const struct model_config *model, size_t n_rows, bool with_mtp)
-{
-    const double active = (double)model_config_active_parameters(model);
-    const double layers = (double)(model->n_layers > 0 ? model->n_layers : 1);
-    const double head = (double)(model->vocab_size * model->hidden_size);
-    const double mtp = with_mtp ? (active - head) / layers + head : 0.0;
-    return 6.0 * (active + mtp) * (double)n_rows;
-}

@@ -47,8 +47,4 @@ MUST_CHECK enum status setup_policy(const struct model_config *model, struct bac
 MUST_CHECK enum status setup_save_model(const char *dir, struct policy *policy,
                                         const char *tokenizer_dir);
 
-/* Floating-point operations of training on n_rows rows (forward and backward), from the active
- * parameters. */
-double setup_training_flops(const struct model_config *model, size_t n_rows, bool with_mtp);
-
 #endif

@@ -7,11 +7,11 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/process.h"
-#include "kernels/bench/bench.h"
 #include "trainer/balance.h"
 #include "trainer/learner.h"
 #include "trainer/schedule.h"
 #include "trainer/setup.h"
+#include "trainer/speed.h"
 #include "trainer/trainer.h"
 
 #include <math.h>
@@ -28,7 +28,7 @@ struct sft {
     struct learner *learner;
     struct arena *arena;
     struct schedule schedule;
-    double peak_flops;
+    struct speed *speed;
     double recent_loss[STOP_WINDOW], recent_mtp[STOP_WINDOW];
 };
 
@@ -110,6 +110,7 @@ static enum status learn_step(struct sft *sft, size_t step, struct sft_report *r
     uint32_t *counts = NULL;
     size_t n_response = 0;
     size_t n_dead = 0;
+    speed_look(sft->speed);
     const int64_t begin_us = clock_now_us();
 
     arena_reset(sft->arena);
@@ -129,13 +130,14 @@ static enum status learn_step(struct sft *sft, size_t step, struct sft_report *r
                                      .gradient = visit_cross_entropy,
                                      .context = &sum,
                                      .expert_counts = counts};
+    const double flops_before = learner_flops(sft->learner);
     TRY(learner_update(sft->learner, &args, &update));
     if (counts != NULL && config->model.router_bias_update > 0.0) {
         policy_update_router_bias(sft->policy, counts, (float)config->model.router_bias_update);
     }
     balance_measure(sft->policy, counts, &report->max_violation, &n_dead);
     const double seconds = (double)(clock_now_us() - begin_us) * 1e-6;
-    const double flops = setup_training_flops(&sft->data.model, update.n_rows, update.n_mtp > 0);
+    const double flops = learner_flops(sft->learner) - flops_before;
     report->step = step;
     report->loss = sum.loss;
     report->mtp_loss = update.mtp_loss;
@@ -143,7 +145,7 @@ static enum status learn_step(struct sft *sft, size_t step, struct sft_report *r
     report->indexer_loss = update.indexer_loss;
     report->grad_norm = update.grad_norm;
     report->tokens_per_s = (double)update.n_rows / seconds;
-    report->share_of_peak = flops / seconds / sft->peak_flops;
+    report->share_of_peak = speed_share(sft->speed, flops, seconds);
     return STATUS_OK;
 }
 
@@ -176,11 +178,11 @@ static enum status open_sft(struct sft *sft)
     const struct run_config *config = sft->config;
     TRY(setup_data_open(config, DATASET_SFT, &sft->data));
     TRY(backend_open(config->run.device, config->run.threads, &sft->backend));
-    TRY(bench_fma_peak(sft->backend, &sft->peak_flops));
     const struct learner_options options =
         learner_options_of(config, &sft->data.model, sft->data.counts.longest_total);
     struct policy_options sizes;
     TRY(setup_policy_options(config, &sft->data.model, learner_max_rows(&options), &sizes));
+    TRY(speed_create(sft->backend, sizes.precision, &sft->speed));
     TRY(setup_policy(&sft->data.model, sft->backend, config->model.path, &sizes, &sft->policy));
     TRY(learner_create(sft->backend, sft->policy, &options, &sft->learner));
     sft->schedule = schedule_from_config(config, config->sft.max_steps);
@@ -190,6 +192,7 @@ static enum status open_sft(struct sft *sft)
 static void close_sft(struct sft *sft)
 {
     arena_destroy(sft->arena);
+    speed_destroy(sft->speed);
     learner_destroy(sft->learner);
     policy_destroy(sft->policy);
     backend_close(sft->backend);

@@ -204,11 +204,14 @@ enum status session_learn(struct session *session, const struct step_batch *batc
 {
     struct grpo_stats stats;
     struct json *metrics = NULL;
+    const double flops_before = learner_flops(session->learner);
+    speed_look(session->speed);
     session->stored_us = clock_now_us();
     TRY(grpo_learn(session->learner, session->reference, session->config, &session->schedule, batch,
                    session->arena, &stats));
     TRY(check_weights(session));
     session->trained_us = clock_now_us();
+    session->trained_flops = learner_flops(session->learner) - flops_before;
     publisher_offer(session->publisher, batch->step);
     TRY(report_metrics(session, batch, &stats, count_without_signal(batch), &metrics));
     const enum status status = store_step(session, batch, &stats, metrics);

@@ -5,7 +5,6 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/run_paths.h"
-#include "kernels/bench/bench.h"
 #include "trainer/session.h"
 
 #include <string.h>
@@ -126,7 +125,7 @@ static enum status open_model(struct session *session)
     struct policy_options sizes;
     TRY(setup_policy_options(config, &session->data.model, learner_max_rows(&options), &sizes));
     TRY(backend_open(config->run.device, config->run.threads, &session->backend));
-    TRY(bench_fma_peak(session->backend, &session->peak_flops));
+    TRY(speed_create(session->backend, sizes.precision, &session->speed));
     TRY(setup_policy(&session->data.model, session->backend, NULL, &sizes, &session->policy));
     TRY(learner_create(session->backend, session->policy, &options, &session->learner));
     if (config->grpo.beta > 0.0) {
@@ -177,6 +176,7 @@ void session_close(struct session *session)
     link_close(session->link);
     dispatch_destroy(session->dispatch);
     publisher_destroy(session->publisher);
+    speed_destroy(session->speed);
     learner_destroy(session->learner);
     policy_destroy(session->reference);
     policy_destroy(session->policy);

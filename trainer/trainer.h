@@ -11,7 +11,8 @@
 struct step_report {
     size_t step, max_steps;
     double reward, length, kl, entropy, mismatch, loss, grad_norm, lr;
-    double tokens_per_s, share_of_peak; /* share of the FMA rate measured at start */
+    double tokens_per_s,
+        share_of_peak; /* of useful flop in what trainer and machine could do (trainer/speed.h) */
     double generate_s, train_s;
     double mtp_acceptance, max_violation; /* NaN when there is none */
     double eta_s;

@@ -12,6 +12,7 @@
 
 #define BURST_SECONDS 40e-6
 #define PEAK_SECONDS 20e-3
+#define LOOK_SECONDS 500e-6
 /* Fresh threads may share a core until the scheduler moves one: the peak is not believed before all
  * of them together reach this part of as many single threads, or this time is over. */
 #define SPREAD_SHARE 0.75
@@ -83,7 +84,7 @@ static void calibrate(struct bench_meter *meter)
     meter->n_rounds /= 2;
 }
 
-static void find_peak(struct bench_meter *meter)
+void bench_find_peak(struct bench_meter *meter)
 {
     const double start = bench_now();
     double single = 0.0;
@@ -99,6 +100,19 @@ static void find_peak(struct bench_meter *meter)
     }
 }
 
+void bench_look_at_peak(struct bench_meter *meter)
+{
+    const double start = bench_now();
+    while (bench_now() - start < LOOK_SECONDS) {
+        (void)bench_burst(meter);
+    }
+}
+
+void bench_raise_peak(struct bench_meter *meter, double flops_per_s)
+{
+    meter->peak = flops_per_s > meter->peak ? flops_per_s : meter->peak;
+}
+
 enum status bench_meter_init(struct backend *backend, enum precision precision,
                              struct bench_meter *meter)
 {
@@ -111,7 +125,6 @@ enum status bench_meter_init(struct backend *backend, enum precision precision,
         return status;
     }
     calibrate(meter);
-    find_peak(meter);
     return STATUS_OK;
 }
 
@@ -120,15 +133,6 @@ void bench_meter_dispose(struct bench_meter *meter)
     memory_free(meter->sinks);
     memory_free(meter->flop_done);
     *meter = (struct bench_meter){.backend = meter->backend};
-}
-
-enum status bench_fma_peak(struct backend *backend, double *flops_per_s)
-{
-    struct bench_meter meter;
-    TRY(bench_meter_init(backend, PRECISION_F32, &meter));
-    *flops_per_s = meter.peak;
-    bench_meter_dispose(&meter);
-    return STATUS_OK;
 }
 
 enum status bench_meter_create(struct backend *backend, enum precision precision,
@@ -203,6 +207,7 @@ enum status bench_memory_rate(struct backend *backend, double *gb_per_s)
     size_t n = 0;
     *gb_per_s = 0.0;
     TRY(bench_meter_init(backend, PRECISION_F32, &meter));
+    bench_find_peak(&meter);
     const enum status status = bench_streams(&meter, results, &n);
     bench_meter_dispose(&meter);
     *gb_per_s = n > 0 ? results[0].best : 0.0;
@@ -217,6 +222,7 @@ static enum status measure_kind(struct backend *backend, enum precision precisio
     struct bench_meter meter;
     enum status status = STATUS_OK;
     TRY(bench_meter_init(backend, precision, &meter));
+    bench_find_peak(&meter);
     report_peaks(&meter, results, n_results);
     if (*memory_rate <= 0.0) {
         const size_t at = *n_results;

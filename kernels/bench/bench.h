@@ -24,21 +24,25 @@ struct bench_result {
     double tokens_per_s; /* of these rows, median */
 };
 
-/* The register-only fp32 FMA rate of all the backend's threads, best of about 20 ms (up to half a
- * second where the threads first share a core), in flop/s. */
-MUST_CHECK enum status bench_fma_peak(struct backend *backend, double *flops_per_s);
-
-/* A peak that is measured beside other things, so that all see the same machine. */
+/* The register-only rate of all the backend's threads, measured beside other things, so that all
+ * see the same machine. */
 struct bench_meter;
-/* Takes as long as bench_fma_peak. precision: whose peak, fp32 FMA or products of bf16 pairs (which
- * FP8 uses too). Errors: NO_MEMORY. */
+/* precision: whose rate, fp32 FMA or products of bf16 pairs (which FP8 uses too). Errors:
+ * NO_MEMORY.
+ */
 MUST_CHECK enum status bench_meter_create(struct backend *backend, enum precision precision,
                                           struct bench_meter **out);
+/* The best of about 20 ms, up to half a second where the threads first share a core. */
+void bench_find_peak(struct bench_meter *meter);
+/* The best of about half a millisecond: for a machine that others have used up to now. */
+void bench_look_at_peak(struct bench_meter *meter);
+/* A rate that was reached: the peak is no lower. */
+void bench_raise_peak(struct bench_meter *meter, double flops_per_s);
 void bench_meter_destroy(struct bench_meter *meter);
 /* Bursts of products, about 40 us each, until one is within 18 % of the peak; gives up after 50 ms.
  * The best of all becomes the peak. */
 void bench_wait_quiet(struct bench_meter *meter);
-double bench_meter_peak(const struct bench_meter *meter); /* flop/s, so far */
+double bench_meter_peak(const struct bench_meter *meter); /* flop/s, so far; 0: not measured */
 /* Seconds, monotonic. */
 double bench_now(void);
 

@@ -26,13 +26,19 @@ static void the_peak_is_a_rate_and_a_burst_is_no_faster(void **state)
     (void)state;
     struct backend *backend = NULL;
     struct bench_meter meter;
-    double peak = 0.0;
     assert_ok(backend_open("auto", 2, &backend));
-    assert_ok(bench_fma_peak(backend, &peak));
-    assert_true(peak > 1e8 && peak < 1e14);
     assert_ok(bench_meter_init(backend, PRECISION_BF16, &meter));
+    assert_true(bench_meter_peak(&meter) <= 0.0);
+    bench_find_peak(&meter);
+    const double peak = bench_meter_peak(&meter);
+    assert_true(peak > 1e8 && peak < 1e14);
     const double burst = bench_burst(&meter);
-    assert_true(burst > 0.0 && burst <= meter.peak);
+    assert_true(burst > 0.0 && burst <= bench_meter_peak(&meter));
+    bench_look_at_peak(&meter);
+    assert_true(bench_meter_peak(&meter) >= peak);
+    bench_raise_peak(&meter, 1e15);
+    bench_raise_peak(&meter, peak);
+    assert_true(bench_meter_peak(&meter) >= 1e15);
     bench_meter_dispose(&meter);
     backend_close(backend);
 }

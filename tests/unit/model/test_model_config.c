@@ -305,9 +305,20 @@ static void costs_of_a_token_are_those_of_the_roofline(void **state)
                               model_forward_flops(&config, 128, true, true)),
                      10240);
     assert_in_range((size_t)model_forward_flops(&config, 64.5, false, true), 8200000, 8300000);
-    assert_in_range((size_t)model_weight_bytes(&config, 64, 4), 29500000, 30000000);
-    assert_in_range((size_t)model_weight_bytes(&config, 1, 4), 15500000, 15800000);
+    assert_in_range((size_t)model_weight_bytes(&config, 64, 4, 4), 29500000, 30000000);
+    assert_in_range((size_t)model_weight_bytes(&config, 1, 4, 4), 15500000, 15800000);
+    /* codes of one byte and a head of two */
+    assert_int_equal(
+        (size_t)(4 * model_weight_bytes(&config, 1, 1, 2) - model_weight_bytes(&config, 1, 4, 4)),
+        4 * 4096 * 256);
     assert_int_equal((size_t)model_cache_bytes(&config, 128, 4), 4 * 96 * 128 * 4);
+    /* 3 rows behind 2, one of them with the head */
+    assert_true(fabs(model_span_keys(2, 3) - 12.0) < 1e-9);
+    assert_true(fabs(model_work_flops(&config, &(struct model_work){3, 12, 1}, true) -
+                     (model_forward_flops(&config, 3, true, false) +
+                      model_forward_flops(&config, 4, true, false) +
+                      model_forward_flops(&config, 5, true, true))) < 1);
+    assert_true(model_work_flops(&config, &(struct model_work){0, 0, 0}, true) <= 0);
     assert_ok(model_config_preset("llama", &config));
     assert_int_equal((size_t)model_cache_bytes(&config, 1, 4),
                      config.n_layers * 2 * config.n_kv_heads * config.head_dim * 4);

@@ -9,8 +9,10 @@
 
 #include "base/arena.h"
 #include "base/memory.h"
+#include "model/model_cost.h"
 #include "tests/unit/trainer/tiny_learner.h"
 #include "trainer/advantage.h"
+#include "trainer/speed.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -32,6 +34,13 @@ static enum status likelihood_gradient(void *context, size_t sequence_index, con
         watch->logp_sum += (double)logp[t];
         g[t] = -0.01F;
     }
+    return STATUS_OK;
+}
+
+static enum status visit_nothing(void *context, size_t sequence_index, const float *logp, size_t n)
+{
+    (void)context;
+    assert_true(sequence_index < 3 && n > 0 && logp[0] < 0.0F);
     return STATUS_OK;
 }
 
@@ -103,6 +112,96 @@ static void an_update_follows_its_gradient(void **state)
     assert_ok(learner_update(tiny.learner, &args, &stats));
     assert_true(after.logp_sum > before.logp_sum);
     tiny_close(&tiny);
+}
+
+/* Flop of a forward pass over three sequences of prompts that differ, token by token. */
+static double count_flops(const struct model_config *model, const struct train_sequence *sequences,
+                          bool with_module)
+{
+    double flops = 0.0;
+    for (size_t i = 0; i < 3; i++) {
+        const size_t n_rows = sequences[i].n_prompt + sequences[i].n_response - 1;
+        for (size_t t = 0; t < n_rows; t++) {
+            const bool has_target = t + 1 >= sequences[i].n_prompt;
+            flops += model_forward_flops(model, (double)(t + 1), false, has_target);
+        }
+        const struct model_work module = {.n_rows = (double)(n_rows - 1),
+                                          .n_keys = model_span_keys(0, n_rows - 1),
+                                          .n_heads =
+                                              (double)train_sequence_mtp_targets(&sequences[i])};
+        flops += with_module ? model_module_flops(model, &module, false) : 0.0;
+    }
+    return flops;
+}
+
+static void flops_are_those_of_the_rows_that_were_computed(void **state)
+{
+    static const int32_t tokens[] = {5, 9, 2, 7, 11, 3, 8, 40, 6, 1, 30, 12};
+    const struct train_sequence sequences[] = {
+        {.prompt = tokens, .n_prompt = 4, .response = tokens + 4, .n_response = 5, .group = 1},
+        {.prompt = tokens + 1, .n_prompt = 2, .response = tokens + 3, .n_response = 1, .group = 2},
+        {.prompt = tokens + 2, .n_prompt = 3, .response = tokens + 5, .n_response = 7, .group = 3}};
+    (void)state;
+    for (size_t trains_mtp = 0; trains_mtp < 2; trains_mtp++) {
+        struct tiny tiny;
+        struct update_stats stats;
+        struct watch watch = {0};
+        tiny_configure(&tiny.config, 8);
+        tiny.config.model.mtp_train = trains_mtp != 0;
+        struct learner_options options = grpo_learner_options(&tiny.config);
+        assert_ok(backend_open("cpu", 1, &tiny.backend));
+        tiny_policy(tiny.backend, learner_max_rows(&options), 5, true, &tiny.policy);
+        assert_ok(learner_create(tiny.backend, tiny.policy, &options, &tiny.learner));
+        const struct model_config *model = policy_config(tiny.policy);
+        const double wanted = count_flops(model, sequences, trains_mtp != 0);
+        const struct update_args args = {.sequences = sequences,
+                                         .n = 3,
+                                         .learning_rate = 1e-3,
+                                         .gradient = likelihood_gradient,
+                                         .context = &watch};
+        assert_true(learner_flops(tiny.learner) <= 0.0);
+        assert_ok(learner_update(tiny.learner, &args, &stats));
+        const double trained = learner_flops(tiny.learner);
+        assert_true(fabs(trained / (3.0 * wanted) - 1.0) < 1e-12);
+        assert_ok(learner_visit(tiny.learner, tiny.policy, sequences, 3, visit_nothing, NULL));
+        const double seen = learner_flops(tiny.learner) - trained;
+        assert_true(fabs(seen / count_flops(model, sequences, false) - 1.0) < 1e-12);
+        tiny_close(&tiny);
+    }
+}
+
+static void a_share_of_the_peak_is_no_more_than_all(void **state)
+{
+    struct backend *backend = NULL;
+    struct speed *speed = NULL;
+    (void)state;
+    assert_ok(backend_open("cpu", 1, &backend));
+    assert_ok(speed_create(backend, PRECISION_BF16, &speed));
+    speed_look(speed);
+    const double small = speed_share(speed, 1e4, 1.0);
+    assert_true(small > 0.0 && small < 1e-3);
+    assert_true(fabs(speed_share(speed, 1e18, 1.0) - 1.0) < 1e-12); /* then that is the peak */
+    assert_true(speed_share(speed, 1e4, 1.0) < small);
+    speed_destroy(speed);
+    backend_close(backend);
+}
+
+static enum status create_and_destroy_speed(void *context)
+{
+    struct speed *speed = NULL;
+    const enum status status = speed_create(context, PRECISION_F32, &speed);
+    assert_true((status == STATUS_OK) == (speed != NULL));
+    speed_destroy(speed);
+    return status;
+}
+
+static void a_speed_survives_every_failed_allocation(void **state)
+{
+    struct backend *backend = NULL;
+    (void)state;
+    assert_ok(backend_open("cpu", 1, &backend));
+    assert_true(support_fail_allocations(create_and_destroy_speed, backend) > 2);
+    backend_close(backend);
 }
 
 static void expert_counts_are_those_of_every_row(void **state)
@@ -389,6 +488,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_cut_and_any_number_of_threads_give_the_same_bits),
         cmocka_unit_test(an_update_follows_its_gradient),
+        cmocka_unit_test(flops_are_those_of_the_rows_that_were_computed),
+        cmocka_unit_test(a_share_of_the_peak_is_no_more_than_all),
+        cmocka_unit_test(a_speed_survives_every_failed_allocation),
         cmocka_unit_test(expert_counts_are_those_of_every_row),
         cmocka_unit_test(a_refused_sequence_leaves_the_weights_alone),
         cmocka_unit_test(a_step_on_its_own_samples_is_exact),
