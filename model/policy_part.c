@@ -333,7 +333,8 @@ static bool is_worth_it(const struct policy *policy, size_t n_rows, double work,
         return n_rows >= n * policy->options.part_rows_min;
     }
     const double bytes =
-        model_weight_bytes(&policy->config, n_rows / n, value_bytes[policy->options.precision]);
+        model_weight_bytes(&policy->config, n_rows / n, value_bytes[policy_linear(policy)],
+                           value_bytes[policy_unquantised(policy)]);
     const double least = bytes <= CACHE_BYTES ? INTENSITY_CACHE : INTENSITY_MEMORY;
 
     return n_rows >= n && work >= least * bytes * (double)n;
