@@ -62,6 +62,8 @@ struct gemm_block {
     size_t y_stride;
     size_t n_rows, n_in, n_out;
     const float *bias; /* (n_out) or NULL */
+    const float *next; /* weights that are read after these, to be fetched ahead; or NULL */
+    bool is_fetched;   /* w was somebody's next */
     bool accumulate;   /* y + that instead of that */
 };
 void ISA(gemm_block)(const struct gemm_block *block);

@@ -158,15 +158,21 @@ static const struct tile_shape *choose_shape(size_t n_rows, size_t n_vectors)
 }
 #endif
 
+/* Nobody fetched the first tile column ahead: its first tile asks for its own weights this many
+ * words before it reads them. */
+#define FIRST_AHEAD (32 * PANEL_COLUMNS)
+
 /* All rows of one tile column; rows are dealt evenly, so that no tile is much smaller than the
  * others. */
 static void run_column(const struct gemm_block *block, struct gemm_tile *tile,
-                       const struct tile_shape *shape)
+                       const struct tile_shape *shape, bool is_first)
 {
     const size_t n_tiles = (block->n_rows + shape->rows_max - 1) / shape->rows_max;
+    const float *const next = tile->next;
     size_t row = 0;
     for (size_t i = 0; i < n_tiles; i++) {
         const size_t row_end = block->n_rows * (i + 1) / n_tiles;
+        tile->next = i == 0 && is_first ? tile->w + FIRST_AHEAD : next;
         tile->x = block->x + row * block->x_stride;
         tile->y = block->y + row * block->y_stride;
         shape->of_rows[row_end - row - 1](tile);
@@ -199,14 +205,15 @@ static void run_columns(const struct gemm_block *block)
         const size_t column = v * SIMD_LANES;
         tile.columns = block->n_out - column;
         tile.bias = block->bias != NULL ? block->bias + column : NULL;
-        tile.next = NULL;
+        tile.next = block->next;
         if (v_end < n_vectors) {
             tile.next = block->w + v_end / PANEL_VECTORS * panel_stride +
                         v_end % PANEL_VECTORS * SIMD_LANES;
         }
         at.y = block->y + column;
-        run_column(&at, &tile, shape);
-        tile.w = tile.next;
+        run_column(&at, &tile, shape, v == 0 && !block->is_fetched);
+        tile.w =
+            block->w + v_end / PANEL_VECTORS * panel_stride + v_end % PANEL_VECTORS * SIMD_LANES;
         v = v_end;
     }
 }

@@ -95,11 +95,19 @@ static void hidden_rows(const struct moe_job *job, const struct moe_item *item,
     }
 }
 
-static void run_item(const struct moe_job *job, const struct moe_item *item, float *work)
+static const float *gate_up_of(const struct moe_ffn_args *args, size_t expert)
+{
+    return args->w_gate_up + 2 * expert * packed_words(args->precision, args->d, args->f);
+}
+
+/* next: the item that this thread will probably run after this one, or NULL. */
+static void run_item(const struct moe_job *job, const struct moe_item *item,
+                     const struct moe_item *next, float *work)
 {
     const struct moe_ffn_args *const args = &job->args;
     const size_t d = args->d;
     const size_t f = args->f;
+    const float *const w_down = args->w_down + item->expert * packed_words(args->precision, f, d);
     float *const x = work;
     float *const gate_up = x + MOE_ITEM_ROWS * job->x_stride;
     float *const h = gate_up + MOE_ITEM_ROWS * job->gate_up_stride;
@@ -107,7 +115,8 @@ static void run_item(const struct moe_job *job, const struct moe_item *item, flo
     const struct gemm_block up = {
         .x = x,
         .x_stride = job->x_stride,
-        .w = args->w_gate_up + (size_t)2 * item->expert * packed_words(args->precision, d, f),
+        .w = gate_up_of(args, item->expert),
+        .next = w_down,
         .precision = args->precision,
         .y = gate_up,
         .y_stride = job->gate_up_stride,
@@ -120,7 +129,9 @@ static void run_item(const struct moe_job *job, const struct moe_item *item, flo
     const struct gemm_block down = {
         .x = h,
         .x_stride = job->h_stride,
-        .w = args->w_down + item->expert * packed_words(args->precision, f, d),
+        .w = w_down,
+        .next = next != NULL ? gate_up_of(args, next->expert) : NULL,
+        .is_fetched = true,
         .precision = args->precision,
         .y = job->out + item->begin * job->out_stride,
         .y_stride = job->out_stride,
@@ -135,13 +146,14 @@ static void items_task(void *context, size_t thread_index, size_t n_threads)
 {
     struct moe_job *const job = context;
     float *const work = job->work + thread_index * job->work_floats;
-    (void)n_threads;
     for (;;) {
         const size_t i = atomic_fetch_add(&job->next_item, 1);
-        if (i >= job->groups.n_items) {
+        const size_t n = job->groups.n_items;
+        if (i >= n) {
             return;
         }
-        run_item(job, &job->groups.items[i], work);
+        const struct moe_item *const items = job->groups.items;
+        run_item(job, &items[i], i + n_threads < n ? &items[i + n_threads] : NULL, work);
     }
 }
 
