@@ -19,12 +19,9 @@ struct engine {
     struct speculation speculation;
     bool is_measured;
     size_t cache_bytes;
-    uint64_t n_drawn;
-    struct engine_drafts drafts;
+    struct engine_stats stats; /* but for what the scheduler counts */
 };
 
-/* What was asked for, or enough that only slots limit how many sequences
- * run: each its full length and a prompt's last page beside its own copy. */
 struct policy_options engine_policy_options(const struct engine_options *options)
 {
     return (struct policy_options){.max_rows = options->max_batch_tokens,
@@ -34,6 +31,8 @@ struct policy_options engine_policy_options(const struct engine_options *options
                                    .unquantised = precision_unquantised(options->precision)};
 }
 
+/* What was asked for, or enough that only slots limit how many sequences
+ * run: each its full length and a prompt's last page beside its own copy. */
 enum status engine_pages(const struct engine_options *options, size_t page_bytes, size_t *n_pages)
 {
     const size_t n_per_sequence = kv_cache_pages_for(options->max_sequence) + 1;
@@ -147,11 +146,11 @@ static enum status look_ahead(struct engine *engine)
 
 static void count_draws(struct engine *engine, const struct schedule_result *result)
 {
-    engine->n_drawn += result->n_tokens;
-    engine->drafts.n_fed += result->n_fed;
-    engine->drafts.n_right += result->n_right;
-    engine->drafts.n_turns += result->n_turns;
-    engine->drafts.n_tokens += result->n_turn_tokens;
+    engine->stats.n_tokens += result->n_tokens;
+    engine->stats.n_turns += result->n_turns;
+    engine->stats.n_turn_tokens += result->n_turn_tokens;
+    engine->stats.n_fed += result->n_fed;
+    engine->stats.n_right += result->n_right;
     speculation_note(&engine->speculation, result->n_fed, result->n_right);
 }
 
@@ -226,6 +225,7 @@ size_t engine_drawn(const struct engine *engine, uint64_t group, uint32_t sample
 enum status engine_measure(struct engine *engine)
 {
     speculation_forget(&engine->speculation);
+    kv_cache_forget(engine->cache);
     if (engine->is_measured) {
         return STATUS_OK;
     }
@@ -234,9 +234,16 @@ enum status engine_measure(struct engine *engine)
     return STATUS_OK;
 }
 
-struct engine_drafts engine_drafts(const struct engine *engine)
+struct engine_stats engine_stats(const struct engine *engine)
 {
-    return engine->drafts;
+    const struct scheduler_counts counts = scheduler_counts(engine->scheduler);
+    struct engine_stats stats = engine->stats;
+
+    stats.n_preempted = counts.n_preempted;
+    stats.n_prompt_tokens = counts.n_prompt_tokens;
+    stats.n_prefix_tokens = counts.n_prefix_tokens;
+    stats.n_resumed_tokens = counts.n_resumed_tokens;
+    return stats;
 }
 
 bool engine_is_idle(const struct engine *engine)
@@ -256,7 +263,7 @@ size_t engine_queued(const struct engine *engine)
 
 uint64_t engine_tokens_drawn(const struct engine *engine)
 {
-    return engine->n_drawn;
+    return engine->stats.n_tokens;
 }
 
 size_t engine_cache_bytes(const struct engine *engine)

@@ -1,6 +1,8 @@
 /* Owns sampling without sockets: groups in, completions out. Continuous batching over a paged
- * latent cache; the prompt of a group is prefilled once and its full pages are shared. A worker is
- * an engine plus messages; `hone eval` and `hone generate` are an engine plus a loop. */
+ * latent cache; the prompt of a group is prefilled once, its full pages are shared, also with later
+ * groups whose prompts begin alike; when pages run out the youngest sequences are put off and
+ * computed anew. A worker is an engine plus messages; `hone eval` and `hone generate` are an engine
+ * plus a loop. */
 #ifndef HONE_ROLLOUT_ENGINE_H
 #define HONE_ROLLOUT_ENGINE_H
 
@@ -21,7 +23,7 @@ struct engine_options {
     size_t max_num_seqs;      /* sequences that run at once */
     size_t max_batch_tokens;  /* rows of one forward: prefill chunk budget */
     size_t max_sequence;      /* prompt + completion tokens of one sequence at most */
-    size_t kv_cache_bytes;    /* 0: enough for max_num_seqs full sequences */
+    size_t kv_cache_bytes;    /* at least of one full sequence; 0: of max_num_seqs of them */
     size_t n_drafts;          /* tokens that the MTP modules guess ahead of a sequence, at most
                                  DRAFTS_MAX and what the policy was made for; 0: none */
     size_t spec_max_batch;    /* sequences at once with drafts; 0: see engine_measure */
@@ -70,20 +72,26 @@ MUST_CHECK enum status engine_submit(struct engine *engine, const struct engine_
  * = 0 and nothing happens. */
 MUST_CHECK enum status engine_tick(struct engine *engine, const struct completion **completions,
                                    size_t *n);
-/* Tokens that a running sample has so far, into *tokens (borrowed until the next tick); 0 when it
- * has none yet, or is not running. */
+/* Tokens that an unfinished sample has so far, into *tokens (borrowed until the next tick); 0 when
+ * it has none yet. */
 size_t engine_drawn(const struct engine *engine, uint64_t group, uint32_t sample,
                     const int32_t **tokens);
-/* Other weights are in the policy. Until the first time, drafts are made whatever the batch is;
- * then (it takes some milliseconds) only where they are measured to be faster. The engine must be
- * idle. */
+/* Other weights are in the policy: no page of the old ones is used again. Until the first time,
+ * drafts are made whatever the batch is; then (it takes some milliseconds) only where they are
+ * measured to be faster. The engine must be idle. */
 MUST_CHECK enum status engine_measure(struct engine *engine);
 /* Since engine_create. */
-struct engine_drafts {
-    uint64_t n_fed, n_right;    /* drafts that the model judged, and that were what it drew */
-    uint64_t n_turns, n_tokens; /* of sequences, behind their first token */
+struct engine_stats {
+    uint64_t n_tokens;         /* drawn */
+    uint64_t n_turns;          /* of sequences, behind their first token */
+    uint64_t n_turn_tokens;    /* that these gave */
+    uint64_t n_fed, n_right;   /* drafts that the model judged, and that were what it drew */
+    uint64_t n_preempted;      /* sequences put off for want of pages */
+    uint64_t n_prompt_tokens;  /* of prompts, computed */
+    uint64_t n_prefix_tokens;  /* ... found in pages of others that begin alike */
+    uint64_t n_resumed_tokens; /* computed anew after n_preempted */
 };
-struct engine_drafts engine_drafts(const struct engine *engine);
+struct engine_stats engine_stats(const struct engine *engine);
 bool engine_is_idle(const struct engine *engine);
 /* Drops every group with this id, running or waiting. */
 void engine_cancel(struct engine *engine, uint64_t group);

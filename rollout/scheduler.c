@@ -1,45 +1,5 @@
-/* Continuous batching: who is admitted, what the next forward holds, what its draws did. */
+/* Continuous batching: what the next forward holds, and what its draws did. */
 #include "rollout/scheduler_internal.h"
-
-/* Gives one more sample of the group a slot and promises; false when either is short. */
-static bool admit_sample(struct scheduler *s, struct group *group, int64_t now_us)
-{
-    const size_t n_own = group_sample_pages(group);
-    const size_t n_prompt_pages = group->n_blocks == 0 ? group_prompt_pages(group) : 0;
-
-    if (s->n_free_slots == 0 || !kv_cache_reserve(s->cache, n_own + n_prompt_pages)) {
-        return false;
-    }
-    for (size_t i = 0; i < n_prompt_pages; i++) {
-        group->blocks[group->n_blocks++] = kv_cache_take(s->cache);
-    }
-    if (group->n_admitted == 0) {
-        group->since_us = now_us;
-    }
-    if (group->n_cached == group->n_prompt) {
-        group->n_cached--; /* feed the last prompt token once more: its row gives the first draw */
-    }
-    struct sequence *sequence = &s->slots[s->free_slots[--s->n_free_slots]];
-    sequence->state = SEQUENCE_ADMITTED;
-    sequence->group = group;
-    sequence->sample = (uint32_t)group->samples[group->n_admitted++];
-    sequence->n_tokens = 0;
-    sequence->n_promised = n_own;
-    sequence->n_drafts = 0;
-    sequence->n_fed = 0;
-    return true;
-}
-
-static void admit(struct scheduler *s, int64_t now_us)
-{
-    for (struct group *group = s->groups; group != NULL; group = group->next) {
-        while (group->n_admitted < group->n_samples) {
-            if (!admit_sample(s, group, now_us)) {
-                return; /* strictly in order: a large group is not overtaken for ever */
-            }
-        }
-    }
-}
 
 /* Frees what the last result still showed. */
 static void reclaim(struct scheduler *s)
@@ -93,12 +53,14 @@ static void add_draw(struct scheduler *s, const struct sequence *sequence, size_
                             .sampling = group->sampling};
 }
 
-/* The sequence's last token and n_drafts drafts; each row draws. */
+/* The sequence's last token and up to n_drafts drafts; each row draws. */
 static void schedule_sequence(struct scheduler *s, struct sequence *sequence, size_t n_drafts)
 {
     const size_t position = sequence_length(sequence) - 1;
 
-    scheduler_hold_pages(s, sequence, position + n_drafts);
+    while (!scheduler_hold_pages(s, sequence, position + n_drafts)) {
+        n_drafts--; /* a draft is not worth a page that somebody would have to go for */
+    }
     add_span(&s->schedule, 1 + n_drafts, position, sequence->blocks);
     add_row(&s->schedule, sequence->tokens[sequence->n_tokens - 1], position);
     add_draw(s, sequence, 0);
@@ -131,28 +93,74 @@ static void schedule_decodes(struct scheduler *s)
         }
         const size_t n_drafts = sequence->n_drafts < room ? sequence->n_drafts : room;
         schedule_sequence(s, sequence, n_drafts);
-        room -= n_drafts;
+        room -= sequence->n_fed;
+    }
+}
+
+/* Feeds the next chunk; true when it was the last one. */
+static bool schedule_refill(struct scheduler *s, const struct refill *refill)
+{
+    const struct group *group = refill->group;
+
+    if (s->schedule.n_rows == s->limits.max_batch_tokens ||
+        scheduler_share_known(s, refill) == KV_COMING) {
+        return false;
+    }
+    const size_t first = *refill->n_cached;
+    const size_t room = s->limits.max_batch_tokens - s->schedule.n_rows;
+    const size_t n_left = refill->n_tokens - first;
+    const size_t n_rows = n_left < room ? n_left : room;
+
+    add_span(&s->schedule, n_rows, first, refill->blocks);
+    for (size_t i = first; i < first + n_rows; i++) {
+        add_row(&s->schedule, group_token(group, refill->drawn, i), i);
+    }
+    scheduler_plan_refill(s, refill, first, n_rows);
+    *refill->n_cached = first + n_rows;
+    for (size_t i = first / KV_BLOCK_TOKENS;
+         i < group_shared_pages(group) && (i + 1) * KV_BLOCK_TOKENS <= *refill->n_cached; i++) {
+        kv_cache_name(s->cache, refill->blocks[i], &group->names[i]);
+    }
+    return n_rows == n_left;
+}
+
+/* Those who come back are older than those who have not begun. */
+static void schedule_resumptions(struct scheduler *s)
+{
+    for (struct sequence *q = s->oldest; q != NULL; q = q->younger) {
+        const struct refill refill = {.group = q->group,
+                                      .drawn = q->tokens,
+                                      .blocks = q->blocks,
+                                      .n_cached = &q->n_cached,
+                                      .n_tokens = sequence_length(q) - 1,
+                                      .n_known = sequence_length(q)};
+
+        if (q->state != SEQUENCE_RESUMING) {
+            continue;
+        }
+        const size_t n_rows = s->schedule.n_rows;
+
+        q->state = schedule_refill(s, &refill) ? SEQUENCE_RUNNING : SEQUENCE_RESUMING;
+        s->counts.n_resumed_tokens += s->schedule.n_rows - n_rows;
     }
 }
 
 static void schedule_prompt(struct scheduler *s, struct group *group)
 {
-    const size_t room = s->limits.max_batch_tokens - s->schedule.n_rows;
-    const size_t n_left = group->n_prompt - group->n_cached;
-    const size_t n_rows = n_left < room ? n_left : room;
+    const struct refill refill = {.group = group,
+                                  .blocks = group->blocks,
+                                  .n_cached = &group->n_cached,
+                                  .n_tokens = group->n_prompt,
+                                  .n_known = group->n_prompt};
+    const size_t n_rows = s->schedule.n_rows, n_cached = group->n_cached;
+    const bool is_through = schedule_refill(s, &refill);
+    const size_t n_fed = s->schedule.n_rows - n_rows;
 
-    add_span(&s->schedule, n_rows, group->n_cached, group->blocks);
-    for (size_t i = 0; i < n_rows; i++) {
-        add_row(&s->schedule, group->prompt[group->n_cached], group->n_cached);
-        group->n_cached++;
-    }
-    scheduler_plan_prompt(s, group, n_rows);
-    if (n_rows < n_left) {
-        return;
-    }
-    for (size_t i = 0; i < s->limits.max_num_seqs; i++) {
-        if (s->slots[i].state == SEQUENCE_ADMITTED && s->slots[i].group == group) {
-            add_draw(s, &s->slots[i], 0);
+    s->counts.n_prompt_tokens += n_fed;
+    s->counts.n_prefix_tokens += group->n_cached - n_cached - n_fed;
+    for (struct sequence *q = s->oldest; is_through && q != NULL; q = q->younger) {
+        if (q->state == SEQUENCE_ADMITTED && q->group == group) {
+            add_draw(s, q, 0);
         }
     }
 }
@@ -162,17 +170,17 @@ const struct schedule *scheduler_next(struct scheduler *s, int64_t now_us)
     struct schedule *schedule = &s->schedule;
 
     reclaim(s);
-    admit(s, now_us);
+    kv_cache_begin_turn(s->cache);
+    scheduler_grow(s);
+    scheduler_admit(s, now_us);
     schedule->n_rows = 0;
     schedule->n_spans = 0;
     schedule->n_draws = 0;
     s->plan.n_rows = 0;
     s->plan.n_spans = 0;
     schedule_decodes(s);
+    schedule_resumptions(s);
     for (struct group *group = s->groups; group != NULL; group = group->next) {
-        if (schedule->n_rows == s->limits.max_batch_tokens) {
-            break;
-        }
         if (group->n_admitted > group->n_begun) {
             schedule_prompt(s, group);
         }
@@ -185,18 +193,18 @@ static void fork_sequence(struct scheduler *s, struct sequence *sequence)
 {
     const struct group *group = sequence->group;
     const size_t n_shared = group_shared_pages(group);
+    const int32_t own = sequence->blocks[0];
 
     for (size_t i = 0; i < n_shared; i++) {
         kv_cache_share(s->cache, group->blocks[i]);
         sequence->blocks[i] = group->blocks[i];
     }
-    sequence->blocks[n_shared] = kv_cache_take(s->cache);
-    sequence->n_promised--;
+    sequence->blocks[n_shared] = own;
     sequence->n_blocks = n_shared + 1;
     sequence->state = SEQUENCE_RUNNING;
     s->copies[s->n_copies++] =
         (struct page_copy){.from = group->blocks[n_shared],
-                           .to = sequence->blocks[n_shared],
+                           .to = own,
                            .n_tokens = group->n_prompt - n_shared * KV_BLOCK_TOKENS};
 }
 
@@ -208,6 +216,7 @@ static void accept_token(struct scheduler *s, struct sequence *sequence, int32_t
     sequence->group->n_begun += is_first ? 1 : 0;
     if (sequence_append(sequence, token, logp, is_end_token)) {
         scheduler_release_sequence(s, sequence);
+        scheduler_unlink(s, sequence);
         sequence->state = SEQUENCE_FINISHED;
         sequence->group->n_finished++;
         s->finished[s->n_finished++] = sequence;

@@ -1,9 +1,14 @@
 /* Owns continuous batching: which rows the next forward has, and what its draws did. Every running
- * sequence gets one row; what is left of the row budget goes to prompts, in order of arrival, cut
- * into chunks. A chunk that ends a prompt draws the first token of every admitted sample of the
- * group from that one row. Groups are admitted strictly in order, and only with pages for their
- * full length (kv_cache.h). Pure: no model, no clock; what is drawn does not depend on what is
- * decided here (DESIGN, exactness).
+ * sequence gets one row; what is left of the row budget goes to sequences that come back and to
+ * prompts, in order of arrival, cut into chunks. A chunk that ends a prompt draws the first token
+ * of every admitted sample of the group from that one row. Groups are admitted strictly in order,
+ * with pages for what they have; when pages run out the youngest sequence is preempted and computed
+ * anew later (scheduler_pages.c). Pure: no model, no clock; what is drawn does not depend on what
+ * is decided here (DESIGN, exactness).
+ *
+ * Pages of full prompt blocks have names (a digest of all tokens up to their end), under which
+ * groups with the same beginning share them, also one after the other. A prompt whose next block
+ * another one computes in this turn waits for it.
  *
  * Drafts: a sequence may guess its next tokens. They are fed behind its last one, each of these
  * rows draws, and the draws count as long as what was fed is what was drawn; the entries of rows
@@ -79,8 +84,8 @@ const struct schedule *scheduler_next(struct scheduler *scheduler, int64_t now_u
 void scheduler_accept(struct scheduler *scheduler, const int32_t *drawn, const float *logp,
                       const int32_t *end_tokens, size_t n_end_tokens,
                       struct schedule_result *result);
-/* Between scheduler_next and scheduler_accept: prompt rows of the schedule that another token of
- * the prompt follows; they want no drafts. */
+/* Between scheduler_next and scheduler_accept: rows of the schedule that a known token follows, of
+ * prompts and of sequences that come back; they want no drafts. */
 const struct draft_plan *scheduler_prompt_plan(const struct scheduler *scheduler);
 /* After scheduler_accept, its copies done: the rows that stay of every sequence that drew and goes
  * on; each wants n_drafts drafts or as many as it has room for. */
@@ -95,9 +100,17 @@ size_t scheduler_max_draws(const struct scheduler_limits *limits);
 /* Drops every group with this id; not between scheduler_next and scheduler_accept. */
 void scheduler_cancel(struct scheduler *scheduler, uint64_t group_id);
 
-/* The sequence of a running sample, or NULL. */
+/* The sequence of an admitted sample, or NULL. */
 const struct sequence *scheduler_find(const struct scheduler *scheduler, uint64_t group_id,
                                       uint32_t sample);
+/* Since scheduler_create. */
+struct scheduler_counts {
+    uint64_t n_preempted;      /* sequences that lost their pages */
+    uint64_t n_prompt_tokens;  /* of prompts that were computed */
+    uint64_t n_prefix_tokens;  /* ... that were found computed, in whole blocks */
+    uint64_t n_resumed_tokens; /* computed anew for sequences that came back */
+};
+struct scheduler_counts scheduler_counts(const struct scheduler *scheduler);
 /* Samples not finished: running and waiting. */
 size_t scheduler_queued(const struct scheduler *scheduler);
 

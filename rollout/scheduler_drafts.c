@@ -44,17 +44,9 @@ void scheduler_destroy_plan(struct scheduler *s)
     memory_free(s->plan.rows);
 }
 
-void scheduler_hold_pages(struct scheduler *s, struct sequence *sequence, size_t position)
-{
-    while (position / KV_BLOCK_TOKENS >= sequence->n_blocks) {
-        sequence->blocks[sequence->n_blocks++] = kv_cache_take(s->cache);
-        sequence->n_promised--;
-    }
-}
-
-/* n_rows rows of the schedule from first_row on, at positions from n_cached on, and the tokens
- * behind them. */
-static void add_rows(struct draft_plan *plan, const struct kv_span *rows, const int32_t *tokens)
+/* n_rows rows of the schedule from first_row on, at positions from n_cached on, of which the tokens
+ * behind them follow. */
+static void add_span(struct draft_plan *plan, const struct kv_span *rows)
 {
     plan->spans[plan->n_spans] = (struct kv_span){.first_row = plan->n_rows,
                                                   .n_rows = rows->n_rows,
@@ -63,24 +55,27 @@ static void add_rows(struct draft_plan *plan, const struct kv_span *rows, const 
     plan->n_drafts[plan->n_spans] = 0;
     plan->n_spans++;
     for (size_t i = 0; i < rows->n_rows; i++) {
-        plan->rows[plan->n_rows] = (int32_t)(rows->first_row + i);
-        plan->tokens[plan->n_rows] = tokens[i];
-        plan->positions[plan->n_rows] = (int32_t)(rows->n_cached + i);
-        plan->n_rows++;
+        plan->rows[plan->n_rows + i] = (int32_t)(rows->first_row + i);
+        plan->positions[plan->n_rows + i] = (int32_t)(rows->n_cached + i);
     }
 }
 
-void scheduler_plan_prompt(struct scheduler *s, const struct group *group, size_t n_rows)
+void scheduler_plan_refill(struct scheduler *s, const struct refill *refill, size_t first,
+                           size_t n_rows)
 {
-    const size_t position = group->n_cached - n_rows;
-    const size_t n_known = group->n_cached == group->n_prompt ? n_rows - 1 : n_rows;
+    struct draft_plan *plan = &s->plan;
+    const size_t n_left = refill->n_known - 1 - first; /* rows that a known token follows */
     const struct kv_span rows = {.first_row = s->schedule.n_rows - n_rows,
-                                 .n_rows = n_known,
-                                 .n_cached = position,
-                                 .blocks = group->blocks};
+                                 .n_rows = n_rows < n_left ? n_rows : n_left,
+                                 .n_cached = first,
+                                 .blocks = refill->blocks};
 
-    if (s->limits.n_drafts > 0 && n_known > 0) {
-        add_rows(&s->plan, &rows, group->prompt + position + 1);
+    if (s->limits.n_drafts == 0 || rows.n_rows == 0) {
+        return;
+    }
+    add_span(plan, &rows);
+    for (size_t i = 0; i < rows.n_rows; i++) {
+        plan->tokens[plan->n_rows++] = group_token(refill->group, refill->drawn, first + i + 1);
     }
 }
 
@@ -97,16 +92,20 @@ static void plan_sequence(struct scheduler *s, struct sequence *sequence, size_t
     const struct group *group = sequence->group;
     const size_t n_left = group->max_tokens - sequence->n_tokens - 1; /* behind the next token */
     const size_t length = sequence_length(sequence);
-    const size_t n_wanted = n_drafts < n_left ? n_drafts : n_left;
+    const size_t n_new = sequence->n_new;
     const size_t i = plan->n_spans;
+    size_t n_wanted = n_drafts < n_left ? n_drafts : n_left;
 
-    scheduler_hold_pages(s, sequence, length - 2 + n_wanted);
-    add_rows(plan,
-             &(struct kv_span){.first_row = first_row,
-                               .n_rows = sequence->n_new,
-                               .n_cached = length - 1 - sequence->n_new,
-                               .blocks = sequence->blocks},
-             sequence->tokens + sequence->n_tokens - sequence->n_new);
+    while (!scheduler_hold_pages(s, sequence, length - 2 + n_wanted)) {
+        n_wanted--; /* the pages up to length - 2 are there: they were fed */
+    }
+    add_span(plan, &(struct kv_span){.first_row = first_row,
+                                     .n_rows = n_new,
+                                     .n_cached = length - 1 - n_new,
+                                     .blocks = sequence->blocks});
+    for (size_t j = 0; j < n_new; j++) {
+        plan->tokens[plan->n_rows++] = sequence->tokens[sequence->n_tokens - n_new + j];
+    }
     plan->n_drafts[i] = n_wanted;
     plan->slots[i] = (size_t)(sequence - s->slots);
     plan->draws[i] = (struct sample_row){.seed = group->seed,

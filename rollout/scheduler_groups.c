@@ -76,22 +76,29 @@ enum status scheduler_create(const struct scheduler_limits *limits, struct kv_ca
     return STATUS_OK;
 }
 
+/* The last first (kv_cache_release). */
+static void release_blocks(struct scheduler *s, const int32_t *blocks, size_t *n)
+{
+    while (*n > 0) {
+        kv_cache_release(s->cache, blocks[--*n]);
+    }
+}
+
 void scheduler_release_group(struct scheduler *s, struct group *group)
 {
-    for (size_t i = 0; i < group->n_blocks; i++) {
-        kv_cache_release(s->cache, group->blocks[i]);
-    }
-    group->n_blocks = 0;
+    release_blocks(s, group->blocks, &group->n_blocks);
+    group->n_cached = 0;
 }
 
 void scheduler_release_sequence(struct scheduler *s, struct sequence *sequence)
 {
-    for (size_t i = 0; i < sequence->n_blocks; i++) {
-        kv_cache_release(s->cache, sequence->blocks[i]);
-    }
-    kv_cache_unreserve(s->cache, sequence->n_promised);
-    sequence->n_blocks = 0;
-    sequence->n_promised = 0;
+    release_blocks(s, sequence->blocks, &sequence->n_blocks);
+}
+
+void scheduler_unlink(struct scheduler *s, struct sequence *sequence)
+{
+    *(sequence->older == NULL ? &s->oldest : &sequence->older->younger) = sequence->younger;
+    *(sequence->younger == NULL ? &s->youngest : &sequence->younger->older) = sequence->older;
 }
 
 void scheduler_free_slot(struct scheduler *s, struct sequence *sequence)
@@ -118,10 +125,14 @@ static void drop_group(struct scheduler *s, struct group **link)
     for (size_t i = 0; i < s->limits.max_num_seqs; i++) {
         struct sequence *sequence = &s->slots[i];
 
-        if (sequence->state != SEQUENCE_FREE && sequence->group == *link) {
-            scheduler_release_sequence(s, sequence);
-            scheduler_free_slot(s, sequence);
+        if (sequence->state == SEQUENCE_FREE || sequence->group != *link) {
+            continue;
         }
+        if (sequence->state != SEQUENCE_FINISHED) {
+            scheduler_release_sequence(s, sequence);
+            scheduler_unlink(s, sequence);
+        }
+        scheduler_free_slot(s, sequence);
     }
     scheduler_remove_group(s, link);
 }
@@ -205,8 +216,8 @@ const struct sequence *scheduler_find(const struct scheduler *s, uint64_t group_
     for (size_t i = 0; i < s->limits.max_num_seqs; i++) {
         const struct sequence *sequence = &s->slots[i];
 
-        if (sequence->state == SEQUENCE_RUNNING && sequence->sample == sample &&
-            sequence->group->id == group_id) {
+        if (sequence->state != SEQUENCE_FREE && sequence->state != SEQUENCE_FINISHED &&
+            sequence->sample == sample && sequence->group->id == group_id) {
             return sequence;
         }
     }
@@ -221,6 +232,11 @@ size_t scheduler_running(const struct scheduler *s)
         n += s->slots[i].state == SEQUENCE_RUNNING ? 1 : 0;
     }
     return n;
+}
+
+struct scheduler_counts scheduler_counts(const struct scheduler *s)
+{
+    return s->counts;
 }
 
 size_t scheduler_queued(const struct scheduler *s)

@@ -13,25 +13,48 @@ const char *finish_name(enum finish finish)
     return names[finish];
 }
 
-/* What group_create needs in one block: the struct (a multiple of 8 bytes), then three arrays. */
-static bool group_bytes(const struct engine_request *request, size_t *n_ids, size_t *bytes)
+static size_t shared_pages(size_t n_prompt)
 {
-    size_t id_bytes = 0;
+    return (n_prompt - 1) / KV_BLOCK_TOKENS;
+}
 
-    return size_add(request->n_prompt, request->n_samples, n_ids) &&
-           size_add(*n_ids, kv_cache_pages_for(request->n_prompt), n_ids) &&
-           size_multiply(*n_ids, sizeof(int32_t), &id_bytes) &&
-           size_add(id_bytes, sizeof(struct group), bytes);
+/* What group_create needs in one block: the struct and the names (multiples of 8 bytes), then three
+ * arrays. */
+static bool group_bytes(const struct engine_request *request, size_t *bytes)
+{
+    size_t n_ids = 0, id_bytes = 0, name_bytes = 0;
+
+    return size_add(request->n_prompt, request->n_samples, &n_ids) &&
+           size_add(n_ids, kv_cache_pages_for(request->n_prompt), &n_ids) &&
+           size_multiply(n_ids, sizeof(int32_t), &id_bytes) &&
+           size_multiply(shared_pages(request->n_prompt), sizeof(struct digest256), &name_bytes) &&
+           size_add(id_bytes, name_bytes, bytes) && size_add(*bytes, sizeof(struct group), bytes);
+}
+
+/* A page's name: of all tokens up to its end, and of the one behind it, which the modules that
+ * draft read there. */
+static void name_pages(struct group *group)
+{
+    struct {
+        struct digest256 before;
+        int32_t tokens[KV_BLOCK_TOKENS + 1];
+    } block;
+
+    memset(&block, 0, sizeof(block));
+    for (size_t i = 0; i < group_shared_pages(group); i++) {
+        memcpy(block.tokens, group->prompt + i * KV_BLOCK_TOKENS, sizeof(block.tokens));
+        group->names[i] = hash_sha256(&block, sizeof(block));
+        block.before = group->names[i];
+    }
 }
 
 enum status group_create(const struct engine_request *request, struct group **out)
 {
     struct group *group = NULL;
-    size_t n_ids = 0;
     size_t bytes = 0;
 
     *out = NULL;
-    if (!group_bytes(request, &n_ids, &bytes)) {
+    if (request->n_prompt == 0 || !group_bytes(request, &bytes)) {
         return status_set(STATUS_BAD_ARGUMENT, "a group of %zu tokens and %zu samples is too large",
                           request->n_prompt, request->n_samples);
     }
@@ -43,18 +66,20 @@ enum status group_create(const struct engine_request *request, struct group **ou
     group->sampling = request->sampling;
     group->n_prompt = request->n_prompt;
     group->n_samples = request->n_samples;
-    group->prompt = (int32_t *)(void *)(group + 1);
+    group->names = (struct digest256 *)(void *)(group + 1);
+    group->prompt = (int32_t *)(void *)(group->names + group_shared_pages(group));
     group->samples = group->prompt + group->n_prompt;
     group->blocks = group->samples + group->n_samples;
     memcpy(group->prompt, request->prompt, group->n_prompt * sizeof(int32_t));
     memcpy(group->samples, request->samples, group->n_samples * sizeof(int32_t));
+    name_pages(group);
     *out = group;
     return STATUS_OK;
 }
 
 size_t group_shared_pages(const struct group *group)
 {
-    return (group->n_prompt - 1) / KV_BLOCK_TOKENS;
+    return shared_pages(group->n_prompt);
 }
 
 size_t group_prompt_pages(const struct group *group)
@@ -65,6 +90,11 @@ size_t group_prompt_pages(const struct group *group)
 size_t group_sample_pages(const struct group *group)
 {
     return kv_cache_pages_for(group->n_prompt + group->max_tokens - 1) - group_shared_pages(group);
+}
+
+int32_t group_token(const struct group *group, const int32_t *drawn, size_t position)
+{
+    return position < group->n_prompt ? group->prompt[position] : drawn[position - group->n_prompt];
 }
 
 size_t sequence_length(const struct sequence *sequence)

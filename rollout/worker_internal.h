@@ -29,7 +29,7 @@ struct worker {
 
     struct work_queue queue;
     struct weights_fetch *fetch;
-    struct engine_drafts drafts; /* until these weights came */
+    struct engine_stats stats; /* until these weights came */
     struct outbox *outbox;
     size_t credit;        /* groups held at once */
     size_t credit_to_ask; /* READY that the trainer has not had yet */

@@ -14,7 +14,7 @@
 #define N_GROUPS ((size_t)5)
 #define N_SAMPLES ((size_t)4)
 #define MAX_TOKENS ((size_t)21)
-#define PROMPT_MAX ((size_t)40)
+#define PROMPT_MAX (2 * KV_BLOCK_TOKENS + 8)
 #define ROWS_MAX ((size_t)512)
 #define DRAWS_MAX ((size_t)64)
 
@@ -34,7 +34,8 @@ static const struct sampling_params sampling = {.temperature = 1.0F, .top_p = 1.
 
 static size_t prompt_length(size_t group)
 {
-    static const size_t lengths[N_GROUPS] = {1, 12, 16, 17, 40};
+    static const size_t lengths[N_GROUPS] = {1, KV_BLOCK_TOKENS - 4, KV_BLOCK_TOKENS,
+                                             KV_BLOCK_TOKENS + 1, PROMPT_MAX};
 
     return lengths[group];
 }
@@ -251,7 +252,7 @@ static void a_tick_allocates_nothing_once_the_backend_is_warm(void **state)
 static void an_engine_without_work_does_nothing(void **state)
 {
     const struct engine_options options = {
-        .max_num_seqs = 2, .max_batch_tokens = 8, .max_sequence = 64};
+        .max_num_seqs = 2, .max_batch_tokens = 8, .max_sequence = PROMPT_MAX + MAX_TOKENS};
     struct backend *backend = NULL;
     struct policy *policy = make_policy(1, &backend);
     struct engine *engine = NULL;
@@ -275,7 +276,7 @@ static void an_engine_without_work_does_nothing(void **state)
 static void create_fails_cleanly_at_every_allocation(void **state)
 {
     const struct engine_options options = {
-        .max_num_seqs = 2, .max_batch_tokens = 8, .max_sequence = 64};
+        .max_num_seqs = 2, .max_batch_tokens = 8, .max_sequence = PROMPT_MAX + MAX_TOKENS};
     struct backend *backend = NULL;
     struct policy *policy = make_policy(1, &backend);
     struct engine *engine = NULL;

@@ -17,10 +17,14 @@
 
 #define N_GROUPS 7u
 #define N_SAMPLES 5u
-#define MAX_TOKENS 23u
-#define PROMPT_MAX 175u
+#define MAX_TOKENS (5u * KV_BLOCK_TOKENS + 7u)
+#define PROMPT_MAX (2u * KV_BLOCK_TOKENS + 8u)
+#define SEQUENCE_MAX (PROMPT_MAX + MAX_TOKENS)
 #define END_TOKEN 3
+#define VOCAB (5u * KV_BLOCK_TOKENS)
 #define PAGES_MAX 512u
+/* What one sample of the longest prompt needs: the prompt's pages and its own. */
+#define PAGES_MIN (3u + 6u)
 
 struct paper {
     int32_t tokens[PAGES_MAX][KV_BLOCK_TOKENS];
@@ -34,27 +38,47 @@ struct outcome {
     size_t n_tokens[N_GROUPS][N_SAMPLES];
     enum finish finish[N_GROUPS][N_SAMPLES];
     size_t n_finished, n_rows, n_running_max, n_fed, n_right;
+    struct scheduler_counts counts;
 };
 
 /* Prompt lengths around the page size. */
 static size_t prompt_length(size_t group)
 {
-    static const size_t lengths[N_GROUPS] = {1, 48, 63, 64, 65, 128, 175};
+    static const size_t lengths[N_GROUPS] = {1,
+                                             KV_BLOCK_TOKENS - 4,
+                                             KV_BLOCK_TOKENS - 1,
+                                             KV_BLOCK_TOKENS,
+                                             KV_BLOCK_TOKENS + 1,
+                                             2 * KV_BLOCK_TOKENS,
+                                             PROMPT_MAX};
 
     return lengths[group];
 }
 
 static int32_t prompt_token(size_t group, size_t i)
 {
-    return (int32_t)(100 + group * 200 + i);
+    return (int32_t)(100 + group * PROMPT_MAX + i);
+}
+
+/* What is drawn, by position. */
+static int32_t draws[N_GROUPS][N_SAMPLES][SEQUENCE_MAX];
+
+static int fill_draws(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof(draws) / sizeof(draws[0][0][0]); i++) {
+        const size_t sample = i / SEQUENCE_MAX;
+
+        draws[sample / N_SAMPLES][sample % N_SAMPLES][i % SEQUENCE_MAX] =
+            (int32_t)random_below(42, RANDOM_TEST, sample, i, VOCAB); /* now and then END_TOKEN */
+    }
+    return 0;
 }
 
 static int32_t draw_token(const struct sample_row *row)
 {
-    const uint64_t bits =
-        random_bits(row->seed + row->group * 1000003U, RANDOM_TEST, row->sample, row->position);
-
-    return (int32_t)(bits % 20); /* END_TOKEN once in 20 */
+    assert_int_equal(row->seed, 42);
+    return draws[row->group][row->sample][row->position];
 }
 
 static enum status add_group(struct scheduler *scheduler, size_t group)
@@ -108,11 +132,10 @@ static const struct kv_span *span_of_row(const struct schedule *schedule, int32_
     return &schedule->spans[i];
 }
 
-static int32_t token_at(struct sample_row row, size_t position)
+static int32_t token_at(const struct sample_row *row, size_t position)
 {
-    row.position = (uint32_t)position;
-    return position < prompt_length(row.group) ? prompt_token(row.group, position)
-                                               : draw_token(&row);
+    return position < prompt_length(row->group) ? prompt_token(row->group, position)
+                                                : draws[row->group][row->sample][position];
 }
 
 /* Whether the row and those before it in its span were fed what is drawn there. */
@@ -124,7 +147,7 @@ static bool was_fed_right(const struct schedule *schedule, size_t draw)
     for (size_t i = span->first_row; i <= row; i++) {
         const size_t position = span->n_cached + i - span->first_row;
 
-        if (schedule->tokens[i] != token_at(schedule->draws[draw], position)) {
+        if (schedule->tokens[i] != token_at(&schedule->draws[draw], position)) {
             assert_true(i > span->first_row); /* only a draft may be wrong */
             return false;
         }
@@ -137,14 +160,16 @@ static void check_prefix(const struct paper *paper, const struct schedule *sched
 {
     const struct sample_row row = schedule->draws[draw];
     const struct kv_span *span = span_of_row(schedule, schedule->draw_rows[draw]);
+    size_t n_wrong = 0;
 
     assert_int_equal(schedule->positions[schedule->draw_rows[draw]] + 1, row.position);
     for (size_t i = 0; i < row.position; i++) {
         const int32_t page = span->blocks[i / KV_BLOCK_TOKENS];
 
-        assert_int_equal(paper->positions[page][i % KV_BLOCK_TOKENS], i);
-        assert_int_equal(paper->tokens[page][i % KV_BLOCK_TOKENS], token_at(row, i));
+        n_wrong += paper->positions[page][i % KV_BLOCK_TOKENS] != (int32_t)i ||
+                   paper->tokens[page][i % KV_BLOCK_TOKENS] != token_at(&row, i);
     }
+    assert_int_equal(n_wrong, 0);
 }
 
 /* The modules' entries of the plan's rows. */
@@ -171,19 +196,21 @@ static void fill_drafts(const struct paper *paper, const struct draft_plan *plan
 {
     const struct kv_span *span = &plan->spans[index];
     const struct sample_row *row = &plan->draws[index];
+    size_t n_wrong = 0;
 
     assert_int_equal(span->n_cached + span->n_rows + 1, row->position);
     for (size_t i = 0; i + 1 < row->position; i++) {
         const int32_t page = span->blocks[i / KV_BLOCK_TOKENS];
 
-        assert_int_equal(paper->behind[page][i % KV_BLOCK_TOKENS], token_at(*row, i + 1));
+        n_wrong += paper->behind[page][i % KV_BLOCK_TOKENS] != token_at(row, i + 1);
     }
+    assert_int_equal(n_wrong, 0);
     for (size_t i = 0; i < plan->n_drafts[index]; i++) {
         const uint64_t kind = random_below(5, RANDOM_TEST, row->position, i + row->sample, 8);
-        const int32_t right = token_at(*row, row->position + i);
+        const int32_t right = token_at(row, row->position + i);
 
         plan->drafts[index * paper->n_drafts + i] = kind == 0  ? -1
-                                                    : kind < 3 ? (right + 1) % 20
+                                                    : kind < 3 ? (right + 1) % (int32_t)VOCAB
                                                                : right;
     }
 }
@@ -284,34 +311,45 @@ static void run_all(const struct scheduler_limits *limits, size_t n_pages, bool 
     assert_int_equal(outcome->n_finished, N_GROUPS * N_SAMPLES);
     assert_int_equal(scheduler_queued(scheduler), 0);
     assert_int_equal(kv_cache_n_used(cache), 0);
+    outcome->counts = scheduler_counts(scheduler);
     assert_int_equal(kv_cache_n_available(cache), n_pages);
     scheduler_destroy(scheduler);
     kv_cache_destroy(cache);
 }
 
+static void check_same(const struct outcome *outcome, const struct outcome *reference)
+{
+    assert_memory_equal(outcome->tokens, reference->tokens, sizeof(outcome->tokens));
+    assert_memory_equal(outcome->n_tokens, reference->n_tokens, sizeof(outcome->n_tokens));
+    assert_memory_equal(outcome->finish, reference->finish, sizeof(outcome->finish));
+}
+
+/* All pages that can be of use; the fewest; few, where samples are preempted. */
+static const size_t n_pages_tried[] = {PAGES_MAX, PAGES_MIN, 13, 20};
+#define N_PAGES_TRIED (sizeof(n_pages_tried) / sizeof(n_pages_tried[0]))
+
 static void samples_do_not_depend_on_limits_pages_or_order(void **state)
 {
     static const struct scheduler_limits limits[] = {
-        {.max_num_seqs = 1, .max_batch_tokens = 1, .max_sequence = 256},
-        {.max_num_seqs = 3, .max_batch_tokens = 8, .max_sequence = 256},
-        {.max_num_seqs = 64, .max_batch_tokens = 8, .max_sequence = 256},
-        {.max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = 256},
-        {.max_num_seqs = 5, .max_batch_tokens = 17, .max_sequence = 198},
+        {.max_num_seqs = 1, .max_batch_tokens = 1, .max_sequence = SEQUENCE_MAX},
+        {.max_num_seqs = 3, .max_batch_tokens = 8, .max_sequence = SEQUENCE_MAX},
+        {.max_num_seqs = 64, .max_batch_tokens = 8, .max_sequence = SEQUENCE_MAX},
+        {.max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = SEQUENCE_MAX},
+        {.max_num_seqs = 5, .max_batch_tokens = 17, .max_sequence = SEQUENCE_MAX},
     };
-    /* 5 pages: exactly what one sample of the longest prompt needs (3 of the prompt, 2 its own). */
-    static const size_t n_pages[] = {512, 5, 9};
     static struct outcome reference;
     static struct outcome outcome;
     (void)state;
 
-    run_all(&limits[3], 512, false, &reference);
+    run_all(&limits[3], PAGES_MAX, false, &reference);
+    assert_int_equal(reference.counts.n_preempted, 0);
+    assert_int_equal(reference.counts.n_resumed_tokens, 0);
     for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
-        for (size_t j = 0; j < 6; j++) {
-            run_all(&limits[i], n_pages[j / 2], j % 2 == 1, &outcome);
-            assert_memory_equal(outcome.tokens, reference.tokens, sizeof(outcome.tokens));
-            assert_memory_equal(outcome.n_tokens, reference.n_tokens, sizeof(outcome.n_tokens));
-            assert_memory_equal(outcome.finish, reference.finish, sizeof(outcome.finish));
+        for (size_t j = 0; j < 2 * N_PAGES_TRIED; j++) {
+            run_all(&limits[i], n_pages_tried[j / 2], j % 2 == 1, &outcome);
+            check_same(&outcome, &reference);
             assert_true(outcome.n_running_max <= limits[i].max_num_seqs);
+            assert_true(outcome.counts.n_preempted == 0 || outcome.counts.n_resumed_tokens > 0);
         }
     }
 }
@@ -319,43 +357,104 @@ static void samples_do_not_depend_on_limits_pages_or_order(void **state)
 static void samples_do_not_depend_on_drafts(void **state)
 {
     static const struct scheduler_limits plain = {
-        .max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = 256};
+        .max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = SEQUENCE_MAX};
     static const struct scheduler_limits limits[] = {
-        {.max_num_seqs = 1, .max_batch_tokens = 1, .max_sequence = 256, .n_drafts = 2},
-        {.max_num_seqs = 1, .max_batch_tokens = 5, .max_sequence = 256, .n_drafts = 8},
-        {.max_num_seqs = 3, .max_batch_tokens = 8, .max_sequence = 256, .n_drafts = 1},
-        {.max_num_seqs = 64, .max_batch_tokens = 8, .max_sequence = 256, .n_drafts = 3},
-        {.max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = 256, .n_drafts = 2},
-        {.max_num_seqs = 5, .max_batch_tokens = 17, .max_sequence = 198, .n_drafts = 4},
+        {.max_num_seqs = 1, .max_batch_tokens = 1, .max_sequence = SEQUENCE_MAX, .n_drafts = 2},
+        {.max_num_seqs = 1, .max_batch_tokens = 5, .max_sequence = SEQUENCE_MAX, .n_drafts = 8},
+        {.max_num_seqs = 3, .max_batch_tokens = 8, .max_sequence = SEQUENCE_MAX, .n_drafts = 1},
+        {.max_num_seqs = 64, .max_batch_tokens = 8, .max_sequence = SEQUENCE_MAX, .n_drafts = 3},
+        {.max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = SEQUENCE_MAX, .n_drafts = 2},
+        {.max_num_seqs = 5, .max_batch_tokens = 17, .max_sequence = SEQUENCE_MAX, .n_drafts = 4},
     };
-    static const size_t n_pages[] = {512, 5, 9};
     static struct outcome reference;
     static struct outcome outcome;
     (void)state;
 
-    run_all(&plain, 512, false, &reference);
+    run_all(&plain, PAGES_MAX, false, &reference);
     assert_int_equal(reference.n_fed, 0);
     for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
-        for (size_t j = 0; j < 6; j++) {
-            run_all(&limits[i], n_pages[j / 2], j % 2 == 1, &outcome);
-            assert_memory_equal(outcome.tokens, reference.tokens, sizeof(outcome.tokens));
-            assert_memory_equal(outcome.n_tokens, reference.n_tokens, sizeof(outcome.n_tokens));
-            assert_memory_equal(outcome.finish, reference.finish, sizeof(outcome.finish));
+        for (size_t j = 0; j < 2 * N_PAGES_TRIED; j++) {
+            run_all(&limits[i], n_pages_tried[j / 2], j % 2 == 1, &outcome);
+            check_same(&outcome, &reference);
             assert_true(outcome.n_fed > 0 || limits[i].max_batch_tokens == 1);
             assert_true(outcome.n_right <= outcome.n_fed);
         }
     }
 }
 
+/* The fewest pages that serve, and one more at a time until nobody has to go. */
+static void samples_survive_any_number_of_preemptions(void **state)
+{
+    static const struct scheduler_limits limits[] = {
+        {.max_num_seqs = 64, .max_batch_tokens = 64, .max_sequence = SEQUENCE_MAX},
+        {.max_num_seqs = 17, .max_batch_tokens = 7, .max_sequence = SEQUENCE_MAX},
+        {.max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = SEQUENCE_MAX, .n_drafts = 3},
+    };
+    static struct outcome reference;
+    static struct outcome outcome;
+    (void)state;
+
+    run_all(&limits[0], PAGES_MAX, false, &reference);
+    for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+        size_t n_preempted = 0;
+
+        for (size_t n = PAGES_MIN; n < 80; n += 1 + n / 8) {
+            run_all(&limits[i], n, n % 2 == 1, &outcome);
+            check_same(&outcome, &reference);
+            n_preempted += outcome.counts.n_preempted;
+        }
+        assert_true(n_preempted > 50);
+    }
+}
+
+/* Room for everybody's full length: reserving it would have admitted no more. */
+static void nobody_is_preempted_where_all_fit(void **state)
+{
+    static const struct scheduler_limits limits = {
+        .max_num_seqs = 7, .max_batch_tokens = 64, .max_sequence = SEQUENCE_MAX};
+    static struct outcome outcome;
+    (void)state;
+
+    run_all(&limits, 7 * (kv_cache_pages_for(SEQUENCE_MAX) + 1), false, &outcome);
+    assert_int_equal(outcome.counts.n_preempted, 0);
+    assert_int_equal(outcome.n_running_max, 7);
+}
+
+/* Of full length, two would fit. */
+static void samples_are_admitted_by_what_they_need_now(void **state)
+{
+    static const struct scheduler_limits limits = {
+        .max_num_seqs = 5, .max_batch_tokens = 64, .max_sequence = SEQUENCE_MAX};
+    static struct paper paper;
+    static struct outcome outcome;
+    struct kv_cache *cache = NULL;
+    struct scheduler *scheduler = NULL;
+    (void)state;
+
+    memset(&outcome, 0, sizeof(outcome));
+    memset(&paper, 0xff, sizeof(paper));
+    paper.n_drafts = 0;
+    assert_int_equal(kv_cache_create(N_SAMPLES + 1 + N_SAMPLES, &cache), STATUS_OK);
+    assert_int_equal(scheduler_create(&limits, cache, &scheduler), STATUS_OK);
+    assert_int_equal(add_group(scheduler, 0), STATUS_OK);
+    assert_true(turn(scheduler, &paper, &outcome));
+    assert_int_equal(outcome.n_running_max, N_SAMPLES);
+    while (turn(scheduler, &paper, &outcome)) {
+    }
+    assert_int_equal(outcome.n_finished, N_SAMPLES);
+    scheduler_destroy(scheduler);
+    kv_cache_destroy(cache);
+}
+
 static void a_prompt_is_fed_once_for_all_samples_when_slots_suffice(void **state)
 {
     static const struct scheduler_limits limits = {
-        .max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = 256};
+        .max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = SEQUENCE_MAX};
     static struct outcome outcome;
     size_t n_want = 0;
     (void)state;
 
-    run_all(&limits, 512, false, &outcome);
+    run_all(&limits, PAGES_MAX, false, &outcome);
     for (size_t i = 0; i < N_GROUPS; i++) {
         n_want += prompt_length(i);
         for (size_t j = 0; j < N_SAMPLES; j++) {
@@ -368,7 +467,7 @@ static void a_prompt_is_fed_once_for_all_samples_when_slots_suffice(void **state
 static void a_sample_ends_at_the_end_token_or_at_its_length(void **state)
 {
     static const struct scheduler_limits limits = {
-        .max_num_seqs = 8, .max_batch_tokens = 64, .max_sequence = 256};
+        .max_num_seqs = 8, .max_batch_tokens = 64, .max_sequence = SEQUENCE_MAX};
     static struct outcome outcome;
     size_t n_stopped = 0;
     (void)state;
@@ -395,15 +494,15 @@ static void a_sample_ends_at_the_end_token_or_at_its_length(void **state)
 static void a_request_that_can_never_fit_is_refused(void **state)
 {
     static const struct scheduler_limits limits = {
-        .max_num_seqs = 2, .max_batch_tokens = 8, .max_sequence = 197};
+        .max_num_seqs = 2, .max_batch_tokens = 8, .max_sequence = SEQUENCE_MAX - 1};
     struct kv_cache *cache = NULL;
     struct scheduler *scheduler = NULL;
     (void)state;
 
-    assert_int_equal(kv_cache_create(3, &cache), STATUS_OK);
+    assert_int_equal(kv_cache_create(PAGES_MIN - 1, &cache), STATUS_OK);
     assert_int_equal(scheduler_create(&limits, cache, &scheduler), STATUS_OK);
-    assert_int_equal(add_group(scheduler, 6), STATUS_BAD_ARGUMENT); /* 175 + 23 tokens */
-    assert_int_equal(add_group(scheduler, 5), STATUS_BAD_ARGUMENT); /* 2 + 2 pages */
+    assert_int_equal(add_group(scheduler, 6), STATUS_BAD_ARGUMENT); /* a token too long */
+    assert_int_equal(add_group(scheduler, 5), STATUS_BAD_ARGUMENT); /* a page too long */
     assert_int_equal(add_group(scheduler, 2), STATUS_OK);
     assert_int_equal(scheduler_queued(scheduler), N_SAMPLES);
     scheduler_destroy(scheduler);
@@ -413,7 +512,7 @@ static void a_request_that_can_never_fit_is_refused(void **state)
 static void a_cancelled_group_gives_everything_back(void **state)
 {
     static const struct scheduler_limits limits = {
-        .max_num_seqs = 8, .max_batch_tokens = 64, .max_sequence = 256};
+        .max_num_seqs = 8, .max_batch_tokens = 64, .max_sequence = SEQUENCE_MAX};
     static struct paper paper;
     static struct outcome outcome;
     struct kv_cache *cache = NULL;
@@ -440,10 +539,109 @@ static void a_cancelled_group_gives_everything_back(void **state)
     kv_cache_destroy(cache);
 }
 
+/* Cancels the group at each turn in turn, until it is through before that. */
+static void a_preempted_group_may_be_cancelled_at_any_time(void **state)
+{
+    static const struct scheduler_limits limits = {
+        .max_num_seqs = 12, .max_batch_tokens = 32, .max_sequence = SEQUENCE_MAX};
+    static struct paper paper;
+    static struct outcome outcome;
+    size_t n_preempted = 0;
+    (void)state;
+
+    for (size_t n_turns = 1; n_turns < 3 * KV_BLOCK_TOKENS; n_turns++) {
+        struct kv_cache *cache = NULL;
+        struct scheduler *scheduler = NULL;
+
+        memset(&outcome, 0, sizeof(outcome));
+        assert_int_equal(kv_cache_create(PAGES_MIN + 5, &cache), STATUS_OK);
+        assert_int_equal(scheduler_create(&limits, cache, &scheduler), STATUS_OK);
+        assert_int_equal(add_group(scheduler, 3), STATUS_OK);
+        assert_int_equal(add_group(scheduler, 4), STATUS_OK);
+        assert_int_equal(add_group(scheduler, 2), STATUS_OK);
+        for (size_t i = 0; i < n_turns; i++) {
+            (void)turn(scheduler, &paper, &outcome);
+        }
+        n_preempted += scheduler_counts(scheduler).n_preempted > 0 ? 1 : 0;
+        scheduler_cancel(scheduler, 4);
+        while (turn(scheduler, &paper, &outcome)) {
+        }
+        for (size_t i = 0; i < N_SAMPLES; i++) {
+            assert_int_not_equal(outcome.n_tokens[3][i], 0);
+            assert_int_not_equal(outcome.n_tokens[2][i], 0);
+        }
+        assert_int_equal(kv_cache_n_used(cache), 0);
+        scheduler_destroy(scheduler);
+        kv_cache_destroy(cache);
+    }
+    assert_true(n_preempted > 0);
+}
+
+/* Groups of prompts with the same first blocks: the same again, and one that differs late. */
+static void add_alike(struct scheduler *scheduler, uint64_t id, int32_t last)
+{
+    static const int32_t samples[2] = {0, 1};
+    int32_t prompt[PROMPT_MAX];
+
+    for (size_t i = 0; i < PROMPT_MAX; i++) {
+        prompt[i] = (int32_t)i;
+    }
+    prompt[PROMPT_MAX - 1] = last;
+    assert_int_equal(scheduler_add(scheduler, &(struct engine_request){.seed = 1,
+                                                                       .group = id,
+                                                                       .prompt = prompt,
+                                                                       .n_prompt = PROMPT_MAX,
+                                                                       .samples = samples,
+                                                                       .n_samples = 2,
+                                                                       .max_tokens = 2}),
+                     STATUS_OK);
+}
+
+static size_t run_alike(struct scheduler *scheduler)
+{
+    static int32_t drawn[64];
+    static const float logp[64];
+    struct schedule_result result;
+    const struct schedule *schedule = scheduler_next(scheduler, 1);
+    size_t n_rows = 0;
+
+    while (schedule->n_rows > 0) {
+        n_rows += schedule->n_rows;
+        scheduler_accept(scheduler, drawn, logp, NULL, 0, &result);
+        schedule = scheduler_next(scheduler, 1);
+    }
+    return n_rows;
+}
+
+static void the_same_beginning_is_computed_once(void **state)
+{
+    static const struct scheduler_limits limits = {
+        .max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = SEQUENCE_MAX};
+    const size_t n_tail = PROMPT_MAX - 2 * KV_BLOCK_TOKENS;
+    struct kv_cache *cache = NULL;
+    struct scheduler *scheduler = NULL;
+    (void)state;
+
+    assert_int_equal(kv_cache_create(64, &cache), STATUS_OK);
+    assert_int_equal(scheduler_create(&limits, cache, &scheduler), STATUS_OK);
+    add_alike(scheduler, 1, -1);
+    add_alike(scheduler, 2, -2); /* at the same time: it waits a turn */
+    assert_int_equal(run_alike(scheduler), PROMPT_MAX + n_tail + 4);
+    add_alike(scheduler, 3, -1); /* later: the pages are still there */
+    assert_int_equal(run_alike(scheduler), n_tail + 2);
+    assert_int_equal(scheduler_counts(scheduler).n_prefix_tokens, 4 * KV_BLOCK_TOKENS);
+    assert_int_equal(scheduler_counts(scheduler).n_prompt_tokens, PROMPT_MAX + 2 * n_tail);
+    kv_cache_forget(cache);
+    add_alike(scheduler, 4, -1);
+    assert_int_equal(run_alike(scheduler), PROMPT_MAX + 2);
+    scheduler_destroy(scheduler);
+    kv_cache_destroy(cache);
+}
+
 static void create_and_add_fail_cleanly_at_every_allocation(void **state)
 {
     static const struct scheduler_limits limits = {
-        .max_num_seqs = 2, .max_batch_tokens = 8, .max_sequence = 256};
+        .max_num_seqs = 2, .max_batch_tokens = 8, .max_sequence = SEQUENCE_MAX};
     struct kv_cache *cache = NULL;
     (void)state;
 
@@ -471,11 +669,16 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(samples_do_not_depend_on_limits_pages_or_order),
         cmocka_unit_test(samples_do_not_depend_on_drafts),
+        cmocka_unit_test(samples_survive_any_number_of_preemptions),
+        cmocka_unit_test(nobody_is_preempted_where_all_fit),
+        cmocka_unit_test(samples_are_admitted_by_what_they_need_now),
         cmocka_unit_test(a_prompt_is_fed_once_for_all_samples_when_slots_suffice),
         cmocka_unit_test(a_sample_ends_at_the_end_token_or_at_its_length),
         cmocka_unit_test(a_request_that_can_never_fit_is_refused),
         cmocka_unit_test(a_cancelled_group_gives_everything_back),
+        cmocka_unit_test(a_preempted_group_may_be_cancelled_at_any_time),
+        cmocka_unit_test(the_same_beginning_is_computed_once),
         cmocka_unit_test(create_and_add_fail_cleanly_at_every_allocation),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, fill_draws, NULL);
 }

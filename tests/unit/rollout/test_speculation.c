@@ -15,7 +15,7 @@
 #define N_GROUPS ((size_t)5)
 #define N_SAMPLES ((size_t)4)
 #define MAX_TOKENS ((size_t)27)
-#define PROMPT_MAX ((size_t)40)
+#define PROMPT_MAX (2 * KV_BLOCK_TOKENS + 8)
 #define ROWS_MAX ((size_t)256)
 #define END_TOKEN 2
 
@@ -51,7 +51,8 @@ struct plan {
 
 static size_t prompt_length(size_t group)
 {
-    static const size_t lengths[N_GROUPS] = {1, 12, 16, 17, 40};
+    static const size_t lengths[N_GROUPS] = {1, KV_BLOCK_TOKENS - 4, KV_BLOCK_TOKENS,
+                                             KV_BLOCK_TOKENS + 1, PROMPT_MAX};
 
     return lengths[group];
 }
@@ -143,8 +144,8 @@ static struct engine *make_engine(struct policy *policy, const struct plan *plan
     return engine;
 }
 
-static struct engine_drafts run_engine(struct engine *engine, const struct model_config *model,
-                                       const struct plan *plan, struct outcome *outcome)
+static struct engine_stats run_engine(struct engine *engine, const struct model_config *model,
+                                      const struct plan *plan, struct outcome *outcome)
 {
     size_t n_tokens = 0;
     const uint64_t n_before = engine_tokens_drawn(engine);
@@ -165,22 +166,22 @@ static struct engine_drafts run_engine(struct engine *engine, const struct model
         n_tokens += outcome->n_tokens[i / N_SAMPLES][i % N_SAMPLES];
     }
     assert_int_equal(engine_tokens_drawn(engine) - n_before, n_tokens);
-    return engine_drafts(engine);
+    return engine_stats(engine);
 }
 
-static struct engine_drafts run_plan(const struct plan *plan, struct outcome *outcome)
+static struct engine_stats run_plan(const struct plan *plan, struct outcome *outcome)
 {
     struct backend *backend = NULL;
     const size_t n_live = memory_live_blocks();
     struct policy *policy = make_policy(plan, &backend);
     struct engine *engine = make_engine(policy, plan);
-    const struct engine_drafts drafts = run_engine(engine, policy_config(policy), plan, outcome);
+    const struct engine_stats stats = run_engine(engine, policy_config(policy), plan, outcome);
 
     engine_destroy(engine);
     policy_destroy(policy);
     backend_close(backend);
     assert_int_equal(memory_live_blocks(), n_live);
-    return drafts;
+    return stats;
 }
 
 static void samples_do_not_depend_on_drafts(void **state)
@@ -232,14 +233,14 @@ static void samples_do_not_depend_on_drafts(void **state)
                                  .precision = plan->precision};
             assert_int_equal(run_plan(&last, &reference).n_fed, 0);
         }
-        const struct engine_drafts drafts = run_plan(plan, &outcome);
+        const struct engine_stats stats = run_plan(plan, &outcome);
 
         assert_memory_equal(&outcome, &reference, sizeof(outcome));
         if (!plan->is_measured && plan->spec_max_batch == 0) {
-            assert_true(drafts.n_right > 0);
-            assert_true(drafts.n_fed > drafts.n_right); /* and wrong ones were rolled back */
-            assert_true(drafts.n_tokens > drafts.n_turns);
-            assert_true(drafts.n_tokens <= drafts.n_turns + drafts.n_right);
+            assert_true(stats.n_right > 0);
+            assert_true(stats.n_fed > stats.n_right); /* and wrong ones were rolled back */
+            assert_true(stats.n_turn_tokens > stats.n_turns);
+            assert_true(stats.n_turn_tokens <= stats.n_turns + stats.n_right);
         }
     }
 }
@@ -250,9 +251,9 @@ static void drafts_save_turns(void **state)
     static struct outcome outcome;
     (void)state;
 
-    const struct engine_drafts drafts = run_plan(&plan, &outcome);
-    assert_true(drafts.n_turns < drafts.n_tokens);
-    assert_true(drafts.n_fed <= drafts.n_turns);
+    const struct engine_stats stats = run_plan(&plan, &outcome);
+    assert_true(stats.n_turns < stats.n_turn_tokens);
+    assert_true(stats.n_fed <= stats.n_turns);
 }
 
 static void an_engine_draws_the_same_after_other_weights_and_measuring(void **state)
@@ -305,9 +306,9 @@ static void a_broken_module_costs_no_token(void **state)
     }
     assert_int_equal(policy_refresh(policy), STATUS_OK);
     struct engine *engine = make_engine(policy, &plan);
-    const struct engine_drafts drafts = run_engine(engine, policy_config(policy), &plan, &outcome);
+    const struct engine_stats stats = run_engine(engine, policy_config(policy), &plan, &outcome);
     assert_memory_equal(&outcome, &want, sizeof(want));
-    assert_int_equal(drafts.n_right, 0);
+    assert_int_equal(stats.n_right, 0);
     engine_destroy(engine);
     policy_destroy(policy);
     backend_close(backend);
