@@ -15,10 +15,10 @@
 
 #include "tests/support/support.h"
 
-#define N_GROUPS ((size_t)5)
-#define N_SAMPLES ((size_t)4)
-#define MAX_TOKENS (4 * KV_BLOCK_TOKENS + 3)
-#define PROMPT_MAX (2 * KV_BLOCK_TOKENS + 5)
+#define N_GROUPS ((size_t)3)
+#define N_SAMPLES ((size_t)5)
+#define MAX_TOKENS (3 * KV_BLOCK_TOKENS - 5)
+#define PROMPT_MAX (KV_BLOCK_TOKENS + 5)
 #define SEQUENCE_MAX (PROMPT_MAX + MAX_TOKENS)
 #define ROWS_MAX ((size_t)256)
 #define DRAFTS ((size_t)3)
@@ -57,8 +57,7 @@ static struct policy *make_policy(enum precision precision, size_t n_threads, si
 
 static size_t prompt_length(size_t group)
 {
-    static const size_t lengths[N_GROUPS] = {KV_BLOCK_TOKENS + 3, 1, PROMPT_MAX, KV_BLOCK_TOKENS,
-                                             2 * KV_BLOCK_TOKENS};
+    static const size_t lengths[N_GROUPS] = {KV_BLOCK_TOKENS + 3, 1, PROMPT_MAX};
 
     return lengths[group];
 }
@@ -66,7 +65,7 @@ static size_t prompt_length(size_t group)
 /* n_common: tokens that all prompts begin with. */
 static void submit(struct engine *engine, size_t vocab, size_t group, size_t n_common)
 {
-    static const int32_t samples[N_SAMPLES] = {0, 1, 2, 3};
+    static const int32_t samples[N_SAMPLES] = {0, 1, 2, 3, 4};
     int32_t prompt[PROMPT_MAX];
 
     for (size_t i = 0; i < prompt_length(group); i++) {
@@ -79,7 +78,7 @@ static void submit(struct engine *engine, size_t vocab, size_t group, size_t n_c
                                          .n_prompt = prompt_length(group),
                                          .samples = samples,
                                          .n_samples = N_SAMPLES,
-                                         .max_tokens = MAX_TOKENS - group * KV_BLOCK_TOKENS / 3,
+                                         .max_tokens = MAX_TOKENS - group * 7,
                                          .sampling = {.temperature = 1.0F, .top_p = 1.0F}}));
 }
 
@@ -163,8 +162,8 @@ static const struct setting others[] = {{0, 17, 7, 1}, {1, 64, 64, 4}, {3, 3, 7,
 static void preemption_changes_no_bit(void **state)
 {
     static const struct setting settings[] = {
-        {0, 1, 1, 0}, {0, 3, 1, 0},  {0, 17, 7, 2},  {0, 64, 64, 1}, {0, 64, 64, 6},
-        {3, 1, 7, 0}, {3, 3, 64, 1}, {1, 17, 64, 2}, {2, 64, 7, 5},
+        {0, 1, 64, 0}, {0, 3, 1, 0},  {0, 17, 7, 2},  {0, 64, 64, 1},
+        {3, 1, 7, 0},  {3, 3, 64, 0}, {1, 17, 64, 2}, {2, 64, 7, 5},
     };
 
     (void)state;
@@ -207,7 +206,7 @@ static void a_known_beginning_changes_no_bit(void **state)
     for (size_t i = 0; i < N_GROUPS; i++) {
         struct engine *engine = make_engine(policy, &roomy); /* which knows nothing */
 
-        submit(engine, vocab, i, 2 * KV_BLOCK_TOKENS);
+        submit(engine, vocab, i, KV_BLOCK_TOKENS + 1);
         run(engine, &reference);
         assert_int_equal(engine_stats(engine).n_prefix_tokens, 0);
         engine_destroy(engine);
@@ -219,7 +218,7 @@ static void a_known_beginning_changes_no_bit(void **state)
         for (size_t round = 0; round < 2; round++) {
             memset(&outcome, 0, sizeof(outcome));
             for (size_t j = 0; j < N_GROUPS; j++) {
-                submit(engine, vocab, j, 2 * KV_BLOCK_TOKENS);
+                submit(engine, vocab, j, KV_BLOCK_TOKENS + 1);
             }
             run(engine, &outcome);
             assert_memory_equal(&outcome, &reference, sizeof(outcome));
@@ -227,7 +226,7 @@ static void a_known_beginning_changes_no_bit(void **state)
             n_prefix_tokens = engine_stats(engine).n_prefix_tokens;
         }
         assert_ok(engine_measure(engine)); /* as when other weights have come */
-        submit(engine, vocab, 2, 2 * KV_BLOCK_TOKENS);
+        submit(engine, vocab, 2, KV_BLOCK_TOKENS + 1);
         memset(&outcome, 0, sizeof(outcome));
         run(engine, &outcome);
         assert_true(engine_stats(engine).n_prefix_tokens == n_prefix_tokens ||
