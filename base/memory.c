@@ -53,24 +53,44 @@ static void *take_block(size_t n_bytes)
     return block;
 }
 
+/* The whole pages of n bytes: where they begin; *n_bytes 0 when there are none. */
+static unsigned char *whole_pages(unsigned char *bytes, size_t n, size_t *n_bytes)
+{
+    const size_t page = 4096;
+    const uintptr_t begin = ((uintptr_t)bytes + page - 1) / page * page;
+    const uintptr_t end = ((uintptr_t)bytes + n) / page * page;
+
+    *n_bytes = end > begin ? end - begin : 0;
+    return bytes + (begin - (uintptr_t)bytes);
+}
+
+void memory_forget(void *bytes, size_t n)
+{
+    size_t n_bytes;
+    unsigned char *pages = whole_pages(bytes, n, &n_bytes);
+
+    if (n_bytes > 0 && madvise(pages, n_bytes, MADV_DONTNEED) != 0) {
+        memset(pages, 0, n_bytes);
+    }
+}
+
 /* Zeroes a block. Large ones are not touched: the kernel takes their pages back and gives zeroed
  * ones on first use, so a buffer sized for the worst case costs only what is used of it. */
 static void zero(unsigned char *block, size_t n_bytes)
 {
-    const size_t page = 4096;
-    const uintptr_t begin = ((uintptr_t)block + page - 1) / page * page;
-    const uintptr_t end = ((uintptr_t)block + n_bytes) / page * page;
-    unsigned char *pages = block + (begin - (uintptr_t)block);
+    size_t n_inner;
+    unsigned char *pages = whole_pages(block, n_bytes, &n_inner);
+    const size_t n_before = (size_t)(pages - block);
 
-    if (n_bytes < LARGE_BYTES || madvise(pages, end - begin, MADV_DONTNEED) != 0) {
+    if (n_bytes < LARGE_BYTES || madvise(pages, n_inner, MADV_DONTNEED) != 0) {
         memset(block, 0, n_bytes);
         return;
     }
     if (n_bytes >= HUGE_BYTES) {
-        (void)madvise(pages, end - begin, MADV_HUGEPAGE); /* fewer, larger pages; only faster */
+        (void)madvise(pages, n_inner, MADV_HUGEPAGE); /* fewer, larger pages; only faster */
     }
-    memset(block, 0, begin - (uintptr_t)block);
-    memset(pages + (end - begin), 0, (uintptr_t)block + n_bytes - end);
+    memset(block, 0, n_before);
+    memset(pages + n_inner, 0, n_bytes - n_before - n_inner);
 }
 
 enum status memory_alloc(size_t n, size_t size, void *out_pointer)

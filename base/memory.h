@@ -16,6 +16,9 @@ MUST_CHECK enum status memory_alloc(size_t n, size_t size, void *out_pointer);
 MUST_CHECK enum status memory_resize(size_t old_bytes, size_t n, size_t size, void *block_pointer);
 /* Frees a block of memory_alloc; NULL is legal. */
 void memory_free(void *block);
+/* n bytes inside a block are needed no more: whole pages of them are given back to the kernel and
+ * read as zeros until they are written again; what lies in other pages stays. */
+void memory_forget(void *bytes, size_t n);
 /* Copy of text (n bytes, then NUL). Free with memory_free. */
 MUST_CHECK enum status memory_copy_text(const char *text, size_t n, char **out);
 

@@ -3,6 +3,7 @@
 #include "model/policy.h"
 #include "rollout/engine.h"
 #include "rollout/rollout.h"
+#include "rollout/weights_fetch.h"
 #include "trainer/grpo.h"
 #include "trainer/learner.h"
 #include "trainer/setup.h"
@@ -73,7 +74,7 @@ static enum status measure_sampler(const struct run_config *run, const struct mo
     TRY(policy_measure(model, &sizes, &policy));
     TRY(engine_pages(&options, policy.cache_page, &n_pages));
     set_policy(&policy, options.max_batch_tokens, out);
-    out->bytes[MODEL_MEMORY_RECEIVED] = policy.weights;
+    out->bytes[MODEL_MEMORY_RECEIVED] = policy.arriving + FETCH_WINDOW * WEIGHTS_CHUNK_BYTES;
     out->bytes[MODEL_MEMORY_CACHE] = n_pages * policy.cache_page;
     add_up(out);
     return STATUS_OK;

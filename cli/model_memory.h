@@ -12,7 +12,7 @@
 enum model_memory_kind {
     MODEL_MEMORY_WEIGHTS,
     MODEL_MEMORY_PACKED,      /* copies as the kernels read them */
-    MODEL_MEMORY_RECEIVED,    /* the next version of the weights while it arrives */
+    MODEL_MEMORY_RECEIVED,    /* what of the next version waits to be packed */
     MODEL_MEMORY_GRADIENTS,   /* a tied head's own part included */
     MODEL_MEMORY_MOMENTS,     /* of the optimizer */
     MODEL_MEMORY_REFERENCE,   /* the frozen policy of grpo.beta, as a whole */

@@ -522,6 +522,9 @@ struct backend_ops {
     /* Device memory. alloc: zeroed, 64-byte aligned. upload/download: host <-> device, n bytes. */
     enum status (*alloc)(struct backend *, size_t n, size_t size, void *out_pointer);
     void (*release)(struct backend *, void *block);
+    /* n bytes inside a block are needed no more: the memory behind their whole pages is given back,
+     * and they are zeros until they are written again; the rest stays as it is. */
+    void (*forget)(struct backend *, void *device, size_t n);
     enum status (*upload)(struct backend *, void *device, const void *host, size_t n);
     enum status (*download)(struct backend *, void *host, const void *device, size_t n);
     /* function(context, i, part) for every i < n_parts, backend->n_parts of them at a time, and

@@ -75,6 +75,9 @@ enum status policy_create(struct backend *backend, const struct model_config *co
     if (options->unquantised == PRECISION_FP8) {
         return status_set(STATUS_BAD_ARGUMENT, "what FP8 leaves unquantised is fp32 or bf16");
     }
+    if (options->is_trainable && options->drops_weights) {
+        return status_set(STATUS_BAD_ARGUMENT, "a policy that learns keeps its weights");
+    }
     TRY(memory_alloc(1, sizeof(*policy), &policy));
     policy->backend = backend;
     policy->config = *config;
@@ -206,7 +209,8 @@ bool policy_recomputes(const struct policy *policy)
 struct policy_memory policy_memory(const struct policy *policy)
 {
     const struct model_config *config = &policy->config;
-    const size_t weights = policy->table->n_floats * sizeof(float);
+    size_t arriving = 0;
+    const size_t weights = policy_float_bytes(policy, &arriving);
     const size_t tied =
         config->has_tied_head ? config->vocab_size * config->hidden_size * sizeof(float) : 0;
 
@@ -215,6 +219,7 @@ struct policy_memory policy_memory(const struct policy *policy)
         .packed = policy->packed_words * sizeof(float),
         .gradients = policy->options.is_trainable ? weights + tied : 0,
         .activations = policy->buffer_bytes,
+        .arriving = arriving,
         .cache_page = policy_cache_page_bytes(policy),
     };
 }

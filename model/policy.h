@@ -41,6 +41,9 @@ struct policy_options {
     /* Latent attention as it is written down: kv_b a linear layer like the others, keys and values
      * of all heads in the cache. No backward pass. Other kinds of attention ignore it. */
     bool is_expanded;
+    /* Not trainable: weights that are read packed alone are given back once they are packed;
+     * policy_weights then holds zeros in their place until it is written again, as a whole. */
+    bool drops_weights;
 };
 
 /* Sizes everything at once; config is copied. Weights start as zeros: write policy_weights, then
@@ -65,6 +68,11 @@ float *policy_gradients(struct policy *policy); /* same layout; NULL unless trai
 MUST_CHECK enum status policy_finish_gradients(struct policy *policy);
 /* Packs the weights for the kernels; call after every change of policy_weights. */
 MUST_CHECK enum status policy_refresh(struct policy *policy);
+/* The same piece by piece, for weights that come in order: between the two the policy computes
+ * nothing of use. take: policy_weights [0, n_floats) are there, more from call to call, in the end
+ * all of the table's. */
+void policy_begin_weights(struct policy *policy);
+MUST_CHECK enum status policy_take_weights(struct policy *policy, size_t n_floats);
 /* What module 0 reads: the trunk before its final norm, or (the default) after it. Starts as the
  * configuration has it. */
 void policy_set_mtp_input(struct policy *policy, bool is_pre_norm);
@@ -73,6 +81,7 @@ bool policy_recomputes(const struct policy *policy);
 /* Bytes held, for the memory table: weights, packed copies, gradients, activations. */
 struct policy_memory {
     size_t weights, packed, gradients, activations;
+    size_t arriving;   /* of the largest weight that is dropped once it is packed */
     size_t cache_page; /* of one page over all layers; none is held */
 };
 struct policy_memory policy_memory(const struct policy *policy);

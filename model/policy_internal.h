@@ -9,7 +9,7 @@
  *   policy_balance.c the balance loss of routers          policy_draft.c   drafts of modules
  *   policy_part.c    a forward cut for threads
  *   policy_indexer.c the indexer of sparse attention      policy_indexer_backward.c  its losses
- *   policy_recompute.c  activations made again
+ *   policy_recompute.c  activations made again            policy_receive.c weights that come
  *
  * Letters: T rows, d hidden_size, rq q_lora_rank, rk kv_lora_rank, H heads. Row strides are padded
  * (policy_stride), so buffers are (T, stride). */
@@ -144,6 +144,12 @@ struct policy_mtp_module {
 /* A run of a forward's spans that one thread takes through the whole step (policy_part.c). */
 struct policy_part;
 
+/* How far policy_take_weights is. */
+struct policy_taking {
+    size_t n_rows, n_packs;
+    size_t dropped_from; /* where the rows begin that are dropped up to here, in floats */
+};
+
 struct policy {
     struct backend *backend; /* borrowed; of a part: its own */
     struct model_config config;
@@ -156,8 +162,9 @@ struct policy {
     float *packed;
     void *buffers; /* one block: all activations and scratch */
     size_t packed_words, buffer_bytes;
-    struct pack_args *packs;
+    struct pack_args *packs; /* by src */
     size_t n_packs;
+    struct policy_taking taking;
 
     size_t embedding, final_norm, head; /* offsets of rows */
     float *w_head, *t_head;
@@ -260,6 +267,8 @@ void policy_sizes_fill(struct policy *policy);
 MUST_CHECK enum status policy_layout_measure(struct policy *policy);
 MUST_CHECK enum status policy_layout_create(struct policy *policy);
 /* policy_pack.c: offsets and sizes of packed copies; then the copies and the list of packs. */
+/* policy_receive.c: bytes of floats that stay, and of the largest row that does not. */
+size_t policy_float_bytes(const struct policy *policy, size_t *largest_dropped);
 void policy_packs_measure(struct policy *policy);
 MUST_CHECK enum status policy_packs_create(struct policy *policy);
 

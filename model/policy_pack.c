@@ -6,6 +6,7 @@
 #include "model/policy_plan_internal.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 enum precision policy_linear(const struct policy *policy)
 {
@@ -366,6 +367,14 @@ void policy_packs_measure(struct policy *policy)
     policy->n_packs = plan.n_packs;
 }
 
+/* In the order of what they read, which is the order that weights come in. */
+static int compare_packs(const void *a, const void *b)
+{
+    const struct pack_args *left = a, *right = b;
+
+    return (left->src > right->src) - (left->src < right->src);
+}
+
 enum status policy_packs_create(struct policy *policy)
 {
     struct policy_plan plan = {.policy = policy};
@@ -376,13 +385,6 @@ enum status policy_packs_create(struct policy *policy)
     plan.base = policy->packed;
     plan.packs = policy->packs;
     plan_all(&plan);
-    return STATUS_OK;
-}
-
-enum status policy_refresh(struct policy *policy)
-{
-    for (size_t i = 0; i < policy->n_packs; i++) {
-        TRY(policy->backend->ops->pack(policy->backend, &policy->packs[i]));
-    }
+    qsort(policy->packs, policy->n_packs, sizeof(policy->packs[0]), compare_packs);
     return STATUS_OK;
 }

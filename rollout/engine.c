@@ -28,7 +28,8 @@ struct policy_options engine_policy_options(const struct engine_options *options
                                    .max_draws = options->max_num_seqs,
                                    .n_drafts = options->n_drafts,
                                    .precision = options->precision,
-                                   .unquantised = precision_unquantised(options->precision)};
+                                   .unquantised = precision_unquantised(options->precision),
+                                   .drops_weights = true};
 }
 
 /* What was asked for, or enough that only slots limit how many sequences

@@ -7,6 +7,7 @@
 #include "base/process.h"
 #include "base/run_paths.h"
 #include "model/precision.h"
+#include "model/weights.h"
 #include "rollout/worker_internal.h"
 
 #include <unistd.h>
@@ -84,7 +85,8 @@ static enum status open_model(struct worker *worker, const struct engine_options
     TRY(tokenizer_load(dir, &worker->tokenizer));
     TRY(backend_open(worker->config->run.device, thread_count(worker->config), &worker->backend));
     TRY(policy_create(worker->backend, &model, &policy_options, &worker->policy));
-    TRY(weights_fetch_create(policy_table(worker->policy)->n_floats, &worker->fetch));
+    TRY(weights_fetch_create(policy_table(worker->policy)->n_floats, policy_weights(worker->policy),
+                             &worker->fetch));
     return engine_create(worker->policy, options, &worker->engine);
 }
 
@@ -93,11 +95,11 @@ static void log_memory(const struct worker *worker)
     const struct policy_memory memory = policy_memory(worker->policy);
 
     log_info("rollout",
-             "device=%s threads=%zu weights_mib=%zu packed_mib=%zu shadow_mib=%zu "
+             "device=%s threads=%zu weights_mib=%zu packed_mib=%zu arriving_mib=%zu "
              "activations_mib=%zu kv_cache_mib=%zu",
              worker->backend->name, worker->backend->n_threads, memory.weights / MEBI,
-             memory.packed / MEBI, memory.weights / MEBI, memory.activations / MEBI,
-             engine_cache_bytes(worker->engine) / MEBI);
+             memory.packed / MEBI, (memory.arriving + FETCH_WINDOW * WEIGHTS_CHUNK_BYTES) / MEBI,
+             memory.activations / MEBI, engine_cache_bytes(worker->engine) / MEBI);
 }
 
 static enum status open_outbox(struct worker *worker, size_t max_num_seqs)

@@ -9,29 +9,28 @@
 enum chunk_state { CHUNK_MISSING, CHUNK_ASKED, CHUNK_HERE };
 
 struct weights_fetch {
-    float *shadow;
+    float *weights; /* borrowed */
     size_t n_floats, bytes, n_chunks;
     unsigned char *states; /* (n_chunks) enum chunk_state */
     struct digest128 *digests;
     struct weights_id id;
     bool is_active, has_info, has_asked_info;
     size_t n_here, n_asked, n_bad;
+    size_t n_leading;    /* chunks that are here without one missing before them */
     int64_t progress_us; /* last time that something useful came or was asked anew */
 };
 
-enum status weights_fetch_create(size_t n_floats, struct weights_fetch **out)
+enum status weights_fetch_create(size_t n_floats, float *weights, struct weights_fetch **out)
 {
     struct weights_fetch *fetch = NULL;
 
     *out = NULL;
     TRY(memory_alloc(1, sizeof(*fetch), &fetch));
+    fetch->weights = weights;
     fetch->n_floats = n_floats;
     fetch->bytes = n_floats * sizeof(float);
     fetch->n_chunks = weights_chunks(n_floats);
-    enum status status = memory_alloc(n_floats, sizeof(float), &fetch->shadow);
-    if (status == STATUS_OK) {
-        status = memory_alloc(fetch->n_chunks, 1, &fetch->states);
-    }
+    enum status status = memory_alloc(fetch->n_chunks, 1, &fetch->states);
     if (status == STATUS_OK) {
         status = memory_alloc(fetch->n_chunks, sizeof(*fetch->digests), &fetch->digests);
     }
@@ -50,7 +49,6 @@ void weights_fetch_destroy(struct weights_fetch *fetch)
     }
     memory_free(fetch->digests);
     memory_free(fetch->states);
-    memory_free(fetch->shadow);
     memory_free(fetch);
 }
 
@@ -61,6 +59,7 @@ void weights_fetch_begin(struct weights_fetch *fetch, const struct weights_id *i
     fetch->has_info = false;
     fetch->has_asked_info = false;
     fetch->n_here = 0;
+    fetch->n_leading = 0;
     fetch->n_asked = 0;
     fetch->n_bad = 0;
     fetch->progress_us = now_us;
@@ -197,9 +196,12 @@ enum status weights_fetch_chunk(struct weights_fetch *fetch, int64_t version, in
         }
         return STATUS_OK;
     }
-    memcpy((char *)fetch->shadow + chunk * WEIGHTS_CHUNK_BYTES, data, bytes);
+    memcpy((char *)fetch->weights + chunk * WEIGHTS_CHUNK_BYTES, data, bytes);
     fetch->states[chunk] = CHUNK_HERE;
     fetch->n_here++;
+    while (fetch->n_leading < fetch->n_chunks && fetch->states[fetch->n_leading] == CHUNK_HERE) {
+        fetch->n_leading++;
+    }
     fetch->progress_us = now_us;
     return STATUS_OK;
 }
@@ -209,7 +211,9 @@ bool weights_fetch_is_complete(const struct weights_fetch *fetch)
     return fetch->is_active && fetch->has_info && fetch->n_here == fetch->n_chunks;
 }
 
-const float *weights_fetch_data(const struct weights_fetch *fetch)
+size_t weights_fetch_ready(const struct weights_fetch *fetch)
 {
-    return fetch->shadow;
+    const size_t n = fetch->n_leading * (WEIGHTS_CHUNK_BYTES / sizeof(float));
+
+    return n < fetch->n_floats ? n : fetch->n_floats;
 }

@@ -1,6 +1,6 @@
-/* Owns the transfer of one weight version (reliability.md 5.4, I21): what to ask for next, a shadow
- * buffer that chunks go to, and their digests. Nothing is used before every chunk and the root fit.
- * Pure but for the buffer: messages are decoded and sent by the worker. */
+/* Owns the transfer of one weight version (reliability.md 5.4, I21): what to ask for next, where
+ * chunks go, and their digests. Nothing is sampled with before every chunk and the root fit. Pure
+ * but for the buffer: messages are decoded and sent by the worker. */
 #ifndef HONE_ROLLOUT_WEIGHTS_FETCH_H
 #define HONE_ROLLOUT_WEIGHTS_FETCH_H
 
@@ -17,8 +17,9 @@
 
 struct weights_fetch;
 
-/* n_floats: size of the model's flat buffer; a shadow of it is allocated here. */
-MUST_CHECK enum status weights_fetch_create(size_t n_floats, struct weights_fetch **out);
+/* weights: the model's flat buffer (n_floats), borrowed; chunks are written to it as they come. */
+MUST_CHECK enum status weights_fetch_create(size_t n_floats, float *weights,
+                                            struct weights_fetch **out);
 void weights_fetch_destroy(struct weights_fetch *fetch); /* NULL is legal */
 
 /* Starts on a version; whatever came of another one is forgotten. */
@@ -54,7 +55,7 @@ MUST_CHECK enum status weights_fetch_chunk(struct weights_fetch *fetch, int64_t 
                                            int64_t index, const void *data, size_t bytes,
                                            int64_t now_us);
 bool weights_fetch_is_complete(const struct weights_fetch *fetch);
-/* (n_floats) of the completed version. */
-const float *weights_fetch_data(const struct weights_fetch *fetch);
+/* Floats from the first on that are here. */
+size_t weights_fetch_ready(const struct weights_fetch *fetch);
 
 #endif

@@ -129,16 +129,11 @@ static void log_stats(struct worker *worker)
     worker->stats = now;
 }
 
-/* The version that came goes live, between two forwards and with nothing running on the old one. */
+/* The version that came, all of it packed, goes live. */
 static enum status install_weights(struct worker *worker)
 {
-    const struct weight_table *table = policy_table(worker->policy);
     const int64_t since_us = clock_now_us();
 
-    memcpy(policy_weights(worker->policy), weights_fetch_data(worker->fetch),
-           table->n_floats * sizeof(float));
-    worker->held.version = -1; /* until they are packed too */
-    TRY(policy_refresh(worker->policy));
     TRY(engine_measure(worker->engine));
     worker->held = *weights_fetch_id(worker->fetch);
     weights_fetch_end(worker->fetch);
@@ -168,7 +163,17 @@ static enum status request_chunks(struct worker *worker)
     return STATUS_OK;
 }
 
-/* Fetches the weights that the next work item names while the present ones still sample. */
+/* From here on the policy's weights are those of no version. */
+static void begin_weights(struct worker *worker, const struct weights_id *id)
+{
+    worker->held.version = -1;
+    policy_begin_weights(worker->policy);
+    weights_fetch_begin(worker->fetch, id, clock_now_us());
+}
+
+/* Fetches the weights that the next work item names into the place of the present ones, once
+ * nothing samples with those: a step's weights exist when its samples are done, so nobody waits,
+ * and a worker holds one version. They are packed as they come. */
 static enum status advance_weights(struct worker *worker)
 {
     const struct work *wanted = work_queue_wanted(&worker->queue, &worker->held);
@@ -177,15 +182,16 @@ static enum status advance_weights(struct worker *worker)
         weights_fetch_end(worker->fetch);
         return STATUS_OK;
     }
+    if (!engine_is_idle(worker->engine)) {
+        return STATUS_OK;
+    }
     if (!weights_fetch_is_active(worker->fetch) ||
         !weights_id_equal(weights_fetch_id(worker->fetch), &wanted->weights)) {
-        weights_fetch_begin(worker->fetch, &wanted->weights, clock_now_us());
+        begin_weights(worker, &wanted->weights);
     }
     TRY(request_chunks(worker));
-    if (weights_fetch_is_complete(worker->fetch) && engine_is_idle(worker->engine)) {
-        return install_weights(worker);
-    }
-    return STATUS_OK;
+    TRY(policy_take_weights(worker->policy, weights_fetch_ready(worker->fetch)));
+    return weights_fetch_is_complete(worker->fetch) ? install_weights(worker) : STATUS_OK;
 }
 
 static enum status start_work(struct worker *worker)

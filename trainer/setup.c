@@ -197,6 +197,7 @@ struct policy_options setup_reference_options(const struct policy_options *train
 
     options.is_trainable = false;
     options.recomputes = false;
+    options.drops_weights = true;
     return options;
 }
 

@@ -371,6 +371,12 @@ void cpu_release(struct backend *backend, void *block)
     memory_free(block);
 }
 
+void cpu_forget(struct backend *backend, void *device, size_t n)
+{
+    (void)backend;
+    memory_forget(device, n);
+}
+
 enum status cpu_upload(struct backend *backend, void *device, const void *host, size_t n)
 {
     (void)backend;

@@ -49,6 +49,7 @@ void cpu_math_map(struct backend *backend, enum cpu_math function, const float *
 /* Entries of the op table. */
 enum status cpu_alloc(struct backend *backend, size_t n, size_t size, void *out_pointer);
 void cpu_release(struct backend *backend, void *block);
+void cpu_forget(struct backend *backend, void *device, size_t n);
 enum status cpu_upload(struct backend *backend, void *device, const void *host, size_t n);
 enum status cpu_download(struct backend *backend, void *host, const void *device, size_t n);
 enum status cpu_run_parts(struct backend *backend, size_t n_parts, backend_part *function,

@@ -164,3 +164,20 @@ void support_assert_status(enum status status, enum status wanted, const char *p
         _fail(file, line);
     }
 }
+
+struct support_memory support_memory(void)
+{
+    const size_t page = 4096;
+    char text[256];
+    char *at = text;
+    size_t pages[3];
+    FILE *file = fopen("/proc/self/statm", "r");
+
+    assert_non_null(file);
+    assert_non_null(fgets(text, sizeof(text), file));
+    assert_int_equal(fclose(file), 0);
+    for (size_t i = 0; i < 3; i++) { /* all, resident, of files */
+        pages[i] = strtoull(at, &at, 10);
+    }
+    return (struct support_memory){.resident = pages[1] * page, .mapped_files = pages[2] * page};
+}

@@ -37,6 +37,13 @@ typedef enum status support_attempt(void *context);
  * leave the number of live blocks unchanged. Returns how many failure points there were. */
 size_t support_fail_allocations(support_attempt *attempt, void *context);
 
+/* Bytes of memory that this process holds, and of mapped files among them. The kernel counts
+ * loosely: some hundreds of pages may be late. */
+struct support_memory {
+    size_t resident, mapped_files;
+};
+struct support_memory support_memory(void);
+
 /* Fails the test, printing the thread's message, unless the status is STATUS_OK. */
 #define assert_ok(expression) support_assert_ok((expression), #expression, __FILE__, __LINE__)
 void support_assert_ok(enum status status, const char *expression, const char *file, int line);

@@ -36,6 +36,7 @@ const struct backend_ops ISA(cpu_ops) = {
     .fill = ISA(op_fill),
     .alloc = cpu_alloc,
     .release = cpu_release,
+    .forget = cpu_forget,
     .upload = cpu_upload,
     .download = cpu_download,
     .run_parts = cpu_run_parts,

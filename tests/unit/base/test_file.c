@@ -149,21 +149,9 @@ static void a_full_disk_is_told_with_path_and_bytes(void **state)
     assert_status(file_writer_commit(writer), STATUS_NO_SPACE, "/dev/full: cannot write 4 bytes");
 }
 
-/* Pages of mapped files that this process holds. */
-static size_t mapped_pages(void)
-{
-    size_t total = 0, resident = 0, shared = 0;
-    FILE *file = fopen("/proc/self/statm", "r");
-
-    assert_non_null(file);
-    assert_int_equal(fscanf(file, "%zu %zu %zu", &total, &resident, &shared), 3);
-    assert_int_equal(fclose(file), 0);
-    return shared;
-}
-
 static void a_reader_can_give_back_what_it_has_read(void **state)
 {
-    const size_t n_bytes = (size_t)16 << 20, quarter = n_bytes / 4 + 1, page = 4096;
+    const size_t n_bytes = (size_t)16 << 20, quarter = n_bytes / 4 + 1;
     unsigned char *bytes;
     struct file_map map;
 
@@ -175,12 +163,12 @@ static void a_reader_can_give_back_what_it_has_read(void **state)
     assert_ok(file_map_open(path_in(*state, "large"), &map));
     assert_memory_equal(map.data, bytes, n_bytes);
 
-    const size_t before = mapped_pages();
+    const size_t before = support_memory().mapped_files;
 
     for (size_t begin = 0; begin < n_bytes; begin += quarter) {
         file_map_forget(&map, begin, begin + quarter < n_bytes ? begin + quarter : n_bytes);
     }
-    assert_true(mapped_pages() + n_bytes / page / 2 < before); /* the kernel counts loosely */
+    assert_true(support_memory().mapped_files + n_bytes / 2 < before);
     assert_memory_equal(map.data, bytes, n_bytes);
     file_map_forget(&map, 0, n_bytes + 1); /* not of the map: nothing happens */
     file_map_close(&map);

@@ -180,6 +180,29 @@ static void a_reset_without_memory_keeps_the_largest_block(void **state)
     arena_destroy(arena);
 }
 
+static void forgotten_pages_are_zero_and_their_neighbours_stay(void **state)
+{
+    const size_t n = 5 * 4096 + 77, begin = 100, n_forgotten = 3 * 4096 + 50;
+    unsigned char *block;
+    size_t n_zero = 0;
+
+    (void)state;
+    assert_ok(memory_alloc(n, 1, &block));
+    memset(block, 7, n);
+    memory_forget(block + begin, n_forgotten);
+    for (size_t i = 0; i < n; i++) {
+        const bool is_inside = i >= begin && i < begin + n_forgotten;
+
+        assert_true(block[i] == 7 || (is_inside && block[i] == 0));
+        n_zero += block[i] == 0;
+    }
+    assert_true(n_zero == 2 * (size_t)4096 || n_zero == 3 * (size_t)4096); /* whole pages */
+    memset(block, 1, n);
+    memory_forget(block + 1, 4000); /* no whole page */
+    assert_true(block[1] == 1 && block[4000] == 1);
+    memory_free(block);
+}
+
 static enum status use_an_arena(void *context)
 {
     struct arena *arena;
@@ -212,6 +235,7 @@ int main(void)
         cmocka_unit_test(arena_blocks_do_not_overlap_and_are_zeroed_after_reset),
         cmocka_unit_test(a_steady_round_allocates_nothing),
         cmocka_unit_test(a_reset_without_memory_keeps_the_largest_block),
+        cmocka_unit_test(forgotten_pages_are_zero_and_their_neighbours_stay),
         cmocka_unit_test(short_memory_is_reported_at_every_point),
     };
 

@@ -149,14 +149,14 @@ static void sampler_uses(const char *name, const struct run_config *run,
     struct backend *backend = NULL;
     struct engine *engine = NULL;
     assert_ok(backend_open("cpu", 2, &backend));
-    struct policy *policy =
-        open_policy(backend, model,
-                    &(struct policy_options){.max_rows = options.max_batch_tokens,
-                                             .max_draws = options.max_num_seqs});
+    const struct policy_options policy_options = engine_policy_options(&options);
+    struct policy *policy = open_policy(backend, model, &policy_options);
+    const size_t given_back =
+        policy_table(policy)->n_floats * sizeof(float) - policy_memory(policy).weights;
 
     assert_ok(engine_create(policy, &options, &engine));
     sample(engine, model->vocab_size);
-    check(name, "worker", told, memory_live_bytes() - before);
+    check(name, "worker", told, memory_live_bytes() - before - given_back);
     engine_destroy(engine);
     policy_destroy(policy);
     backend_close(backend);

@@ -14,7 +14,7 @@
 #define N_CHUNKS 21u
 
 struct paper {
-    float *data;
+    float *data, *received;
     struct digest128 digests[N_CHUNKS];
     struct weights_id id;
     struct weights_fetch *fetch;
@@ -35,7 +35,8 @@ static int setup(void **state)
     const struct digest128 root = weights_digest(paper.data, N_FLOATS);
     paper.id.version = 4;
     (void)hash_hex(root.bytes, sizeof(root.bytes), paper.id.digest);
-    assert_int_equal(weights_fetch_create(N_FLOATS, &paper.fetch), STATUS_OK);
+    assert_int_equal(memory_alloc(N_FLOATS, sizeof(float), &paper.received), STATUS_OK);
+    assert_int_equal(weights_fetch_create(N_FLOATS, paper.received, &paper.fetch), STATUS_OK);
     *state = &paper;
     return 0;
 }
@@ -45,6 +46,7 @@ static int teardown(void **state)
     struct paper *paper = *state;
 
     weights_fetch_destroy(paper->fetch);
+    memory_free(paper->received);
     memory_free(paper->data);
     return 0;
 }
@@ -108,7 +110,8 @@ static void chunks_come_in_windows_and_make_the_version(void **state)
     }
     assert_true(weights_fetch_is_complete(paper->fetch));
     assert_false(weights_fetch_next(paper->fetch, 0, &request));
-    assert_memory_equal(weights_fetch_data(paper->fetch), paper->data, N_FLOATS * sizeof(float));
+    assert_int_equal(weights_fetch_ready(paper->fetch), N_FLOATS);
+    assert_memory_equal(paper->received, paper->data, N_FLOATS * sizeof(float));
 }
 
 static void what_is_missing_is_asked_for_again_after_a_stall(void **state)
@@ -147,7 +150,7 @@ static void a_damaged_chunk_is_never_used(void **state)
     }
     assert_int_equal(give_chunk(paper, 0, 0), STATUS_BAD_FORMAT);
     paper->data[3] -= 1.0F;
-    assert_true(weights_fetch_data(paper->fetch)[3] == 0.0F);
+    assert_true(paper->received[3] == 0.0F);
 }
 
 static void a_description_with_another_root_or_size_is_refused(void **state)
@@ -167,6 +170,27 @@ static void a_description_with_another_root_or_size_is_refused(void **state)
     assert_int_equal(give_info(paper), STATUS_OK);
 }
 
+static void what_is_ready_has_no_hole_in_it(void **state)
+{
+    struct paper *paper = *state;
+    const size_t n = WEIGHTS_CHUNK_BYTES / sizeof(float);
+
+    begin(paper);
+    assert_int_equal(weights_fetch_ready(paper->fetch), 0);
+    assert_int_equal(give_chunk(paper, 1, 0), STATUS_OK);
+    assert_int_equal(weights_fetch_ready(paper->fetch), 0);
+    assert_int_equal(give_chunk(paper, 0, 0), STATUS_OK);
+    assert_int_equal(weights_fetch_ready(paper->fetch), 2 * n);
+    assert_int_equal(give_chunk(paper, N_CHUNKS - 1, 0), STATUS_OK);
+    assert_int_equal(weights_fetch_ready(paper->fetch), 2 * n);
+    for (int64_t i = 2; i < N_CHUNKS - 1; i++) {
+        assert_int_equal(give_chunk(paper, i, 0), STATUS_OK);
+    }
+    assert_int_equal(weights_fetch_ready(paper->fetch), N_FLOATS);
+    begin(paper); /* anew */
+    assert_int_equal(weights_fetch_ready(paper->fetch), 0);
+}
+
 static void messages_of_another_version_are_ignored(void **state)
 {
     struct paper *paper = *state;
@@ -182,13 +206,14 @@ static void messages_of_another_version_are_ignored(void **state)
 static void create_fails_cleanly_at_every_allocation(void **state)
 {
     struct weights_fetch *fetch = NULL;
+    float weights[100];
     const size_t n_live = memory_live_blocks();
     enum status status = STATUS_NO_MEMORY;
     (void)state;
 
     for (long n = 0; status != STATUS_OK; n++) {
         memory_fail_after(n);
-        status = weights_fetch_create(100, &fetch);
+        status = weights_fetch_create(100, weights, &fetch);
         memory_fail_after(-1);
         if (status != STATUS_OK) {
             assert_int_equal(status, STATUS_NO_MEMORY);
@@ -211,6 +236,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_damaged_chunk_is_never_used, setup, teardown),
         cmocka_unit_test_setup_teardown(a_description_with_another_root_or_size_is_refused, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(what_is_ready_has_no_hole_in_it, setup, teardown),
         cmocka_unit_test_setup_teardown(messages_of_another_version_are_ignored, setup, teardown),
         cmocka_unit_test(create_fails_cleanly_at_every_allocation),
     };
