@@ -338,7 +338,7 @@ struct router_backward_args {
 /* Load balance (model.md 8) over the scores of a router: *loss += sum over rows t ascending of
  * weight_t v_t, v_t = sum over experts ascending of f_i s_ti / S_t, S_t the sum of row t's scores;
  * d_scores is the gradient with f held: weight_t / S_t (f_i - v_t). Sums are in double.
- *  - load given: f = load and weight_t = weight for every row; spans is not read.
+ *  - load given: f = load and weight_t = uses_t times weight; spans is not read.
  *  - load NULL: each span is a sequence of n rows with f_i = E / (K n) times how often its rows
  * took expert i, weight_t = weight / n. Spans cover the rows in order. What a row took: its
  * indices, or, where indices is NULL, the K largest of its scores, which is what V3's report counts
@@ -348,7 +348,9 @@ struct balance_loss_args {
     const int32_t *indices;      /* (T, K) or NULL */
     const struct kv_span *spans; /* host; first_row and n_rows count */
     size_t n_spans;
-    const double *load; /* (E), or NULL */
+    const double *load;   /* (E), or NULL */
+    const uint32_t *uses; /* (T) host, with load: rows that stand for several weigh that often;
+                             NULL: every row for itself */
     double weight;
     size_t n_rows, n_experts, top_k;
     float *d_scores; /* (T, E) out */

@@ -132,6 +132,7 @@ static void destroy_module_arrays(struct policy *policy)
 {
     for (size_t i = 0; policy->modules != NULL && i < policy->config.n_mtp_modules; i++) {
         memory_free(policy->modules[i].spans);
+        memory_free(policy->modules[i].uses);
         memory_free(policy->modules[i].of_row);
         memory_free(policy->modules[i].host_targets);
     }
@@ -164,6 +165,7 @@ void policy_destroy(struct policy *policy)
     memory_free(policy->host_targets);
     memory_free(policy->host_tokens);
     memory_free(policy->staging);
+    memory_free(policy->uses);
     memory_free(policy->blocks);
     memory_free(policy->spans);
     memory_free(policy->packs);
@@ -287,16 +289,17 @@ size_t policy_moe_layers(const struct policy *policy, const int32_t **layers)
 }
 
 enum status policy_count_experts(struct policy *policy, size_t moe_index,
-                                 const struct policy_activations *a, size_t n_rows)
+                                 const struct policy_activations *a,
+                                 const struct policy_block_rows *rows)
 {
     const struct policy_sizes *s = &policy->sizes;
-    const size_t n = n_rows * s->top_k;
+    const size_t n = rows->n_rows * s->top_k;
     uint32_t *counts = policy->counts + moe_index * s->n_experts;
 
     TRY(policy->backend->ops->download(policy->backend, policy->staging, a->indices,
                                        n * sizeof(int32_t)));
     for (size_t i = 0; i < n; i++) {
-        counts[policy->staging[i]]++;
+        counts[policy->staging[i]] += rows->uses[i / s->top_k];
     }
     return STATUS_OK;
 }

@@ -22,6 +22,9 @@ struct policy_options {
     /* Rows for each thread from which on policy_extend lets every thread take its own sequences
      * through the whole step; 0: where that pays. The bits are the same. */
     size_t part_rows_min;
+    /* Most tokens of the sequences of one policy_batch; a prefix counts for itself and in each
+     * sequence that continues it. 0: max_rows, which is all that batches without prefixes need. */
+    size_t max_entries;
     bool is_trainable; /* keep activations, transposed copies and gradients */
     size_t n_drafts;   /* tokens that policy_draft may draft behind a sequence: caches then hold
                           entries of the MTP modules too. 0, or no module: it drafts nothing */
@@ -147,12 +150,18 @@ struct policy_draft_args {
 MUST_CHECK enum status policy_draft(struct policy *policy, struct policy_cache *cache,
                                     const struct policy_draft_args *args);
 
-/* --- Training: a micro-batch of whole sequences, packed. --- */
+/* --- Training: a micro-batch of whole sequences, packed. Sequences that begin alike may share the
+ * rows of that beginning: a prefix, computed once, forward and backward. Log-probabilities are bit
+ * for bit those of whole sequences, gradients are equal up to rounding. --- */
 struct policy_batch {
     const int32_t *tokens; /* (n_rows) */
     size_t n_rows;
     const size_t *offsets; /* (n_sequences + 1) first row of each sequence */
     size_t n_sequences;
+    /* (n_sequences) whether a sequence goes on where a prefix ends: the nearest one before it that
+     * does not go on itself. NULL: none does. Not with an indexer's loss or a sequence's balance
+     * loss. */
+    const bool *continues;
     const int32_t *target_rows; /* rows that predict something, ascending */
     const int32_t *targets;     /* the token each predicts (usually tokens[row + 1]) */
     size_t n_targets;
@@ -171,7 +180,9 @@ MUST_CHECK enum status policy_backward(struct policy *policy, const float *g, co
  * sequence predicts token i + m + 2 from hidden row i (of the trunk, or of module m - 1) and the
  * embedding of token i + m + 1. target_rows[j] = the batch row of i (ascending, with m + 1 tokens
  * behind it in its sequence) and targets[j] = the token at i + m + 2. Modules run in order, from 0;
- * detached is the same for all. Log-probabilities are of the batch's sampling distribution. */
+ * detached is the same for all. Log-probabilities are of the batch's sampling distribution. The
+ * sequences that continue a prefix must begin with the same m + 1 tokens: its last rows read them.
+ */
 struct policy_mtp_args {
     size_t module;
     const int32_t *target_rows, *targets;
@@ -193,7 +204,8 @@ MUST_CHECK enum status policy_mtp_backward(struct policy *policy, const float *g
 double policy_forward_flops(const struct policy *policy);
 
 /* Tokens each expert took in the last policy_forward (and policy_mtp_forward): (n_moe_layers,
- * n_experts), adding to counts. The layers' indices are policy_moe_layers: MTP's last. */
+ * n_experts), adding to counts; a prefix' tokens count in each sequence that continues it. The
+ * layers' indices are policy_moe_layers: MTP's last. */
 size_t policy_moe_layers(const struct policy *policy, const int32_t **layers);
 void policy_expert_counts(const struct policy *policy, uint32_t *counts);
 /* Aux-loss-free balancing (model.md 8): b += gamma sign(mean load - load) for each layer. Then

@@ -196,6 +196,10 @@ enum status policy_balance_backward(struct policy *policy, const struct policy_l
     while ((size_t)policy->moe_layers[at] != index) {
         at++;
     }
+    if (policy->n_copies > 0 && !counts_update(state->kind)) {
+        return status_set(STATUS_BAD_ARGUMENT,
+                          "a batch with prefixes, and the balance loss of a sequence");
+    }
     const struct kv_span *spans = spans_of(policy, index, &n_spans);
 
     TRY(policy->backend->ops->balance_loss(
@@ -206,6 +210,7 @@ enum status policy_balance_backward(struct policy *policy, const struct policy_l
             .spans = spans,
             .n_spans = n_spans,
             .load = counts_update(state->kind) ? state->loads + at * n_experts : NULL,
+            .uses = policy->uses,
             .weight = state->weights[at],
             .n_rows = n_rows,
             .n_experts = n_experts,

@@ -30,20 +30,18 @@ static enum status store_head(struct policy *policy, const struct policy_activat
                                 .latent_stride = s->latent_stride,
                                 .rope_key = a->project + s->kv_at + s->kv_rank,
                                 .rope_key_stride = s->project_stride,
-                                .spans = rows->spans,
-                                .n_spans = rows->n_spans,
                                 .pages = rows->pages,
                                 .rk = s->nope,
                                 .dr = s->rope,
                                 .entry_at = head * head_floats(s),
                                 .to_pages = true};
 
-    TRY(policy->backend->ops->kv_copy(policy->backend, &args));
+    TRY(policy_copy_entries(policy, rows, &args));
     args.latent = row + s->nope;
     args.rk = s->v;
     args.dr = 0;
     args.entry_at += s->q_head;
-    return policy->backend->ops->kv_copy(policy->backend, &args);
+    return policy_copy_entries(policy, rows, &args);
 }
 
 /* latent, the rotated key -> entries. */

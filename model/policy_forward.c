@@ -1,89 +1,8 @@
-/* Owns the forward pass over a packed batch of whole sequences, and the head's log-probabilities.
- */
+/* Owns the forward pass over a packed batch, and the head's log-probabilities. */
 #include "base/memory.h"
 #include "model/policy_internal.h"
 
 #include <string.h>
-
-static enum status check_targets(const struct policy *policy, const struct policy_batch *batch)
-{
-    for (size_t i = 0; i < batch->n_targets; i++) {
-        const int32_t row = batch->target_rows[i];
-
-        if (row < 0 || (size_t)row >= batch->n_rows ||
-            (i > 0 && row <= batch->target_rows[i - 1])) {
-            return status_set(STATUS_BAD_ARGUMENT,
-                              "target row %zu is %d, want ascending rows below %zu", i, (int)row,
-                              batch->n_rows);
-        }
-    }
-    return policy_check_tokens(policy, "target", batch->targets, batch->n_targets);
-}
-
-static enum status check_batch(const struct policy *policy, const struct policy_batch *batch)
-{
-    if (batch->n_rows == 0 || batch->n_rows > policy->options.max_rows) {
-        return status_set(STATUS_BAD_ARGUMENT, "a batch of %zu rows, sized for 1 to %zu",
-                          batch->n_rows, policy->options.max_rows);
-    }
-    if (batch->n_sequences == 0 || batch->offsets[0] != 0 ||
-        batch->offsets[batch->n_sequences] != batch->n_rows) {
-        return status_set(STATUS_BAD_ARGUMENT, "the sequences do not cover the batch's %zu rows",
-                          batch->n_rows);
-    }
-    for (size_t i = 0; i < batch->n_sequences; i++) {
-        const size_t begin = batch->offsets[i], end = batch->offsets[i + 1];
-
-        if (end <= begin || end > batch->n_rows || end - begin > policy->config.max_positions) {
-            return status_set(STATUS_BAD_ARGUMENT,
-                              "sequence %zu has rows %zu to %zu, want 1 to %zu rows", i, begin, end,
-                              policy->config.max_positions);
-        }
-    }
-    TRY(policy_check_tokens(policy, "token", batch->tokens, batch->n_rows));
-    return check_targets(policy, batch);
-}
-
-/* Spans, positions and pages: the entries of every sequence lie behind those before it. */
-static enum status place_batch(struct policy *policy, const struct policy_batch *batch)
-{
-    size_t n_pages = 0;
-
-    for (size_t i = 0; i < batch->n_sequences; i++) {
-        const size_t begin = batch->offsets[i];
-        const size_t n = batch->offsets[i + 1] - begin;
-
-        policy->spans[i] =
-            (struct kv_span){.first_row = begin, .n_rows = n, .blocks = policy->blocks + n_pages};
-        for (size_t j = 0; j * KV_BLOCK_TOKENS < n; j++) {
-            policy->blocks[n_pages++] = (int32_t)(begin + j * KV_BLOCK_TOKENS);
-        }
-        for (size_t j = 0; j < n; j++) {
-            policy->staging[begin + j] = (int32_t)j;
-        }
-    }
-    policy->n_spans = batch->n_sequences;
-    policy->n_entries_used = batch->n_rows;
-    memcpy(policy->host_tokens, batch->tokens, batch->n_rows * sizeof(int32_t));
-    TRY(policy_upload_rows(policy, policy->positions, policy->staging, batch->n_rows));
-    return policy_upload_rows(policy, policy->tokens, batch->tokens, batch->n_rows);
-}
-
-/* Keeps the targets for the backward pass and uploads them. */
-static enum status place_targets(struct policy *policy, const struct policy_batch *batch)
-{
-    const size_t n = batch->n_targets, t = policy->options.max_rows;
-
-    policy->n_targets = n;
-    policy->sampling = batch->sampling;
-    if (n == 0) {
-        return STATUS_OK;
-    }
-    memcpy(policy->host_targets, batch->target_rows, n * sizeof(int32_t));
-    memcpy(policy->host_targets + t, batch->targets, n * sizeof(int32_t));
-    TRY(policy_upload_rows(policy, policy->target_rows, batch->target_rows, n));
-    return policy_upload_rows(policy, policy->targets, batch->targets, n);
-}
 
 static enum status run_layers(struct policy *policy, size_t n_rows)
 {
@@ -99,7 +18,7 @@ static enum status run_layers(struct policy *policy, size_t n_rows)
         if (!policy->layers[i].is_moe) {
             continue;
         }
-        TRY(policy_count_experts(policy, moe_index, a, n_rows));
+        TRY(policy_count_experts(policy, moe_index, a, &rows));
         moe_index++;
     }
     return STATUS_OK;
@@ -180,9 +99,7 @@ enum status policy_forward(struct policy *policy, const struct policy_batch *bat
     policy->n_mtp_run = 0;
     policy->n_mtp_left = 0;
     policy->mtp_reaches_trunk = false;
-    TRY(check_batch(policy, batch));
-    TRY(place_batch(policy, batch));
-    TRY(place_targets(policy, batch));
+    TRY(policy_batch_place(policy, batch));
     memset(policy->counts, 0,
            policy->n_moe_layers * policy->sizes.n_experts * sizeof(policy->counts[0]));
     TRY(ops->embedding(policy->backend,

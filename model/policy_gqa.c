@@ -84,17 +84,15 @@ enum status policy_gqa_copy(struct policy *policy, const struct policy_block_row
 {
     const struct policy_sizes *s = &policy->sizes;
 
-    return policy->backend->ops->kv_copy(
-        policy->backend, &(struct kv_copy_args){.latent = q + s->kv_at,
-                                                .latent_stride = s->q_stride,
-                                                .rope_key = project + s->v_at,
-                                                .rope_key_stride = s->project_stride,
-                                                .spans = rows->spans,
-                                                .n_spans = rows->n_spans,
-                                                .pages = pages,
-                                                .rk = s->kv_half,
-                                                .dr = s->kv_half,
-                                                .to_pages = to_pages});
+    return policy_copy_entries(policy, rows,
+                               &(struct kv_copy_args){.latent = q + s->kv_at,
+                                                      .latent_stride = s->q_stride,
+                                                      .rope_key = project + s->v_at,
+                                                      .rope_key_stride = s->project_stride,
+                                                      .pages = pages,
+                                                      .rk = s->kv_half,
+                                                      .dr = s->kv_half,
+                                                      .to_pages = to_pages});
 }
 
 struct attention_args policy_gqa_args(const struct policy *policy,

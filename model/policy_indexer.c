@@ -81,15 +81,13 @@ enum status policy_indexer_copy(struct policy *policy, const struct policy_block
 {
     const struct policy_sizes *s = &policy->sizes;
 
-    return policy->backend->ops->kv_copy(policy->backend,
-                                         &(struct kv_copy_args){.latent = keys,
-                                                                .latent_stride = stride,
-                                                                .spans = rows->spans,
-                                                                .n_spans = rows->n_spans,
-                                                                .pages = pages,
-                                                                .rk = s->index_dim,
-                                                                .entry_at = s->index_entry_at,
-                                                                .to_pages = to_pages});
+    return policy_copy_entries(policy, rows,
+                               &(struct kv_copy_args){.latent = keys,
+                                                      .latent_stride = stride,
+                                                      .pages = pages,
+                                                      .rk = s->index_dim,
+                                                      .entry_at = s->index_entry_at,
+                                                      .to_pages = to_pages});
 }
 
 static enum status rotate(struct policy *policy, float *x, size_t row_stride, size_t n_heads,

@@ -39,17 +39,15 @@ static enum status fill_pages(struct policy *policy, const struct policy_activat
 {
     const struct policy_sizes *s = &policy->sizes;
 
-    TRY(policy->backend->ops->kv_copy(
-        policy->backend, &(struct kv_copy_args){.latent = a->latent,
-                                                .latent_stride = s->kv_rank_stride,
-                                                .rope_key = a->project + s->kv_at + s->kv_rank,
-                                                .rope_key_stride = s->project_stride,
-                                                .spans = rows->spans,
-                                                .n_spans = rows->n_spans,
-                                                .pages = rows->pages,
-                                                .rk = s->kv_rank,
-                                                .dr = s->rope,
-                                                .to_pages = true}));
+    TRY(policy_copy_entries(policy, rows,
+                            &(struct kv_copy_args){.latent = a->latent,
+                                                   .latent_stride = s->kv_rank_stride,
+                                                   .rope_key = a->project + s->kv_at + s->kv_rank,
+                                                   .rope_key_stride = s->project_stride,
+                                                   .pages = rows->pages,
+                                                   .rk = s->kv_rank,
+                                                   .dr = s->rope,
+                                                   .to_pages = true}));
     TRY(policy_indexer_copy(policy, rows, a->index_key, s->index_key_stride, rows->pages, true));
     return policy->backend->ops->fill(policy->backend, policy->grad.d_pages,
                                       policy->n_entries_used * s->entry_stride, 0);

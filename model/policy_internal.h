@@ -6,6 +6,7 @@
  *   policy_block_backward.c  one layer, backward          policy_forward.c a packed batch
  *   policy_backward.c  its gradient                       policy_mtp.c     the MTP modules
  *   policy_extend.c  cache, prefill, decode, draws        policy_trace.c   looking inside
+ *   policy_batch.c   a batch's rows, pages and prefixes
  *   policy_balance.c the balance loss of routers          policy_draft.c   drafts of modules
  *   policy_part.c    a forward cut for threads
  *   policy_indexer.c the indexer of sparse attention      policy_indexer_backward.c  its losses
@@ -135,10 +136,11 @@ struct policy_mtp_module {
     int32_t *tokens, *positions, *target_rows, *targets;
     int32_t *rows; /* (T) rows that it reads: of the batch, or of the module before */
     /* Host side. */
-    struct kv_span *spans;
+    struct kv_span *spans; /* (2 T), as the policy's */
+    uint32_t *uses;        /* (T) as the policy's */
     int32_t *of_row;       /* (T) row here of a batch row, or -1 */
     int32_t *host_targets; /* (T) batch rows, then (T) targets */
-    size_t n_rows, n_spans, n_targets;
+    size_t n_rows, n_spans, n_copies, n_targets;
 };
 
 /* A run of a forward's spans that one thread takes through the whole step (policy_part.c). */
@@ -176,6 +178,7 @@ struct policy {
 
     float *cos_table, *sin_table;
     struct kv_pages pages; /* one layer's, for whole sequences */
+    size_t n_entries;
     float *ffn_hidden, *router_logits;
     float *normed, *rstd_final;  /* (T, d) after the final norm */
     float *head_x;               /* (N T or draws, d) inputs of the head: main, then each module */
@@ -189,8 +192,9 @@ struct policy {
     size_t n_extended; /* rows that the last policy_extend left for policy_draft */
 
     /* Host side. */
-    struct kv_span *spans;
-    int32_t *blocks;
+    struct kv_span *spans; /* (2 T) of the last batch, then the copies of prefixes */
+    uint32_t *uses;        /* (T) sequences that have a row of the last batch as theirs */
+    int32_t *blocks;       /* (T and one more for each page of entries) of the spans */
     int32_t *staging;      /* (2 N T, at least 4 T) for what is uploaded */
     int32_t *host_tokens;  /* (T) tokens of the last batch */
     int32_t *host_targets; /* (T) rows that were targets, then (T) the targets */
@@ -215,7 +219,7 @@ struct policy {
     float *host_index_losses; /* (T) */
 
     /* The last policy_forward. */
-    size_t n_rows, n_spans, n_targets, n_entries_used;
+    size_t n_rows, n_spans, n_copies, n_targets, n_entries_used;
     struct sampling_params sampling;
     size_t n_mtp_run;  /* modules that ran since */
     size_t n_mtp_left; /* of those, modules whose gradient has not been given yet */
@@ -278,6 +282,8 @@ struct policy_block_rows {
     const int32_t *positions; /* device */
     const struct kv_span *spans;
     size_t n_spans;
+    size_t n_copies;      /* spans behind those: rows of a prefix, to pages of what continues it */
+    const uint32_t *uses; /* (n_rows) host: sequences that have the row; of a batch alone */
     struct kv_pages pages;
     bool is_dense; /* attention to all keys, whatever an indexer would select */
 };
@@ -445,6 +451,15 @@ size_t policy_parts_cut(struct policy *policy, struct policy_cache *cache,
 void policy_part_view(const struct policy *policy, struct backend *backend,
                       struct policy_part *part);
 
+/* policy_batch.c: checks a batch, and lists and uploads where its rows go. */
+MUST_CHECK enum status policy_batch_place(struct policy *policy, const struct policy_batch *batch);
+/* Entries of the rows to their pages, a prefix' also to those of what continues it; or gradients of
+ * entries from them, a prefix' summed: its own, then in order those of what continues it. args is
+ * without spans. */
+MUST_CHECK enum status policy_copy_entries(struct policy *policy,
+                                           const struct policy_block_rows *rows,
+                                           const struct kv_copy_args *args);
+
 /* Small shared steps. */
 /* Offset of "model.layers.LAYER.REST", 0 where the table has no such row. */
 size_t policy_offset_of(const struct policy *policy, size_t layer, const char *rest);
@@ -466,9 +481,11 @@ MUST_CHECK enum status policy_upload_rows(struct policy *policy, int32_t *device
                                           const int32_t *host, size_t n);
 MUST_CHECK enum status policy_check_tokens(const struct policy *policy, const char *what,
                                            const int32_t *tokens, size_t n);
-/* Adds what the experts of MoE layer `moe_index` took in n_rows rows to policy->counts. */
+/* Adds what the experts of MoE layer `moe_index` took to policy->counts: every row as often as
+ * sequences use it. */
 MUST_CHECK enum status policy_count_experts(struct policy *policy, size_t moe_index,
-                                            const struct policy_activations *a, size_t n_rows);
+                                            const struct policy_activations *a,
+                                            const struct policy_block_rows *rows);
 /* Log-probabilities of n targets whose head inputs begin at row `at` of head_x; logp, entropy to
  * the host (entropy may be NULL). */
 MUST_CHECK enum status policy_head_forward(struct policy *policy, size_t at, const int32_t *targets,

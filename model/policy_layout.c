@@ -200,7 +200,7 @@ static void carve_gradients(struct carver *c, struct policy *policy)
     g->d_hidden = carve_floats(c, t, policy_stride(widest));
     g->d_route_weights = carve_floats(c, t, s->top_k);
     g->d_logits = carve_floats(c, t, s->n_experts);
-    g->d_pages = carve_floats(c, t, s->entry_stride);
+    g->d_pages = carve_floats(c, policy->n_entries, s->entry_stride);
     g->d_index = carve_floats(c, t, s->index_stride);
     g->d_index_q = carve_floats(c, t, s->index_q_stride);
     g->index_loss = carve_floats(c, t, 1);
@@ -261,9 +261,10 @@ static void carve_common(struct carver *c, struct policy *policy)
     policy->cos_table = carve_floats(c, pairs, 1);
     policy->sin_table = carve_floats(c, pairs, 1);
     /* Sequences lie one behind the other, so a page number counts entries. */
-    policy->pages = (struct kv_pages){.data = carve_floats(c, t + KV_STEP_TOKENS, s->entry_stride),
-                                      .entry_stride = s->entry_stride,
-                                      .page_stride = s->entry_stride};
+    policy->pages = (struct kv_pages){
+        .data = carve_floats(c, policy->n_entries + KV_STEP_TOKENS, s->entry_stride),
+        .entry_stride = s->entry_stride,
+        .page_stride = s->entry_stride};
     policy->ffn_hidden = carve_floats(c, t, policy_stride(widest));
     policy->router_logits = carve_floats(c, t, s->n_experts);
     policy->normed = carve_floats(c, t, s->d_stride);
@@ -303,7 +304,8 @@ static size_t largest(size_t a, size_t b)
 
 static enum status create_module_arrays(size_t t, struct policy_mtp_module *module)
 {
-    TRY(memory_alloc(t, sizeof(struct kv_span), &module->spans));
+    TRY(memory_alloc(2 * t, sizeof(struct kv_span), &module->spans));
+    TRY(memory_alloc(t, sizeof(uint32_t), &module->uses));
     TRY(memory_alloc(t, sizeof(int32_t), &module->of_row));
     return memory_alloc(2 * t, sizeof(int32_t), &module->host_targets);
 }
@@ -331,11 +333,12 @@ static enum status create_host_arrays(struct policy *policy)
     const size_t t = policy->options.max_rows;
     const size_t nt = (1 + policy->config.n_mtp_modules) * t;
 
-    TRY(memory_alloc(t, sizeof(int32_t), &policy->blocks));
+    TRY(memory_alloc(t + policy->n_entries / KV_BLOCK_TOKENS, sizeof(int32_t), &policy->blocks));
+    TRY(memory_alloc(t, sizeof(uint32_t), &policy->uses));
     TRY(memory_alloc(t, sizeof(int32_t), &policy->host_tokens));
     TRY(memory_alloc(2 * t, sizeof(int32_t), &policy->host_targets));
     TRY(memory_alloc(nt, sizeof(int32_t), &policy->host_merge));
-    TRY(memory_alloc(t, sizeof(struct kv_span), &policy->spans));
+    TRY(memory_alloc(2 * t, sizeof(struct kv_span), &policy->spans));
     TRY(memory_alloc(largest(largest(4 * t, 2 * nt), t * policy->sizes.top_k), sizeof(int32_t),
                      &policy->staging));
     return memory_alloc(policy->logit_rows, sizeof(float), &policy->host_values);
@@ -394,6 +397,7 @@ enum status policy_layout_measure(struct policy *policy)
     const size_t n_heads = 1 + policy->config.n_mtp_modules;
     struct carver carver = {.base = NULL};
 
+    policy->n_entries = options->max_entries == 0 ? options->max_rows : options->max_entries;
     policy->head_rows = largest(n_heads * options->max_rows, options->max_draws);
     policy->logit_rows =
         largest(options->max_draws, options->max_rows < 64 ? options->max_rows : 64);

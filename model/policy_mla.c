@@ -120,17 +120,15 @@ static enum status store_rows(struct policy *policy, const struct policy_activat
     const struct policy_sizes *s = &policy->sizes;
     float *key = a->project + s->kv_at + s->kv_rank;
 
-    return policy->backend->ops->kv_copy(
-        policy->backend, &(struct kv_copy_args){.latent = a->latent,
-                                                .latent_stride = s->kv_rank_stride,
-                                                .rope_key = key,
-                                                .rope_key_stride = s->project_stride,
-                                                .spans = rows->spans,
-                                                .n_spans = rows->n_spans,
-                                                .pages = rows->pages,
-                                                .rk = s->kv_rank,
-                                                .dr = s->rope,
-                                                .to_pages = true});
+    return policy_copy_entries(policy, rows,
+                               &(struct kv_copy_args){.latent = a->latent,
+                                                      .latent_stride = s->kv_rank_stride,
+                                                      .rope_key = key,
+                                                      .rope_key_stride = s->project_stride,
+                                                      .pages = rows->pages,
+                                                      .rk = s->kv_rank,
+                                                      .dr = s->rope,
+                                                      .to_pages = true});
 }
 
 struct attention_args policy_mla_args(const struct policy *policy,

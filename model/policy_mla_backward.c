@@ -63,17 +63,15 @@ static enum status copy_entries(struct policy *policy, const struct policy_block
     struct kv_pages where = rows->pages;
 
     where.data = pages;
-    return policy->backend->ops->kv_copy(
-        policy->backend, &(struct kv_copy_args){.latent = latent,
-                                                .latent_stride = s->kv_rank_stride,
-                                                .rope_key = rope_key,
-                                                .rope_key_stride = s->project_stride,
-                                                .spans = rows->spans,
-                                                .n_spans = rows->n_spans,
-                                                .pages = where,
-                                                .rk = s->kv_rank,
-                                                .dr = s->rope,
-                                                .to_pages = to_pages});
+    return policy_copy_entries(policy, rows,
+                               &(struct kv_copy_args){.latent = latent,
+                                                      .latent_stride = s->kv_rank_stride,
+                                                      .rope_key = rope_key,
+                                                      .rope_key_stride = s->project_stride,
+                                                      .pages = where,
+                                                      .rk = s->kv_rank,
+                                                      .dr = s->rope,
+                                                      .to_pages = to_pages});
 }
 
 /* d_attended -> d_absorbed, the rotary part of d_q, d_latent and the key part of d_project. */

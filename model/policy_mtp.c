@@ -6,36 +6,89 @@
 
 #include <string.h>
 
+/* Whether span i is a prefix: the next one goes on behind it. */
+static bool is_prefix(const struct policy *policy, size_t i)
+{
+    return i + 1 < policy->n_spans && policy->spans[i].n_cached == 0 &&
+           policy->spans[i + 1].n_cached > 0;
+}
+
+/* A prefix' last rows read the first `ahead` tokens of what continues it, so those are alike. */
+static enum status check_prefixes(const struct policy *policy, size_t ahead)
+{
+    const int32_t *first = NULL; /* the first tokens behind the prefix */
+
+    for (size_t i = 0; i < policy->n_spans; i++) {
+        const struct kv_span *span = &policy->spans[i];
+        const int32_t *tokens = policy->host_tokens + span->first_row;
+
+        first = i > 0 && is_prefix(policy, i - 1) ? tokens : first;
+        if (span->n_cached > 0 && (span->n_rows < ahead || first == NULL ||
+                                   memcmp(tokens, first, ahead * sizeof(*tokens)) != 0)) {
+            return status_set(STATUS_BAD_ARGUMENT,
+                              "sequence %zu continues a prefix without the %zu tokens that all of "
+                              "its prefix have in common",
+                              i, ahead);
+        }
+    }
+    return STATUS_OK;
+}
+
+/* Lists `n` of the rows of a span of the batch as rows of module `index`. The token behind the last
+ * row of a prefix is the first of what continues it, which stands there too. */
+static void place_span(struct policy *policy, size_t index, const struct kv_span *span, size_t n)
+{
+    const size_t t = policy->options.max_rows, ahead = index + 1;
+    struct policy_mtp_module *module = &policy->modules[index];
+    int32_t *tokens = policy->staging + module->n_rows, *positions = tokens + t,
+            *rows = positions + t;
+
+    if (n > 0) {
+        module->spans[module->n_spans] = *span;
+        module->spans[module->n_spans].first_row = module->n_rows;
+        module->spans[module->n_spans].n_rows = n;
+        module->n_spans++;
+    }
+    for (size_t j = 0; j < span->n_rows; j++) {
+        const size_t row = span->first_row + j;
+
+        module->of_row[row] = j < n ? (int32_t)(module->n_rows + j) : -1;
+        if (j >= n) {
+            continue;
+        }
+        rows[j] = index == 0 ? (int32_t)row : policy->modules[index - 1].of_row[row];
+        tokens[j] = policy->host_tokens[row + ahead];
+        positions[j] = (int32_t)(span->n_cached + j);
+        module->uses[module->n_rows + j] = policy->uses[row];
+    }
+    module->n_rows += n;
+}
+
 /* Lists the rows of module `index`: row it reads, token, position, span. */
 static enum status place_rows(struct policy *policy, size_t index)
 {
     const size_t t = policy->options.max_rows, ahead = index + 1;
     struct policy_mtp_module *module = &policy->modules[index];
-    int32_t *tokens = policy->staging, *positions = tokens + t, *rows = positions + t;
-    size_t n = 0, n_spans = 0;
+    const int32_t *tokens = policy->staging, *positions = tokens + t, *rows = positions + t;
 
+    TRY(check_prefixes(policy, ahead));
+    module->n_rows = 0;
+    module->n_spans = 0;
     for (size_t i = 0; i < policy->n_spans; i++) {
-        const struct kv_span *span = &policy->spans[i];
+        const size_t n = policy->spans[i].n_rows;
+        const size_t n_left = is_prefix(policy, i) ? n : n - (n < ahead ? n : ahead);
 
-        if (span->n_rows > ahead) {
-            module->spans[n_spans++] = (struct kv_span){
-                .first_row = n, .n_rows = span->n_rows - ahead, .blocks = span->blocks};
-        }
-        for (size_t j = 0; j < span->n_rows; j++) {
-            const size_t row = span->first_row + j;
-
-            if (j + ahead >= span->n_rows) {
-                module->of_row[row] = -1;
-                continue;
-            }
-            module->of_row[row] = (int32_t)n;
-            rows[n] = index == 0 ? (int32_t)row : policy->modules[index - 1].of_row[row];
-            tokens[n] = policy->host_tokens[row + ahead];
-            positions[n++] = (int32_t)j;
-        }
+        place_span(policy, index, &policy->spans[i], n_left);
     }
-    module->n_rows = n;
-    module->n_spans = n_spans;
+    module->n_copies = policy->n_copies;
+    for (size_t i = 0; i < policy->n_copies; i++) {
+        struct kv_span *copy = &module->spans[module->n_spans + i];
+
+        *copy = policy->spans[policy->n_spans + i];
+        copy->first_row = (size_t)module->of_row[copy->first_row];
+    }
+    const size_t n = module->n_rows;
+
     TRY(policy_upload_rows(policy, module->tokens, tokens, n));
     TRY(policy_upload_rows(policy, module->positions, positions, n));
     return policy_upload_rows(policy, module->rows, rows, n);
@@ -151,7 +204,7 @@ static enum status run_module(struct policy *policy, size_t index)
         uint32_t *counts = policy->counts + moe_index * s->n_experts;
 
         memset(counts, 0, s->n_experts * sizeof(counts[0]));
-        TRY(policy_count_experts(policy, moe_index, a, rows.n_rows));
+        TRY(policy_count_experts(policy, moe_index, a, &rows));
     }
     return policy->backend->ops->rms_norm(
         policy->backend, &(struct rms_norm_args){.x = a->h_out,

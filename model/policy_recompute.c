@@ -10,6 +10,8 @@ struct policy_block_rows policy_rows_of(const struct policy *policy, size_t laye
                                      .positions = policy->positions,
                                      .spans = policy->spans,
                                      .n_spans = policy->n_spans,
+                                     .n_copies = policy->n_copies,
+                                     .uses = policy->uses,
                                      .pages = policy->pages,
                                      .is_dense = policy->indexer_loss == POLICY_INDEXER_DENSE};
 
@@ -20,6 +22,8 @@ struct policy_block_rows policy_rows_of(const struct policy *policy, size_t laye
         rows.positions = module->positions;
         rows.spans = module->spans;
         rows.n_spans = module->n_spans;
+        rows.n_copies = module->n_copies;
+        rows.uses = module->uses;
     }
     return rows;
 }

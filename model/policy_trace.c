@@ -139,7 +139,9 @@ static size_t longest_sequence(const struct policy *policy)
     size_t longest = 0;
 
     for (size_t i = 0; i < policy->n_spans; i++) {
-        longest = policy->spans[i].n_rows > longest ? policy->spans[i].n_rows : longest;
+        const size_t n = policy->spans[i].n_cached + policy->spans[i].n_rows;
+
+        longest = n > longest ? n : longest;
     }
     return longest;
 }
@@ -148,10 +150,7 @@ static size_t longest_sequence(const struct policy *policy)
 static enum status score_layer(struct policy *policy, const struct policy_activations *a,
                                size_t longest, float *scores)
 {
-    const struct policy_block_rows rows = {.n_rows = policy->n_rows,
-                                           .spans = policy->spans,
-                                           .n_spans = policy->n_spans,
-                                           .pages = policy->pages};
+    const struct policy_block_rows rows = policy_rows_of(policy, 0);
     struct index_args args = policy_index_args(policy, a, &rows);
 
     args.scores = scores;

@@ -70,7 +70,9 @@ static void differentiate_row(const struct balance_call *call, size_t row)
     const double *f = a->load;
     double weight = a->weight, sum = 0.0, dot = 0.0;
 
-    if (f == NULL) {
+    if (f != NULL) {
+        weight *= a->uses != NULL ? (double)a->uses[row] : 1.0;
+    } else {
         const size_t span_index = call->span_of_row[row];
 
         f = call->frequencies + span_index * a->n_experts;
