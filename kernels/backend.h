@@ -201,12 +201,15 @@ struct rope_args {
 
 /* A paged cache of one layer: page p holds KV_BLOCK_TOKENS entries of entry_stride floats, one a
  * token: [latent rk][rotary key dr] (MLA) or [keys][values] of all KV heads (GQA). Entries are read
- * KV_STEP_TOKENS at a time, whether tokens were written there or not. */
+ * KV_STEP_TOKENS at a time, whether tokens were written there or not. Values are floats, or
+ * bfloat16, two to a word, an entry beginning at a word; offsets into an entry count values.
+ * Gradients of pages are floats whatever the pages hold. */
 struct kv_pages {
     float *data;
-    size_t entry_stride;
-    size_t page_stride; /* floats from page number to page number; less than a page lets pages begin
-                           at any entry */
+    size_t entry_stride; /* words of 4 bytes from entry to entry */
+    size_t page_stride;  /* words from page number to page number; less than a page lets pages begin
+                            at any entry */
+    enum precision precision; /* F32 or BF16: kv_copy rounds to nearest even, subnormals to zero */
 };
 /* New rows of one sequence: rows first_row .. first_row + n_rows - 1 of the batch are its tokens
  * n_cached, n_cached + 1, ... Entry of token t lies in page blocks[t / KV_BLOCK_TOKENS]. Row i
@@ -228,7 +231,7 @@ struct kv_copy_args {
     size_t n_spans;
     struct kv_pages pages;
     size_t rk, dr;
-    size_t entry_at; /* floats into the entry where the first part begins */
+    size_t entry_at; /* values into the entry where the first part begins */
     bool to_pages;
     bool accumulate; /* without to_pages: rows += entries */
 };
@@ -238,7 +241,11 @@ struct kv_copy_args {
  * value is entry[value_at + kv * kv_head_stride .. + value_dim).
  *   absorbed MLA (model.md 6.2): one KV head, key [latent rk | rotary key dr], the value is the
  *     latent again (value_at 0);
- *   GQA: entry [keys of all KV heads | values of all KV heads], rope_dim 0. */
+ *   GQA: entry [keys of all KV heads | values of all KV heads], rope_dim 0.
+ * With BF16 pages queries and exp(S - max) are rounded to bfloat16 too, and both products are
+ * chains over pairs as of enum precision: pairs of dimensions, and of keys 2 j and 2 j + 1 (of the
+ * selected ones), an odd last one paired with zero. The gradient passes straight through these
+ * roundings. */
 struct attention_args {
     const float *q; /* (T, H, key_dim) */
     size_t q_stride, q_head_stride;
@@ -252,7 +259,7 @@ struct attention_args {
     float *lse;                 /* (T, H), or NULL */
     size_t n_heads, n_kv_heads; /* n_heads is a multiple of n_kv_heads */
     size_t key_dim, rope_dim;
-    size_t kv_head_stride; /* floats from one KV head to the next inside an entry */
+    size_t kv_head_stride; /* values from one KV head to the next inside an entry */
     size_t value_at, value_dim;
     float scale;
     /* (T, n_selected): the only keys of each row, positions ascending, as index_select gives them.
@@ -271,9 +278,9 @@ struct attention_backward_args {
 };
 
 /* The indexer of sparse attention (model.md 11.1): I[t][s] = scale sum over heads of w[t][h]
- * ReLU(q[t][h] . key[s]), one key a token at key_at of its entry. selected: the n_selected largest
- * of each row, ties to the lower position, as positions ascending; where a row sees no more than
- * n_selected keys, all of them and -1 behind. */
+ * ReLU(q[t][h] . key[s]), one key a token at key_at of its entry (widened to a float where entries
+ * are bfloat16). selected: the n_selected largest of each row, ties to the lower position, as
+ * positions ascending; where a row sees no more than n_selected keys, all of them and -1 behind. */
 struct index_args {
     const float *q; /* (T, H, dim), heads adjacent */
     size_t q_stride;

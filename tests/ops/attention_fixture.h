@@ -17,6 +17,7 @@ struct shape {
     size_t n_heads, rk, dr;
     size_t n_kv;
     size_t n_selected;
+    enum precision cache; /* BF16: queries and entries are values that it holds, too */
 };
 
 static inline size_t entry_width(struct shape s)
@@ -87,6 +88,18 @@ static inline void make_selection(struct attention_case *c)
     }
 }
 
+/* To nearest even; there are no subnormals among the operands. */
+static inline void round_to_bf16(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+
+        memcpy(&bits, &x[i], sizeof(bits));
+        bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000U;
+        memcpy(&x[i], &bits, sizeof(bits));
+    }
+}
+
 static inline void make_case(struct attention_case *c, struct shape shape, size_t n_sequences,
                              const size_t *lengths)
 {
@@ -99,6 +112,11 @@ static inline void make_case(struct attention_case *c, struct shape shape, size_
     c->q_rope = random_floats(c->n_rows * shape.n_heads * shape.dr, 2, 1.0F);
     c->entries = random_floats(c->n_rows * entry_width(shape), 3, 1.0F);
     c->d_out = random_floats(c->n_rows * shape.n_heads * shape.rk, 4, 1.0F);
+    if (shape.cache == PRECISION_BF16) {
+        round_to_bf16(c->q_latent, c->n_rows * shape.n_heads * shape.rk);
+        round_to_bf16(c->q_rope, c->n_rows * shape.n_heads * shape.dr);
+        round_to_bf16(c->entries, c->n_rows * entry_width(shape));
+    }
     if (shape.n_selected > 0) {
         make_selection(c);
     }
@@ -113,18 +131,20 @@ static inline void drop_case(struct attention_case *c)
     memory_free(c->selected);
 }
 
-/* Fresh slots hold NaN: what no token wrote must not be used. */
-static inline void make_cache(const struct attention_case *c, float fresh, struct cache *cache)
+/* Fresh slots hold NaN, of either width: what no token wrote must not be used. */
+static inline void make_cache(const struct attention_case *c, enum precision precision,
+                              struct cache *cache)
 {
-    *cache = (struct cache){.pages = {.entry_stride = entry_width(c->shape) + 3}};
+    const size_t width = entry_width(c->shape);
+    const size_t words = precision == PRECISION_BF16 ? (width + 1) / 2 : width;
+
+    *cache = (struct cache){.pages = {.entry_stride = words + 3, .precision = precision}};
     for (size_t s = 0; s < c->n_sequences; s++) {
         cache->n_pages += pages_of(c->lengths[s]);
     }
     cache->pages.page_stride = KV_BLOCK_TOKENS * cache->pages.entry_stride + 5;
     cache->pages.data = new_floats(cache->n_pages * cache->pages.page_stride);
-    for (size_t i = 0; i < cache->n_pages * cache->pages.page_stride; i++) {
-        cache->pages.data[i] = fresh;
-    }
+    memset(cache->pages.data, 0xff, cache->n_pages * cache->pages.page_stride * sizeof(float));
     size_t next = 0;
     for (size_t s = 0; s < c->n_sequences; s++) {
         assert_ok(memory_alloc(pages_of(c->lengths[s]), sizeof(int32_t), &cache->blocks[s]));
@@ -132,6 +152,13 @@ static inline void make_cache(const struct attention_case *c, float fresh, struc
             cache->blocks[s][p] = (int32_t)(cache->n_pages - 1 - next++);
         }
     }
+}
+
+/* Gradients of the pages of a case: floats, from zero on. */
+static inline void make_gradient_cache(const struct attention_case *c, struct cache *cache)
+{
+    make_cache(c, PRECISION_F32, cache);
+    memset(cache->pages.data, 0, cache->n_pages * cache->pages.page_stride * sizeof(float));
 }
 
 static inline void drop_cache(const struct attention_case *c, struct cache *cache)
@@ -211,7 +238,7 @@ static inline void run_whole(struct backend *b, const void *context, float *out)
     struct kv_span spans[MAX_SPANS];
     struct cache cache;
 
-    make_cache(c, NAN, &cache);
+    make_cache(c, c->shape.cache, &cache);
     whole_spans(c, &cache, spans);
     copy_entries(b, c, spans, c->n_sequences, &cache, c->entries, true);
     const struct attention_args args = forward_args(c, &cache, spans, c->n_sequences, out);
@@ -229,8 +256,8 @@ static inline void run_backward(struct backend *b, const void *context, float *o
     struct kv_span spans[MAX_SPANS];
     struct cache cache, d_cache;
 
-    make_cache(c, NAN, &cache);
-    make_cache(c, 0.0F, &d_cache);
+    make_cache(c, c->shape.cache, &cache);
+    make_gradient_cache(c, &d_cache);
     whole_spans(c, &cache, spans);
     copy_entries(b, c, spans, c->n_sequences, &cache, c->entries, true);
     const struct attention_backward_args args = {
@@ -264,15 +291,23 @@ static inline double *operands(const struct attention_case *c, size_t *n)
     return x;
 }
 
-static const struct shape shapes[] = {{1, 1, 2, 0, 0},  {3, 7, 2, 0, 0},   {4, 64, 16, 0, 0},
-                                      {8, 17, 6, 0, 0}, {2, 127, 8, 0, 0}, {5, 129, 4, 0, 0},
-                                      {70, 8, 2, 0, 0}, {8, 64, 32, 0, 0}};
+static const struct shape shapes[] = {
+    {1, 1, 2, 0, 0, PRECISION_F32},   {3, 7, 2, 0, 0, PRECISION_F32},
+    {4, 64, 16, 0, 0, PRECISION_F32}, {8, 17, 6, 0, 0, PRECISION_F32},
+    {2, 127, 8, 0, 0, PRECISION_F32}, {5, 129, 4, 0, 0, PRECISION_F32},
+    {70, 8, 2, 0, 0, PRECISION_F32},  {8, 64, 32, 0, 0, PRECISION_F32}};
 /* MHA, GQA, MQA. */
-static const struct shape grouped[] = {{1, 1, 0, 1, 0},   {4, 7, 0, 4, 0},   {6, 8, 0, 3, 0},
-                                       {4, 17, 0, 1, 0},  {8, 64, 0, 2, 0},  {2, 127, 0, 2, 0},
-                                       {6, 129, 0, 2, 0}, {70, 8, 0, 70, 0}, {130, 8, 0, 2, 0}};
+static const struct shape grouped[] = {
+    {1, 1, 0, 1, 0, PRECISION_F32},   {4, 7, 0, 4, 0, PRECISION_F32},
+    {6, 8, 0, 3, 0, PRECISION_F32},   {4, 17, 0, 1, 0, PRECISION_F32},
+    {8, 64, 0, 2, 0, PRECISION_F32},  {2, 127, 0, 2, 0, PRECISION_F32},
+    {6, 129, 0, 2, 0, PRECISION_F32}, {70, 8, 0, 70, 0, PRECISION_F32},
+    {130, 8, 0, 2, 0, PRECISION_F32}};
 /* The same with a selection. */
-static const struct shape sparse[] = {
-    {1, 1, 2, 0, 1}, {3, 7, 2, 0, 4}, {4, 64, 16, 0, 17}, {70, 8, 2, 0, 6}, {6, 8, 0, 3, 16}};
+static const struct shape sparse[] = {{1, 1, 2, 0, 1, PRECISION_F32},
+                                      {3, 7, 2, 0, 4, PRECISION_F32},
+                                      {4, 64, 16, 0, 17, PRECISION_F32},
+                                      {70, 8, 2, 0, 6, PRECISION_F32},
+                                      {6, 8, 0, 3, 16, PRECISION_F32}};
 
 #endif

@@ -40,7 +40,7 @@ static void forward_agrees_with_the_oracle(void **state)
     for (size_t i = 0; i < sizeof(sparse) / sizeof(sparse[0]); i++) {
         check_forward(sparse[i], 4, lengths);
     }
-    check_forward((struct shape){4, 17, 6, 0, 131}, 2, long_lengths);
+    check_forward((struct shape){4, 17, 6, 0, 131, PRECISION_F32}, 2, long_lengths);
     check_forward(shapes[2], 2, long_lengths);
     check_forward(shapes[3], 2, long_lengths);
     check_forward(grouped[1], 2, long_lengths);
@@ -69,19 +69,20 @@ static void gradient_agrees_with_differences(void **state)
     static const size_t lengths[] = {1, 17, 8};
     static const size_t long_lengths[] = {133};
     (void)state;
-    check_gradient((struct shape){1, 1, 2, 0, 0}, 3, lengths);
-    check_gradient((struct shape){3, 7, 2, 0, 0}, 3, lengths);
-    check_gradient((struct shape){4, 17, 6, 0, 0}, 3, lengths);
-    check_gradient((struct shape){1, 1, 2, 0, 0}, 1, long_lengths); /* two key blocks */
-    check_gradient((struct shape){70, 2, 2, 0, 0}, 1, &lengths[2]);
-    check_gradient((struct shape){1, 1, 0, 1, 0}, 1, long_lengths);
-    check_gradient((struct shape){4, 7, 0, 4, 0}, 3, lengths);
-    check_gradient((struct shape){6, 8, 0, 3, 0}, 3, lengths);
-    check_gradient((struct shape){4, 17, 0, 1, 0}, 3, lengths);
-    check_gradient((struct shape){140, 2, 0, 2, 0}, 1, &lengths[2]);
-    check_gradient((struct shape){3, 7, 2, 0, 4}, 3, lengths);
-    check_gradient((struct shape){4, 2, 0, 2, 5}, 3, lengths);
-    check_gradient((struct shape){1, 1, 2, 0, 130}, 1, long_lengths);
+    check_gradient((struct shape){1, 1, 2, 0, 0, PRECISION_F32}, 3, lengths);
+    check_gradient((struct shape){3, 7, 2, 0, 0, PRECISION_F32}, 3, lengths);
+    check_gradient((struct shape){4, 17, 6, 0, 0, PRECISION_F32}, 3, lengths);
+    check_gradient((struct shape){1, 1, 2, 0, 0, PRECISION_F32}, 1,
+                   long_lengths); /* two key blocks */
+    check_gradient((struct shape){70, 2, 2, 0, 0, PRECISION_F32}, 1, &lengths[2]);
+    check_gradient((struct shape){1, 1, 0, 1, 0, PRECISION_F32}, 1, long_lengths);
+    check_gradient((struct shape){4, 7, 0, 4, 0, PRECISION_F32}, 3, lengths);
+    check_gradient((struct shape){6, 8, 0, 3, 0, PRECISION_F32}, 3, lengths);
+    check_gradient((struct shape){4, 17, 0, 1, 0, PRECISION_F32}, 3, lengths);
+    check_gradient((struct shape){140, 2, 0, 2, 0, PRECISION_F32}, 1, &lengths[2]);
+    check_gradient((struct shape){3, 7, 2, 0, 4, PRECISION_F32}, 3, lengths);
+    check_gradient((struct shape){4, 2, 0, 2, 5, PRECISION_F32}, 3, lengths);
+    check_gradient((struct shape){1, 1, 2, 0, 130, PRECISION_F32}, 1, long_lengths);
 }
 
 static void a_part_can_be_stored_behind_the_others(void **state)

@@ -56,6 +56,12 @@ static void check_batch(struct shape shape)
     drop_case(&c);
 }
 
+static struct shape in_bf16(struct shape shape)
+{
+    shape.cache = PRECISION_BF16;
+    return shape;
+}
+
 static void gradient_of_a_sequence_does_not_depend_on_its_batch(void **state)
 {
     (void)state;
@@ -63,6 +69,9 @@ static void gradient_of_a_sequence_does_not_depend_on_its_batch(void **state)
     check_batch(grouped[4]);
     check_batch(grouped[5]);
     check_batch(sparse[2]);
+    check_batch(in_bf16(shapes[3]));
+    check_batch(in_bf16(grouped[5]));
+    check_batch(in_bf16(sparse[2]));
 }
 
 /* Feeds every sequence in pieces of `step` rows, all sequences side by side. */
@@ -72,7 +81,7 @@ static void run_in_steps(struct backend *b, const struct attention_case *c, size
     struct cache cache;
     bool is_done = false;
 
-    make_cache(c, NAN, &cache);
+    make_cache(c, c->shape.cache, &cache);
     whole_spans(c, &cache, whole);
     for (size_t at = 0; !is_done; at += step) {
         struct kv_span spans[MAX_SPANS];
@@ -119,21 +128,25 @@ static void prefill_chunks_and_decode_give_the_same_bits(void **state)
     for (size_t i = 2; i < 5; i++) {
         check_steps(shapes[i]);
         check_steps(grouped[i]);
+        check_steps(in_bf16(shapes[i]));
+        check_steps(in_bf16(grouped[i]));
     }
     check_steps(grouped[5]); /* one query head a KV head */
+    check_steps(in_bf16(grouped[5]));
     check_steps(sparse[2]);
-    check_steps((struct shape){4, 17, 6, 0, 130});
+    check_steps(in_bf16(sparse[2]));
+    check_steps(in_bf16((struct shape){4, 17, 6, 0, 130, PRECISION_F32}));
+    check_steps((struct shape){4, 17, 6, 0, 130, PRECISION_F32});
 }
 
-static void a_selection_of_all_gives_the_bits_of_none(void **state)
+static void check_full_selection(struct shape shape)
 {
     static const size_t lengths[] = {40, 150};
     struct attention_case c;
     struct backend *b;
     size_t n;
-    (void)state;
 
-    make_case(&c, shapes[2], 2, lengths);
+    make_case(&c, shape, 2, lengths);
     memory_free(operands(&c, &n));
     n += out_floats(&c);
     float *want = new_floats(n), *got = new_floats(n);
@@ -147,6 +160,13 @@ static void a_selection_of_all_gives_the_bits_of_none(void **state)
     memory_free(got);
     memory_free(want);
     drop_case(&c);
+}
+
+static void a_selection_of_all_gives_the_bits_of_none(void **state)
+{
+    (void)state;
+    check_full_selection(shapes[2]);
+    check_full_selection(in_bf16(shapes[2]));
 }
 
 int main(void)

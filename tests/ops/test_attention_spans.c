@@ -43,8 +43,8 @@ static void run_tails(struct backend *b, const void *context, float *out)
     struct kv_span whole[MAX_SPANS], spans[MAX_SPANS];
     struct cache cache, d_cache;
 
-    make_cache(c, NAN, &cache);
-    make_cache(c, 0.0F, &d_cache);
+    make_cache(c, c->shape.cache, &cache);
+    make_gradient_cache(c, &d_cache);
     whole_spans(c, &cache, whole);
     copy_entries(b, c, whole, c->n_sequences, &cache, c->entries, true);
     const size_t n_spans = tail_spans(t, &cache, spans);
@@ -101,14 +101,14 @@ static void gradient_reaches_cached_keys(void **state)
     static const size_t long_lengths[] = {131};
     (void)state;
     for (size_t n_cached = 1; n_cached < 18; n_cached += n_cached < 8 ? 7 : 9) {
-        check_tails((struct shape){3, 7, 2, 0, 0}, n_cached, 3, lengths);
-        check_tails((struct shape){6, 4, 0, 3, 0}, n_cached, 3, lengths);
-        check_tails((struct shape){3, 2, 2, 0, 4}, n_cached, 3, lengths);
+        check_tails((struct shape){3, 7, 2, 0, 0, PRECISION_F32}, n_cached, 3, lengths);
+        check_tails((struct shape){6, 4, 0, 3, 0, PRECISION_F32}, n_cached, 3, lengths);
+        check_tails((struct shape){3, 2, 2, 0, 4, PRECISION_F32}, n_cached, 3, lengths);
     }
-    check_tails((struct shape){70, 1, 2, 0, 0}, 8, 2, lengths);
-    check_tails((struct shape){1, 1, 2, 0, 0}, 127, 1, long_lengths);
-    check_tails((struct shape){1, 1, 0, 1, 0}, 129, 1, long_lengths);
-    check_tails((struct shape){1, 1, 0, 1, 130}, 129, 1, long_lengths);
+    check_tails((struct shape){70, 1, 2, 0, 0, PRECISION_F32}, 8, 2, lengths);
+    check_tails((struct shape){1, 1, 2, 0, 0, PRECISION_F32}, 127, 1, long_lengths);
+    check_tails((struct shape){1, 1, 0, 1, 0, PRECISION_F32}, 129, 1, long_lengths);
+    check_tails((struct shape){1, 1, 0, 1, 130, PRECISION_F32}, 129, 1, long_lengths);
 }
 
 /* Where a cut falls between chunks, whole sequences and tails add the same products. */
@@ -149,9 +149,11 @@ struct copies {
 
 static void make_shared(struct attention_case *c, struct cache *cache, struct kv_span spans[4])
 {
-    *c = (struct attention_case){
-        .shape = {1, FIRST_PART, 2, 0, 0}, .n_sequences = 2, .lengths = {8, 25}, .n_rows = 33};
-    make_cache(c, NAN, cache);
+    *c = (struct attention_case){.shape = {1, FIRST_PART, 2, 0, 0, PRECISION_F32},
+                                 .n_sequences = 2,
+                                 .lengths = {8, 25},
+                                 .n_rows = 33};
+    make_cache(c, PRECISION_F32, cache);
     spans[0] = (struct kv_span){0, SHARED_ROWS, 0, cache->blocks[0]};
     spans[1] = (struct kv_span){7, 1, SHARED_ROWS, cache->blocks[0]};
     spans[2] = (struct kv_span){8, 18, SHARED_ROWS, cache->blocks[1]};

@@ -82,7 +82,7 @@ static void gather_pair(const struct attention_backward_args *a, struct workspac
     const size_t width = key_width(f);
     const size_t at = row * f->out_stride + head * f->value_dim;
 
-    gather_query(f, row, head, w->q + pair * width);
+    gather_rounded_query(f, row, head, w->q + pair * width);
     memcpy(w->d_out + pair * f->value_dim, a->d_out + at, f->value_dim * sizeof(float));
     memset(w->dq + pair * width, 0, width * sizeof(float));
     w->lse[pair] = f->lse[row * f->n_heads + head];

@@ -5,6 +5,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/simd/attention_tile.h"
+#include "kernels/cpu/simd/halves.h"
 
 #include <string.h>
 
@@ -94,13 +95,34 @@ static inline size_t pair_head(const struct chunk *c, size_t pair, size_t group)
     return c->kv_head * group + pair % group;
 }
 
+static inline void copy_floats(const float *from, size_t n, float *to)
+{
+    for (size_t j = 0; j < n; j += SIMD_LANES) {
+        const size_t left = lanes_left(j, n);
+        lanes_store(to + j, lanes_load(from + j, left), left);
+    }
+}
+
 /* One query as adjacent floats [first part | second part]. */
 static inline void gather_query(const struct attention_args *a, size_t row, size_t head, float *to)
 {
-    memcpy(to, a->q + row * a->q_stride + head * a->q_head_stride, a->key_dim * sizeof(*to));
+    copy_floats(a->q + row * a->q_stride + head * a->q_head_stride, a->key_dim, to);
     if (a->rope_dim > 0) {
-        memcpy(to + a->key_dim, a->q_rope + row * a->q_rope_stride + head * a->q_rope_head_stride,
-               a->rope_dim * sizeof(*to));
+        copy_floats(a->q_rope + row * a->q_rope_stride + head * a->q_rope_head_stride, a->rope_dim,
+                    to + a->key_dim);
+    }
+}
+
+/* The same as the forward's products take it: rounded where the keys are. */
+static inline void gather_rounded_query(const struct attention_args *a, size_t row, size_t head,
+                                        float *to)
+{
+    const size_t n = key_width(a);
+
+    gather_query(a, row, head, to);
+    for (size_t j = 0; a->pages.precision == PRECISION_BF16 && j < n; j += SIMD_LANES) {
+        const size_t left = lanes_left(j, n);
+        lanes_store(to + j, vec_round_bf16(lanes_load(to + j, left)), left);
     }
 }
 
@@ -116,7 +138,13 @@ static inline float *entry_of(const struct kv_pages *pages, const struct kv_span
     return page_of(pages, span, token) + token % KV_BLOCK_TOKENS * pages->entry_stride;
 }
 
-/* A part of the entries of one key block: key k is steps[k / 16] + k % 16 * stride. */
+static inline const uint16_t *halves_of(const float *words)
+{
+    return (const uint16_t *)words;
+}
+
+/* A part of the entries of one key block: key k is steps[k / 16] + k % 16 * stride. What is there
+ * are floats, or words of two halves. */
 struct key_rows {
     const float *steps[STEPS_PER_BLOCK];
     size_t stride;
@@ -154,17 +182,71 @@ static inline void gather_keys(const struct kv_pages *pages, const struct chunk 
     }
 }
 
+/* A part of bfloat16 keys as floats, in gathered (KEY_BLOCK, width). */
+static inline void widen_keys(const struct kv_pages *pages, const struct chunk *c,
+                              const struct key_part *part, float *gathered, struct key_rows *out)
+{
+    out->stride = part->width;
+    for (size_t k = 0; k < part->n; k++) {
+        const size_t key = part->first + k;
+        const size_t token = c->picked == NULL ? key : (size_t)c->picked[key];
+        const uint16_t *entry = halves_of(entry_of(pages, c->span, token)) + part->at;
+        float *row = gathered + k * part->width;
+
+        for (size_t j = 0; j < part->width; j += SIMD_LANES) {
+            const size_t left = lanes_left(j, part->width);
+            lanes_store(row + j, halves_load(entry + j, left), left);
+        }
+        if (k % KV_STEP_TOKENS == 0) {
+            out->steps[k / KV_STEP_TOKENS] = row;
+        }
+    }
+}
+
+/* As floats, in pages of any precision. */
 static inline void locate_keys(const struct kv_pages *pages, const struct chunk *c,
                                const struct key_part *part, float *gathered, struct key_rows *out)
 {
-    if (c->picked == NULL) {
+    if (pages->precision == PRECISION_BF16) {
+        widen_keys(pages, c, part, gathered, out);
+    } else if (c->picked == NULL) {
         locate_seen_keys(pages, c, part, out);
     } else {
         gather_keys(pages, c, part, gathered, out);
     }
 }
 
-/* Keys and values of a block for attention; gathered holds gathered_floats. */
+/* Whether the words of a part lie in the pages as they are: else they are gathered. */
+static inline bool has_words(const struct chunk *c, const struct key_part *part)
+{
+    return c->picked == NULL && part->at % 2 == 0;
+}
+
+/* A part of bfloat16 keys as words of two values. gathered (KEY_BLOCK, half of the width). */
+static inline void locate_words(const struct kv_pages *pages, const struct chunk *c,
+                                const struct key_part *part, float *gathered, struct key_rows *out)
+{
+    const struct key_part words = {part->first, part->n, part->at / 2, (part->width + 1) / 2};
+
+    if (has_words(c, part)) {
+        locate_seen_keys(pages, c, &words, out);
+        return;
+    }
+    out->stride = words.width;
+    for (size_t k = 0; k < part->n; k++) {
+        const size_t key = part->first + k;
+        const size_t token = c->picked == NULL ? key : (size_t)c->picked[key];
+        float *row = gathered + k * words.width;
+
+        memcpy(row, halves_of(entry_of(pages, c->span, token)) + part->at,
+               part->width * sizeof(uint16_t));
+        if (k % KV_STEP_TOKENS == 0) {
+            out->steps[k / KV_STEP_TOKENS] = row;
+        }
+    }
+}
+
+/* Keys and values of a block as floats; gathered holds gathered_floats. */
 static inline void locate_block(const struct attention_args *a, const struct chunk *c,
                                 size_t first_key, size_t n_keys, float *gathered,
                                 struct key_rows *keys, struct key_rows *values)
@@ -188,7 +270,7 @@ static inline size_t gathered_floats(const struct attention_args *a)
 {
     const size_t width = key_width(a) + (values_are_in_keys(a) ? 0 : a->value_dim);
 
-    return a->selected == NULL ? 0 : KEY_BLOCK * width;
+    return a->selected == NULL && a->pages.precision == PRECISION_F32 ? 0 : KEY_BLOCK * width;
 }
 
 /* Whether the rows of a chunk differ in more than their own position: then each goes alone. */

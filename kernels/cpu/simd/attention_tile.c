@@ -139,7 +139,7 @@ static inline void quad_store(float *p, quad a)
 }
 
 /* Four tokens' four dimensions. */
-static inline void transpose_4x4(const float *from, size_t from_stride, float *to)
+static inline void transpose_4x4(const float *from, size_t from_stride, float *to, size_t to_stride)
 {
     const quad a = quad_load(from), b = quad_load(from + from_stride);
     const quad c = quad_load(from + 2 * from_stride), d = quad_load(from + 3 * from_stride);
@@ -149,9 +149,9 @@ static inline void transpose_4x4(const float *from, size_t from_stride, float *t
     const quad cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
 
     quad_store(to, __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5));
-    quad_store(to + KEY_BLOCK, __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7));
-    quad_store(to + 2 * KEY_BLOCK, __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5));
-    quad_store(to + 3 * KEY_BLOCK, __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
+    quad_store(to + to_stride, __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7));
+    quad_store(to + 2 * to_stride, __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5));
+    quad_store(to + 3 * to_stride, __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7));
 }
 
 #if SIMD_TILE_VECTORS >= 4
@@ -212,24 +212,25 @@ SIMD_INLINE void transpose_16x16(const float *from, size_t from_stride, float *t
 }
 #endif
 
-void ISA(tile_transpose_step)(const float *entries, size_t entry_stride, size_t width, float *to)
+void ISA(tile_transpose_step)(const float *entries, size_t entry_stride, size_t width, float *to,
+                              size_t to_stride)
 {
     size_t d = 0;
 
 #if SIMD_TILE_VECTORS >= 4
     for (; d + KV_STEP_TOKENS <= width; d += KV_STEP_TOKENS) {
-        transpose_16x16(entries + d, entry_stride, to + d * KEY_BLOCK, KEY_BLOCK);
+        transpose_16x16(entries + d, entry_stride, to + d * to_stride, to_stride);
     }
 #endif
     for (; d + 4 <= width; d += 4) {
         for (size_t token = 0; token < KV_STEP_TOKENS; token += 4) {
             transpose_4x4(entries + token * entry_stride + d, entry_stride,
-                          to + d * KEY_BLOCK + token);
+                          to + d * to_stride + token, to_stride);
         }
     }
     for (; d < width; d++) {
         for (size_t token = 0; token < KV_STEP_TOKENS; token++) {
-            to[d * KEY_BLOCK + token] = entries[token * entry_stride + d];
+            to[d * to_stride + token] = entries[token * entry_stride + d];
         }
     }
 }

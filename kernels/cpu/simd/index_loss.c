@@ -318,8 +318,8 @@ static void loss_keys(const struct loss_call *call, const struct chunk *c, struc
     const size_t n_pairs = c->n_rows * a->n_heads, width = a->n_heads * a->dim;
 
     for (size_t pair = 0; pair < c->n_rows * f->n_heads; pair++) {
-        gather_query(f, pair_row(c, pair, f->n_heads), pair % f->n_heads,
-                     w->q + pair * key_width(f));
+        gather_rounded_query(f, pair_row(c, pair, f->n_heads), pair % f->n_heads,
+                             w->q + pair * key_width(f));
     }
     gather_index_queries(a, c, w->index_q);
     memset(w->dq, 0, n_pairs * a->dim * sizeof(*w->dq));

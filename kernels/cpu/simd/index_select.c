@@ -14,6 +14,7 @@ struct workspace {
     float *q;      /* (P, dim) */
     float *keys;   /* (dim, KEY_BLOCK) transposed */
     float *z;      /* (P, KEY_BLOCK) */
+    float *wide;   /* (KEY_BLOCK, dim) keys of pages that hold no floats */
     float *scores; /* (rows, score_stride) */
 };
 
@@ -25,12 +26,18 @@ struct select_call {
     size_t total_work;
 };
 
+static size_t product_floats(const struct index_args *a, size_t pairs)
+{
+    const size_t n_copies = a->pages.precision == PRECISION_F32 ? 1 : 2;
+
+    return whole_lanes(pairs * (a->dim + KEY_BLOCK) + n_copies * a->dim * KEY_BLOCK);
+}
+
 static size_t workspace_floats(const struct index_args *a, size_t score_stride)
 {
     const size_t pairs = max_pairs(a->n_heads);
 
-    return whole_lanes(pairs * (a->dim + KEY_BLOCK) + a->dim * KEY_BLOCK) +
-           chunk_rows(a->n_heads) * score_stride;
+    return product_floats(a, pairs) + chunk_rows(a->n_heads) * score_stride;
 }
 
 static struct workspace workspace_at(const struct index_args *a, float *scratch)
@@ -41,7 +48,8 @@ static struct workspace workspace_at(const struct index_args *a, float *scratch)
     w.keys = scratch;
     w.z = w.keys + a->dim * KEY_BLOCK;
     w.q = w.z + pairs * KEY_BLOCK;
-    w.scores = scratch + whole_lanes(pairs * (a->dim + KEY_BLOCK) + a->dim * KEY_BLOCK);
+    w.wide = w.q + pairs * a->dim;
+    w.scores = scratch + product_floats(a, pairs);
     return w;
 }
 
@@ -108,7 +116,7 @@ static void score_chunk(const struct index_args *a, const struct chunk *c, struc
     for (size_t first = 0; first < c->n_keys; first += KEY_BLOCK) {
         const size_t n_keys = smaller(c->n_keys - first, KEY_BLOCK);
         const struct key_part part = {first, n_keys, a->key_at, a->dim};
-        locate_seen_keys(&a->pages, c, &part, &keys);
+        locate_keys(&a->pages, c, &part, w->wide, &keys);
         index_products(a, c->n_rows * a->n_heads, w->q, &keys, n_keys, w->keys, w->z);
         for (size_t r = 0; r < c->n_rows; r++) {
             const float *weights = a->w + (c->span->first_row + c->i + r) * a->w_stride;

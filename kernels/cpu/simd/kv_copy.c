@@ -2,42 +2,70 @@
  * pages' gradients back into rows. */
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/simd/cpu_ops.h"
+#include "kernels/cpu/simd/halves.h"
 #include "kernels/cpu/simd/lanes.h"
-
-#include <string.h>
 
 struct copy_call {
     const struct kv_copy_args *args;
     size_t n_rows; /* up to the last one of any span */
 };
 
-static void add_part(const float *entry, float *row, size_t n)
+/* The values of an entry, from value `at` on: floats or halves. */
+struct entry {
+    float *floats;
+    uint16_t *halves; /* NULL: it holds floats */
+};
+
+static struct entry entry_at(const struct kv_pages *pages, const struct kv_span *span, size_t token,
+                             size_t at)
 {
-    for (size_t j = 0; j < n; j += SIMD_LANES) {
-        const size_t left = lanes_left(j, n);
-        lanes_store(row + j, vec_add(lanes_load(row + j, left), lanes_load(entry + j, left)), left);
+    const size_t page = (size_t)span->blocks[token / KV_BLOCK_TOKENS];
+    float *words =
+        pages->data + page * pages->page_stride + token % KV_BLOCK_TOKENS * pages->entry_stride;
+
+    return pages->precision == PRECISION_BF16 ? (struct entry){.halves = (uint16_t *)words + at}
+                                              : (struct entry){.floats = words + at};
+}
+
+static f32x16 entry_load(const struct entry *entry, size_t j, size_t n)
+{
+    return entry->halves != NULL ? halves_load(entry->halves + j, n)
+                                 : lanes_load(entry->floats + j, n);
+}
+
+static void entry_store(const struct entry *entry, size_t j, f32x16 values, size_t n)
+{
+    if (entry->halves != NULL) {
+        halves_store(entry->halves + j, values, n);
+    } else {
+        lanes_store(entry->floats + j, values, n);
     }
 }
 
-static void copy_part(const struct kv_copy_args *a, float *entry, float *row, size_t n)
+static void copy_part(const struct kv_copy_args *a, struct entry entry, float *row, size_t n)
 {
-    if (a->accumulate && !a->to_pages) {
-        add_part(entry, row, n);
-    } else {
-        memcpy(a->to_pages ? entry : row, a->to_pages ? row : entry, n * sizeof(*entry));
+    for (size_t j = 0; j < n; j += SIMD_LANES) {
+        const size_t left = lanes_left(j, n);
+
+        if (a->to_pages) {
+            entry_store(&entry, j, lanes_load(row + j, left), left);
+        } else {
+            const f32x16 values = entry_load(&entry, j, left);
+            const f32x16 sum = a->accumulate ? vec_add(lanes_load(row + j, left), values) : values;
+            lanes_store(row + j, sum, left);
+        }
     }
 }
 
 static void copy_row(const struct kv_copy_args *a, const struct kv_span *span, size_t i)
 {
     const size_t row = span->first_row + i, token = span->n_cached + i;
-    const size_t page = (size_t)span->blocks[token / KV_BLOCK_TOKENS];
-    float *entry = a->pages.data + page * a->pages.page_stride +
-                   token % KV_BLOCK_TOKENS * a->pages.entry_stride + a->entry_at;
 
-    copy_part(a, entry, a->latent + row * a->latent_stride, a->rk);
+    copy_part(a, entry_at(&a->pages, span, token, a->entry_at), a->latent + row * a->latent_stride,
+              a->rk);
     if (a->dr > 0) {
-        copy_part(a, entry + a->rk, a->rope_key + row * a->rope_key_stride, a->dr);
+        copy_part(a, entry_at(&a->pages, span, token, a->entry_at + a->rk),
+                  a->rope_key + row * a->rope_key_stride, a->dr);
     }
 }
 

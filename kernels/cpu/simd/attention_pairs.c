@@ -1,0 +1,187 @@
+/* Owns the register tiles of pairs; see attention_pairs.h. */
+#include "kernels/cpu/simd/attention_pairs.h"
+
+#include <string.h>
+
+/* Rows and vectors of the largest tile. */
+#define TILE_ROWS ((size_t)4)
+#define TILE_VECTORS (SIMD_TILE_VECTORS >= 4 ? (size_t)4 : (size_t)1)
+
+/* rows and vectors are constant after inlining; n lanes of each vector are stored. */
+struct tile {
+    f32x16 acc[4][4];
+    size_t rows, vectors;
+};
+
+SIMD_INLINE void tile_begin(struct tile *tile, const struct pair_product *t, const float *y,
+                            size_t n)
+{
+#pragma GCC unroll 4
+    for (size_t r = 0; r < tile->rows; r++) {
+#pragma GCC unroll 4
+        for (size_t v = 0; v < tile->vectors; v++) {
+            tile->acc[r][v] =
+                t->accumulate ? lanes_load(y + r * t->y_stride + 16 * v, n) : vec_zero();
+        }
+    }
+}
+
+SIMD_INLINE void tile_end(const struct tile *tile, const struct pair_product *t, float *y, size_t n)
+{
+#pragma GCC unroll 4
+    for (size_t r = 0; r < tile->rows; r++) {
+#pragma GCC unroll 4
+        for (size_t v = 0; v < tile->vectors; v++) {
+            lanes_store(y + r * t->y_stride + 16 * v, tile->acc[r][v], n);
+        }
+    }
+}
+
+/* One pair of each row. */
+SIMD_INLINE void tile_add(struct tile *tile, const float *x, size_t x_stride, const float *w)
+{
+    pair16 wv[4];
+
+#pragma GCC unroll 4
+    for (size_t v = 0; v < tile->vectors; v++) {
+        wv[v] = pairs_load(w + 16 * v);
+    }
+#pragma GCC unroll 4
+    for (size_t r = 0; r < tile->rows; r++) {
+        const pair_x xv = pair_broadcast(x + r * x_stride);
+#pragma GCC unroll 4
+        for (size_t v = 0; v < tile->vectors; v++) {
+            tile->acc[r][v] = pair_fma(xv, wv[v], tile->acc[r][v]);
+        }
+    }
+}
+
+SIMD_INLINE void tile_run(const struct pair_product *t, size_t row, size_t column, size_t rows,
+                          size_t vectors, size_t n)
+{
+    struct tile tile; /* not zeroed: tile_begin does it */
+    const float *x = t->x + row * t->x_stride, *w = t->w + column;
+    float *y = t->y + row * t->y_stride + column;
+
+    tile.rows = rows;
+    tile.vectors = vectors;
+    tile_begin(&tile, t, y, n);
+    for (size_t k = 0; k < t->n_pairs; k++) {
+        tile_add(&tile, x, t->x_stride, w);
+        x += PAIR_WORDS;
+        w += t->w_stride;
+    }
+    if (t->last != NULL) {
+        tile_add(&tile, x, t->x_stride, t->last + column);
+    }
+    tile_end(&tile, t, y, n);
+}
+
+/* All rows of some vectors of columns, in tiles of about the same height: chains of few rows wait
+ * for one another. */
+SIMD_INLINE void tile_columns(const struct pair_product *t, size_t column, size_t vectors, size_t n)
+{
+    size_t row = 0;
+
+    while (row < t->n_rows) {
+        const size_t left = t->n_rows - row, n_tiles = (left + TILE_ROWS - 1) / TILE_ROWS;
+        const size_t rows = (left + n_tiles - 1) / n_tiles;
+
+        if (rows == 4) {
+            tile_run(t, row, column, 4, vectors, n);
+        } else if (rows == 3) {
+            tile_run(t, row, column, 3, vectors, n);
+        } else if (rows == 2) {
+            tile_run(t, row, column, 2, vectors, n);
+        } else {
+            tile_run(t, row, column, 1, vectors, n);
+        }
+        row += rows;
+    }
+}
+
+/* Not inlined: no product may move out from between flush_begin and flush_end. */
+static __attribute__((noinline)) void multiply(const struct pair_product *t)
+{
+    size_t column = 0;
+
+    for (; TILE_VECTORS == 4 && column + 64 <= t->n_columns; column += 64) {
+        tile_columns(t, column, 4, SIMD_LANES);
+    }
+    for (; TILE_VECTORS == 4 && column + 32 <= t->n_columns; column += 32) {
+        tile_columns(t, column, 2, SIMD_LANES);
+    }
+    for (; column + 16 <= t->n_columns; column += 16) {
+        tile_columns(t, column, 1, SIMD_LANES);
+    }
+    if (column < t->n_columns) {
+        tile_columns(t, column, 1, t->n_columns - column);
+    }
+}
+
+void ISA(pair_multiply)(const struct pair_product *product)
+{
+    const uint32_t mode = flush_begin();
+
+    multiply(product);
+    flush_end(mode);
+}
+
+void ISA(pair_round)(const float *values, size_t n, float *pairs)
+{
+    for (size_t j = 0; j < n; j += PAIR_VALUES) {
+        const f32x16 first = vec_load(values + j), second = vec_load(values + j + SIMD_LANES);
+        pairs_store(pairs + j / 2 * PAIR_WORDS, first, second);
+    }
+}
+
+void ISA(pair_transpose_step)(const float *entries, size_t entry_stride, size_t width, float *to,
+                              size_t to_stride)
+{
+    const size_t n_words = half_words(width);
+    int32_t *last = (int32_t *)to + (n_words - 1) * to_stride;
+
+    ISA(tile_transpose_step)(entries, entry_stride, n_words, to, to_stride);
+    if (width % 2 != 0) {
+        ivec_store(last, ivec_and(ivec_load(last), ivec_set1(0xFFFF)));
+    }
+}
+
+#ifdef __AVX512BW__
+typedef short half32 __attribute__((vector_size(64)));
+
+/* 32 columns. */
+SIMD_INLINE void zip_32(const float *first, const float *second, float *to)
+{
+    const half32 a = (half32)_mm512_loadu_si512(first);
+    const half32 b = second == NULL ? (half32){0} : (half32)_mm512_loadu_si512(second);
+    const half32 low =
+        __builtin_shufflevector(a, b, 0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40,
+                                9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47);
+    const half32 high =
+        __builtin_shufflevector(a, b, 16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23,
+                                55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63);
+    _mm512_storeu_si512(to, (__m512i)low);
+    _mm512_storeu_si512(to + SIMD_LANES, (__m512i)high);
+}
+#endif
+
+void ISA(pair_zip)(const float *first, const float *second, size_t width, float *to)
+{
+    size_t c = 0;
+
+#ifdef __AVX512BW__
+    for (; c + PAIR_VALUES <= width; c += PAIR_VALUES) {
+        zip_32(first + c / 2, second == NULL ? NULL : second + c / 2, to + c);
+    }
+#endif
+    for (; c < width; c++) {
+        uint16_t pair[2] = {0};
+
+        memcpy(&pair[0], (const char *)first + c * sizeof(pair[0]), sizeof(pair[0]));
+        if (second != NULL) {
+            memcpy(&pair[1], (const char *)second + c * sizeof(pair[1]), sizeof(pair[1]));
+        }
+        memcpy(to + c, pair, sizeof(pair));
+    }
+}

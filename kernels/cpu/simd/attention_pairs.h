@@ -1,0 +1,55 @@
+/* Owns the arithmetic of attention over a cache of bfloat16 entries: products of pairs (pairs.h),
+ * and the two forms in which a block of keys takes part in them. A word is two values.
+ *
+ * Every product is y (rows, columns) = sum over k of x[row][k] . w[k][column], x and w pairs, one
+ * chain per element over k ascending from zero (or from y):
+ *   scores   k = two dimensions of a key, an odd last one with zero;  column = key
+ *   values   k = keys 2 j and 2 j + 1 of the block, an odd last one with zero; column = dimension
+ */
+#ifndef HONE_KERNELS_CPU_SIMD_ATTENTION_PAIRS_H
+#define HONE_KERNELS_CPU_SIMD_ATTENTION_PAIRS_H
+
+#include "kernels/cpu/simd/attention_tile.h"
+#include "kernels/cpu/simd/pairs.h"
+
+/* Values that pairs_store takes at once: rows of x are padded to whole ones. */
+#define PAIR_VALUES (2 * SIMD_LANES)
+
+struct pair_product {
+    const float *x; /* pairs of PAIR_WORDS words */
+    size_t x_stride;
+    const float *w;
+    size_t w_stride;
+    const float *last; /* a row of w behind the n_pairs, or NULL */
+    float *y;
+    size_t y_stride;
+    size_t n_rows, n_pairs, n_columns;
+    bool accumulate;
+};
+
+void ISA(pair_multiply)(const struct pair_product *product);
+
+/* n values, padded with zeros to whole PAIR_VALUES -> pairs of a row of x; in place is legal. */
+void ISA(pair_round)(const float *values, size_t n, float *pairs);
+
+/* to[d][token] = values 2 d, 2 d + 1 of the 16 tokens of a step, entry_stride words apart; an odd
+ * width's last value goes with zero. */
+void ISA(pair_transpose_step)(const float *entries, size_t entry_stride, size_t width, float *to,
+                              size_t to_stride);
+
+/* to[c] = values c of two keys, `second` NULL: with zero. */
+void ISA(pair_zip)(const float *first, const float *second, size_t width, float *to);
+
+/* Words of n values. */
+static inline size_t half_words(size_t n)
+{
+    return (n + 1) / 2;
+}
+
+/* Words of a row of x with n values. */
+static inline size_t pair_row_words(size_t n)
+{
+    return (n + PAIR_VALUES - 1) / PAIR_VALUES * SIMD_LANES * PAIR_WORDS;
+}
+
+#endif
