@@ -205,9 +205,9 @@ static enum status compare_all(const struct model_run *run, struct model_compari
 
         if (strcmp(tensor->name, "input_ids") == 0) {
             comparison->results[comparison->n_results++] = *tensor;
-        } else if (!model_check_is_fp8(tensor->name)) {
-            TRY(compare_tensor(run, tensor, comparison));
+            continue;
         }
+        TRY(model_check_is_fp8(tensor->name) ? STATUS_OK : compare_tensor(run, tensor, comparison));
     }
     return STATUS_OK;
 }

@@ -96,17 +96,23 @@ static bool parse_linear(const char *text, struct result *out)
 /* NAME_w8a8VARIANT or NAME_w8a8VARIANT.LINEAR */
 static bool parse_result(const struct tensor *tensor, struct result *out)
 {
-    *out = (struct result){.tensor = tensor, .kind = find_kind(tensor->name)};
+    const size_t kind = find_kind(tensor->name);
 
-    const char *variant = tensor->name + strlen(kinds[out->kind]);
+    if (kind == N_KINDS) {
+        return false;
+    }
+
+    const char *variant = tensor->name + strlen(kinds[kind]);
     const size_t n = strcspn(variant, ".");
+
+    *out = (struct result){.tensor = tensor, .kind = kind};
 
     out->variant = find_variant(variant, n);
     if (out->variant == N_VARIANTS) {
         return false;
     }
-    return out->kind == LOGITS ? variant[n] == '\0'
-                               : variant[n] == '.' && parse_linear(variant + n + 1, out);
+    return kind == LOGITS ? variant[n] == '\0'
+                          : variant[n] == '.' && parse_linear(variant + n + 1, out);
 }
 
 static int compare_sizes(size_t a, size_t b)
@@ -114,11 +120,14 @@ static int compare_sizes(size_t a, size_t b)
     return (a > b) - (a < b);
 }
 
-/* Kinds in their order, and each in the order of the forward pass (for qsort). */
+/* Variant by variant, kinds in their order, each in the order of the forward pass (for qsort). */
 static int compare_results(const void *first, const void *second)
 {
     const struct result *a = first, *b = second;
 
+    if (a->variant != b->variant) {
+        return compare_sizes(a->variant, b->variant);
+    }
     if (a->kind != b->kind) {
         return compare_sizes(a->kind, b->kind);
     }
@@ -197,44 +206,30 @@ static enum status find_result(struct model_run *run, const struct model_compari
                           out);
 }
 
-static enum status compare_variant(struct model_run *run, struct model_comparison *comparison,
-                                   const struct result *results, size_t n, size_t variant)
+static enum status compare_result(struct model_run *run, struct model_comparison *comparison,
+                                  const struct result *result)
 {
-    for (size_t i = 0; i < n; i++) {
-        struct computed computed = {.floats = NULL};
+    struct computed computed = {.floats = NULL};
 
-        if (results[i].variant == variant) {
-            TRY(find_result(run, comparison, &results[i], &computed));
-            TRY(model_check_compare(comparison, results[i].tensor, &computed));
-        }
-    }
-    return STATUS_OK;
+    TRY(find_result(run, comparison, result, &computed));
+    return model_check_compare(comparison, result->tensor, &computed);
 }
 
-static bool has_variant(const struct result *results, size_t n, size_t variant)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (results[i].variant == variant) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* One run of a variant, and everything stored of it. */
+/* One run of a variant, and the n results stored of it. */
 static enum status check_variant(struct model_comparison *comparison, const struct result *results,
-                                 size_t n, size_t variant, bool has_float_scales)
+                                 size_t n, bool has_float_scales)
 {
+    const struct variant *variant = &variants[results->variant];
     const struct policy_options options = {.precision = PRECISION_FP8,
                                            .has_float_scales =
-                                               has_float_scales && variants[variant].has_own_scales,
-                                           .is_expanded = variants[variant].is_expanded};
+                                               has_float_scales && variant->has_own_scales,
+                                           .is_expanded = variant->is_expanded};
     const struct model_run_wants no_wants = {.gradients = false};
     struct model_run run;
     enum status status = model_check_run(comparison, &options, &no_wants, &run);
 
-    if (status == STATUS_OK) {
-        status = compare_variant(&run, comparison, results, n, variant);
+    for (size_t i = 0; i < n && status == STATUS_OK; i++) {
+        status = compare_result(&run, comparison, &results[i]);
     }
     policy_destroy(run.policy);
     return status;
@@ -286,10 +281,10 @@ enum status model_check_fp8(struct model_comparison *comparison)
 
     TRY(list_results(comparison, &results, &n));
     TRY(find_float_scales(comparison, &has_float_scales));
-    for (size_t i = 0; i < N_VARIANTS; i++) {
-        if (has_variant(results, n, i)) {
-            TRY(check_variant(comparison, results, n, i, has_float_scales));
+    for (size_t i = 0, end; i < n; i = end) {
+        for (end = i + 1; end < n && results[end].variant == results[i].variant; end++) {
         }
+        TRY(check_variant(comparison, results + i, end - i, has_float_scales));
     }
     return STATUS_OK;
 }

@@ -102,6 +102,14 @@ static enum status read_example(const struct sft *sft, size_t step, size_t i,
     return status;
 }
 
+static void report_update(const struct update_stats *update, struct sft_report *report)
+{
+    report->mtp_loss = update->mtp_loss;
+    report->balance_loss = update->balance_loss;
+    report->indexer_loss = update->indexer_loss;
+    report->grad_norm = update->grad_norm;
+}
+
 static enum status learn_step(struct sft *sft, size_t step, struct sft_report *report)
 {
     const struct run_config *config = sft->config;
@@ -136,16 +144,13 @@ static enum status learn_step(struct sft *sft, size_t step, struct sft_report *r
         policy_update_router_bias(sft->policy, counts, (float)config->model.router_bias_update);
     }
     balance_measure(sft->policy, counts, &report->max_violation, &n_dead);
-    const double seconds = (double)(clock_now_us() - begin_us) * 1e-6;
-    const double flops = learner_flops(sft->learner) - flops_before;
     report->step = step;
     report->loss = sum.loss;
-    report->mtp_loss = update.mtp_loss;
-    report->balance_loss = update.balance_loss;
-    report->indexer_loss = update.indexer_loss;
-    report->grad_norm = update.grad_norm;
+    report_update(&update, report);
+    const double seconds = (double)(clock_now_us() - begin_us) * 1e-6;
     report->tokens_per_s = (double)update.n_rows / seconds;
-    report->share_of_peak = speed_share(sft->speed, flops, seconds);
+    report->share_of_peak =
+        speed_share(sft->speed, learner_flops(sft->learner) - flops_before, seconds);
     return STATUS_OK;
 }
 
