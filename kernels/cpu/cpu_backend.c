@@ -243,10 +243,10 @@ enum status cpu_run_parts(struct backend *backend, size_t n_parts, backend_part 
     struct cpu_backend *cpu = cpu_of(backend);
     struct parts_job job = {
         .parts = cpu->parts, .function = function, .context = context, .n_parts = n_parts};
+    for (size_t i = 0; cpu->parts == NULL && i < n_parts; i++) {
+        TRY(function(context, i, backend));
+    }
     if (cpu->parts == NULL) {
-        for (size_t i = 0; i < n_parts; i++) {
-            TRY(function(context, i, backend));
-        }
         return STATUS_OK;
     }
     pool_run(cpu->pool, parts_task, &job);
