@@ -51,6 +51,7 @@ enum message_type {
     MESSAGE_PING,        /* both ways, from the main loop, with progress */
     MESSAGE_PONG,        /* answer */
     MESSAGE_BYE,         /* leaving, or (from the trainer) the run is over */
+    MESSAGE_SAMPLING,    /* worker -> reward: what sampling with a version has come to so far */
     MESSAGE_TYPES
 };
 

@@ -165,13 +165,25 @@ const struct message_field message_fields[] = {
     INT(MESSAGE_PONG, "weight_version", false, 0, STEP_MAX),
     TEXT(MESSAGE_PONG, "phase", false, 16),
     TEXT(MESSAGE_BYE, "reason", false, 256),
+
+    INT(MESSAGE_SAMPLING, "weight_version", true, 0, STEP_MAX),
+    INT(MESSAGE_SAMPLING, "tokens", true, 0, ID_MAX), /* drawn */
+    INT(MESSAGE_SAMPLING, "turns", true, 0, ID_MAX),  /* of samples, behind their first token */
+    INT(MESSAGE_SAMPLING, "turn_tokens", true, 0, ID_MAX),  /* that these gave */
+    INT(MESSAGE_SAMPLING, "drafts", true, 0, ID_MAX),       /* that were judged */
+    INT(MESSAGE_SAMPLING, "drafts_right", true, 0, ID_MAX), /* ... and were what was drawn */
+    INT(MESSAGE_SAMPLING, "preempted", true, 0, ID_MAX),    /* samples put off for want of pages */
+    INT(MESSAGE_SAMPLING, "resumed_tokens", true, 0, ID_MAX), /* computed anew for them */
+    INT(MESSAGE_SAMPLING, "prompt_tokens", true, 0, ID_MAX),  /* of prompts, computed */
+    INT(MESSAGE_SAMPLING, "prefix_tokens", true, 0, ID_MAX),  /* ... found computed */
 };
 const size_t n_message_fields = sizeof(message_fields) / sizeof(message_fields[0]);
 
 static const char *const type_names[MESSAGE_TYPES] = {
-    "HELLO", "HELLO_OK", "REFUSE", "READY",  "WORK",     "COMPLETION",  "ACK",  "NACK",
-    "GROUP", "GROUP_OK", "SCORED", "TAKEN",  "MANIFEST", "MANIFEST_OK", "STEP", "STEP_OK",
-    "FETCH", "FETCHED",  "W_GET",  "W_INFO", "W_CHUNK",  "PING",        "PONG", "BYE",
+    "HELLO", "HELLO_OK", "REFUSE",   "READY",    "WORK",  "COMPLETION", "ACK",
+    "NACK",  "GROUP",    "GROUP_OK", "SCORED",   "TAKEN", "MANIFEST",   "MANIFEST_OK",
+    "STEP",  "STEP_OK",  "FETCH",    "FETCHED",  "W_GET", "W_INFO",     "W_CHUNK",
+    "PING",  "PONG",     "BYE",      "SAMPLING",
 };
 
 const char *message_type_name(enum message_type type)

@@ -39,11 +39,12 @@ struct part {
     const char *name; /* key in JSON, title otherwise */
     enum part_form form;
     bool only_with_ids;
+    int64_t since; /* version of the schema; in an older file there is nothing to show */
     const char *sql;
 };
 
 static const struct part step_parts[] = {
-    {"step", FORM_FIELDS, false,
+    {"step", FORM_FIELDS, false, 1,
      "SELECT st.step, st.status, v.groups, v.samples, v.reward, v.reward_std,"
      " v.frac_reward_zero_std, v.len_mean, v.clipped_ratio, v.masked, st.loss, st.grad_norm, st.kl,"
      " st.entropy, st.clip_frac, v.mismatch_kl_max, st.lr, st.n_tok, st.version_in, st.version_out,"
@@ -52,36 +53,39 @@ static const struct part step_parts[] = {
      " AS trained_samples, st.t_generate_us, st.t_reward_us, st.t_train_us, st.t_sync_us,"
      " st.t_wait_us FROM steps st JOIN runs r ON r.run_id = st.run_id"
      " LEFT JOIN v_steps v ON v.run = r.name AND v.step = st.step WHERE st.step = ?1"},
-    {"groups", FORM_TABLE, false,
+    {"sampling", FORM_TABLE, false, 2,
+     "SELECT workers, tokens, drafts, acceptance, tokens_per_turn, preempted, resumed_tokens,"
+     " prompt_tokens, prefix_tokens FROM v_sampling WHERE step = ?1"},
+    {"groups", FORM_TABLE, false, 1,
      "SELECT group_id, status, n, n_scored, reward_mean, reward_std, reward_min, reward_max,"
      " len_mean, truncated, masked, duplicates, prompt FROM v_groups WHERE step = ?1 AND"
      " kind = 'train' ORDER BY group_id"},
 };
 static const struct part group_parts[] = {
-    {"group", FORM_FIELDS, false,
+    {"group", FORM_FIELDS, false, 1,
      "SELECT group_id, step, kind, status, data_source, n, n_scored, reward_mean, reward_std,"
      " len_mean, truncated, masked, duplicates FROM v_groups WHERE group_id = ?1"},
-    {"texts", FORM_TEXTS, false,
+    {"texts", FORM_TEXTS, false, 1,
      "SELECT p.text AS prompt, p.answer FROM groups g JOIN prompts p ON p.prompt_id = g.prompt_id"
      " WHERE g.group_id = ?1"},
-    {"samples", FORM_TABLE, false,
+    {"samples", FORM_TABLE, false, 1,
      "SELECT sample_id, idx, attempt, status, finish, n_tok, reward, advantage, completion"
      " FROM v_samples WHERE group_id = ?1 ORDER BY idx, attempt"},
 };
 static const struct part sample_parts[] = {
-    {"sample", FORM_FIELDS, false,
+    {"sample", FORM_FIELDS, false, 1,
      "SELECT v.sample_id, v.group_id, v.idx, v.attempt, v.step, v.kind, v.status, v.finish,"
      " v.data_source, v.n_prompt, v.n_tok, v.reward, v.advantage, v.trained_step, v.batch_pos,"
      " v.version_first, v.version_last, printf('0x%016x', s.seed) AS seed, w.name AS worker,"
      " v.gen_us, v.kl, v.entropy, v.clip_frac, v.mismatch_kl, v.ratio_max FROM v_samples v"
      " JOIN samples s ON s.sample_id = v.sample_id"
      " LEFT JOIN workers w ON w.worker_id = s.worker_id WHERE v.sample_id = ?1"},
-    {"texts", FORM_TEXTS, false,
+    {"texts", FORM_TEXTS, false, 1,
      "SELECT prompt, answer, completion FROM v_samples WHERE sample_id = ?1"},
-    {"scores", FORM_TABLE, false,
+    {"scores", FORM_TABLE, false, 1,
      "SELECT component, weight, status, value, latency_ms, tries, detail FROM v_scores"
      " WHERE sample_id = ?1"},
-    {"tokens", FORM_TABLE, true,
+    {"tokens", FORM_TABLE, true, 1,
      "SELECT pos, id, is_prompt, logp, advantage, version FROM tokens(?1)"},
 };
 
@@ -247,7 +251,8 @@ static enum status show(struct db *db, const struct subject *subject, int64_t id
     enum status status = STATUS_OK;
 
     for (size_t i = 0; i < subject->n_parts && status == STATUS_OK; i++) {
-        if (request->wants_ids || !subject->parts[i].only_with_ids) {
+        if ((request->wants_ids || !subject->parts[i].only_with_ids) &&
+            subject->parts[i].since <= db_schema_version(db)) {
             status = show_part(db, &subject->parts[i], id, out);
         }
     }

@@ -122,6 +122,11 @@ void db_close(struct db *db)
     memory_free(db);
 }
 
+int64_t db_schema_version(const struct db *db)
+{
+    return db->version;
+}
+
 void db_set_timeout(struct db *db, int64_t timeout_us)
 {
     db->timeout_us = timeout_us;
@@ -157,6 +162,7 @@ enum status db_check_version(struct db *db)
     if (application_id != SCHEMA_APPLICATION_ID || version < 1) {
         return status_set(STATUS_BAD_FORMAT, "%s: not a hone run database", db->path);
     }
+    db->version = version;
     if (version > SCHEMA_VERSION) {
         return status_set(STATUS_UNSUPPORTED, "%s: schema version %lld, this program knows %d",
                           db->path, (long long)version, SCHEMA_VERSION);

@@ -28,6 +28,7 @@ void db_close(struct db *db); /* close its queries first; NULL is legal */
 /* Time that each following query may spend inside SQLite; 0: unlimited. */
 void db_set_timeout(struct db *db, int64_t timeout_us);
 const char *db_path(const struct db *db);
+int64_t db_schema_version(const struct db *db); /* of the file: 1 or more, perhaps an older one */
 const char *db_sqlite_version(void);
 
 enum db_kind { DB_NULL, DB_INT, DB_REAL, DB_TEXT, DB_BLOB };

@@ -14,6 +14,7 @@
 struct db {
     sqlite3 *handle;
     char *path;
+    int64_t version;     /* of the schema, once it was checked */
     int64_t timeout_us;  /* budget of each query, 0: none */
     int64_t deadline_us; /* of the step that runs now, 0: none */
     struct blob_coder *coder;

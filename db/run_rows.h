@@ -95,6 +95,13 @@ struct expert_rows {
     const float *bias;      /* (n_layers, n_experts) or NULL */
     size_t n_layers, n_experts;
 };
+/* What a worker's sampling for a step came to so far; counts as in sampling_columns. */
+#define SAMPLING_COLUMNS 9u
+extern const char *const sampling_columns[SAMPLING_COLUMNS];
+struct sampling_row {
+    int64_t step, worker_id;
+    int64_t counts[SAMPLING_COLUMNS];
+};
 struct event_row {
     const char *level, *kind, *json; /* json may be NULL */
     int64_t inc, step, group_id;     /* negative: none */

@@ -6,6 +6,15 @@
 
 #include <stddef.h>
 
+/* What a worker's sampling for a step came to, as its process said last. */
+static const char sql_sampling[] =
+    "CREATE TABLE sampling(run_id INTEGER NOT NULL REFERENCES runs, step INTEGER NOT NULL,"
+    " worker_id INTEGER NOT NULL REFERENCES workers, tokens INTEGER NOT NULL,"
+    " turns INTEGER NOT NULL, turn_tokens INTEGER NOT NULL, drafts INTEGER NOT NULL,"
+    " drafts_right INTEGER NOT NULL, preempted INTEGER NOT NULL,"
+    " resumed_tokens INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,"
+    " prefix_tokens INTEGER NOT NULL, PRIMARY KEY(run_id, step, worker_id)) STRICT, WITHOUT ROWID";
+
 const char *const schema_tables[] = {
     "CREATE TABLE runs(run_id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
     " created_ns INTEGER NOT NULL, config_json TEXT NOT NULL, config_sha BLOB NOT NULL,"
@@ -91,6 +100,8 @@ const char *const schema_tables[] = {
     " key BLOB NOT NULL, value REAL, status TEXT NOT NULL CHECK(status IN('ok','n/a')),"
     " detail TEXT, PRIMARY KEY(fn_id, key)) STRICT, WITHOUT ROWID",
 
+    sql_sampling,
+
     "CREATE INDEX groups_by_step ON groups(run_id, step)",
 
     "CREATE INDEX groups_by_prompt ON groups(prompt_id)",
@@ -99,3 +110,7 @@ const char *const schema_tables[] = {
     " RAISE(ABORT, 'a manifest is immutable'); END",
     NULL,
 };
+
+static const char *const to_version_2[] = {sql_sampling, schema_view_sampling, NULL};
+
+const char *const *const schema_upgrades[SCHEMA_VERSION - 1] = {to_version_2};

@@ -3,6 +3,16 @@
 
 #include <stddef.h>
 
+const char schema_view_sampling[] =
+    "CREATE VIEW v_sampling AS\n"
+    " SELECT ru.name AS run,s.step,count(*) AS workers,sum(s.tokens) AS tokens,"
+    "sum(s.drafts) AS drafts,\n"
+    " 1.0*sum(s.drafts_right)/nullif(sum(s.drafts),0) AS acceptance,"
+    "1.0*sum(s.turn_tokens)/nullif(sum(s.turns),0) AS tokens_per_turn,\n"
+    " sum(s.preempted) AS preempted,sum(s.resumed_tokens) AS resumed_tokens,"
+    "sum(s.prompt_tokens) AS prompt_tokens,sum(s.prefix_tokens) AS prefix_tokens\n"
+    " FROM sampling s JOIN runs ru USING(run_id) GROUP BY s.run_id,s.step";
+
 const char *const schema_views[] = {
     "CREATE VIEW v_samples AS\n"
     " SELECT s.sample_id,ru.name AS run,g.step,g.kind,s.version_first,s.version_last,"
@@ -116,5 +126,7 @@ const char *const schema_views[] = {
     "CREATE VIEW v_metrics AS\n"
     " SELECT ru.name AS run,m.step,k.name,m.value FROM metrics m JOIN metric_keys k"
     " USING(key_id) JOIN runs ru USING(run_id)",
+
+    schema_view_sampling,
     NULL,
 };

@@ -13,6 +13,7 @@
 
 #define WAL_CHECKPOINT_BYTES INT64_C(8388608)
 #define SQLITE_WAL_RESET_FIXED 3051003
+#define PATH_ROOM 4096
 
 /* page_size comes before WAL: it cannot change later. */
 static const char *const settings[] = {
@@ -41,20 +42,72 @@ static void tell_version(void)
     }
 }
 
+static enum status set_version(struct db *db, int64_t version)
+{
+    char pragma[64];
+
+    (void)snprintf(pragma, sizeof(pragma), "PRAGMA user_version=%lld", (long long)version);
+    return db_execute(db, pragma);
+}
+
+static enum status execute_all(struct db *db, const char *const *statements)
+{
+    for (size_t i = 0; statements[i] != NULL; i++) {
+        TRY(db_execute(db, statements[i]));
+    }
+    return STATUS_OK;
+}
+
 static enum status create_schema(struct db *db)
 {
     char pragma[64];
 
-    for (size_t i = 0; schema_tables[i] != NULL; i++) {
-        TRY(db_execute(db, schema_tables[i]));
-    }
-    for (size_t i = 0; schema_views[i] != NULL; i++) {
-        TRY(db_execute(db, schema_views[i]));
-    }
+    TRY(execute_all(db, schema_tables));
+    TRY(execute_all(db, schema_views));
     (void)snprintf(pragma, sizeof(pragma), "PRAGMA application_id=%d", SCHEMA_APPLICATION_ID);
     TRY(db_execute(db, pragma));
-    (void)snprintf(pragma, sizeof(pragma), "PRAGMA user_version=%d", SCHEMA_VERSION);
-    return db_execute(db, pragma);
+    return set_version(db, SCHEMA_VERSION);
+}
+
+/* A file of an older version takes one step after the other to this one. */
+static enum status upgrade_schema(struct db *db)
+{
+    TRY(db_check_version(db));
+    while (db->version < SCHEMA_VERSION) {
+        TRY(execute_all(db, schema_upgrades[db->version - 1]));
+        TRY(set_version(db, ++db->version));
+    }
+    return STATUS_OK;
+}
+
+/* The file as it is, beside it, before a first upgrade of it. */
+static enum status back_up(struct db *db)
+{
+    char path[PATH_ROOM];
+    int64_t n_tables = 0;
+    sqlite3_stmt *stmt = NULL;
+
+    TRY(db_read_int(db, "SELECT count(*) FROM sqlite_schema", &n_tables));
+    if (n_tables == 0) {
+        return STATUS_OK;
+    }
+    TRY(db_check_version(db));
+    const int n = snprintf(path, sizeof(path), "%s.version-%lld", db->path, (long long)db->version);
+    if (db->version == SCHEMA_VERSION || access(path, F_OK) == 0) {
+        return STATUS_OK;
+    }
+    if (n < 0 || (size_t)n >= sizeof(path)) {
+        return status_set(STATUS_BAD_ARGUMENT, "%s: the path is too long", db->path);
+    }
+    log_info("db", "schema version %lld becomes %d, the old file is kept as %s",
+             (long long)db->version, SCHEMA_VERSION, path);
+    int code = sqlite3_prepare_v2(db->handle, "VACUUM INTO ?1", -1, &stmt, NULL);
+    if (code == SQLITE_OK) {
+        (void)sqlite3_bind_text(stmt, 1, path, n, SQLITE_STATIC);
+        code = sqlite3_step(stmt);
+    }
+    (void)sqlite3_finalize(stmt);
+    return code == SQLITE_DONE ? STATUS_OK : db_failure(db, code, path);
 }
 
 /* A file that dies before its schema is committed has no tables and is begun anew. */
@@ -62,10 +115,11 @@ static enum status ensure_schema(struct db *db)
 {
     int64_t n_tables;
 
+    TRY(back_up(db));
     TRY(db_execute(db, "BEGIN IMMEDIATE"));
     enum status status = db_read_int(db, "SELECT count(*) FROM sqlite_schema", &n_tables);
     if (status == STATUS_OK) {
-        status = n_tables == 0 ? create_schema(db) : db_check_version(db);
+        status = n_tables == 0 ? create_schema(db) : upgrade_schema(db);
     }
     if (status == STATUS_OK) {
         return db_execute(db, "COMMIT");

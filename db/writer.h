@@ -99,5 +99,8 @@ MUST_CHECK enum status writer_put_train_stats(struct writer *writer, const uint6
                                               const float *stats, size_t n);
 MUST_CHECK enum status writer_put_experts(struct writer *writer, int64_t run_id, int64_t step,
                                           const struct expert_rows *experts);
+/* In the place of what the worker said of the step before. */
+MUST_CHECK enum status writer_put_sampling(struct writer *writer, int64_t run_id,
+                                           const struct sampling_row *row);
 
 #endif

@@ -55,6 +55,17 @@ static const char sql_put_expert[] =
     "INSERT OR REPLACE INTO expert_load(run_id, step, layer, expert, tokens, bias)"
     " VALUES(?1, ?2, ?3, ?4, ?5, ?6)";
 
+/* In the order of sampling_columns. */
+static const char sql_put_sampling[] =
+    "INSERT OR REPLACE INTO sampling(run_id, step, worker_id, tokens, turns, turn_tokens, drafts,"
+    " drafts_right, preempted, resumed_tokens, prompt_tokens, prefix_tokens)"
+    " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+
+const char *const sampling_columns[SAMPLING_COLUMNS] = {
+    "tokens",    "turns",          "turn_tokens",   "drafts",        "drafts_right",
+    "preempted", "resumed_tokens", "prompt_tokens", "prefix_tokens",
+};
+
 static void bind_finite(struct bind *bind, double value)
 {
     if (isfinite(value)) {
@@ -282,4 +293,19 @@ enum status writer_put_experts(struct writer *writer, int64_t run_id, int64_t st
         TRY(put_expert(writer, run_id, step, experts, i));
     }
     return STATUS_OK;
+}
+
+enum status writer_put_sampling(struct writer *writer, int64_t run_id,
+                                const struct sampling_row *row)
+{
+    struct bind bind;
+
+    TRY(writer_statement(writer, sql_put_sampling, &bind));
+    bind_int(&bind, run_id);
+    bind_int(&bind, row->step);
+    bind_int(&bind, row->worker_id);
+    for (size_t i = 0; i < SAMPLING_COLUMNS; i++) {
+        bind_int(&bind, row->counts[i]);
+    }
+    return writer_run(writer, &bind);
 }

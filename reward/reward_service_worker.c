@@ -1,4 +1,4 @@
-/* Owns what workers say: HELLO, COMPLETION, PING, BYE. */
+/* Owns what workers say: HELLO, COMPLETION, SAMPLING, PING, BYE. */
 #include "base/log.h"
 #include "base/memory.h"
 #include "reward/reward_service_internal.h"
@@ -261,6 +261,23 @@ static enum status on_completion(struct service *service, const struct inbox_ent
     return answer_completion(service, entry, MESSAGE_ACK, NULL);
 }
 
+/* Said again now and then, with larger numbers. What a version samples is trained as the next step.
+ */
+static enum status on_sampling(struct service *service, const struct inbox_entry *entry,
+                               const struct worker_peer *worker)
+{
+    struct sampling_row row = {.step = message_int(entry->message, "weight_version", 0) + 1,
+                               .worker_id = worker == NULL ? 0 : worker->worker_id};
+
+    if (worker == NULL) {
+        return STATUS_OK; /* it says so again when it has been welcomed */
+    }
+    for (size_t i = 0; i < SAMPLING_COLUMNS; i++) {
+        row.counts[i] = message_int(entry->message, sampling_columns[i], 0);
+    }
+    return writer_put_sampling(service->writer, service->run_id, &row);
+}
+
 /* true when what this peer says must not be used: it was refused, or the trainer that came after it
  * computes otherwise. */
 static bool is_unfit(const struct service *service, const struct worker_peer *worker)
@@ -300,6 +317,9 @@ enum status service_on_results(struct service *service, const struct inbox_entry
     if (is_unfit(service, worker)) {
         worker->is_refused = true;
         return service_refuse(service, entry, "this worker does not compute as the trainer does");
+    }
+    if (type == MESSAGE_SAMPLING) {
+        return on_sampling(service, entry, worker);
     }
     return type == MESSAGE_COMPLETION ? on_completion(service, entry)
                                       : service_refuse(service, entry, "not a worker's message");

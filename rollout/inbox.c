@@ -121,6 +121,7 @@ static enum status on_reward(struct worker *worker, const struct message *messag
     if (type == MESSAGE_HELLO_OK) {
         (void)contact_welcomed(&worker->reward_contact, message_int(message, "inc", 0), now_us);
         outbox_resend_all(worker->outbox); /* it may be another process by now */
+        worker->n_tokens_told = 0;
     } else if (type == MESSAGE_REFUSE) {
         return on_refuse(&worker->reward_contact, "reward service", message, now_us);
     } else if (type == MESSAGE_ACK || type == MESSAGE_NACK) {

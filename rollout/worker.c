@@ -103,32 +103,6 @@ static enum status ask_for_work(struct worker *worker)
     return STATUS_OK;
 }
 
-/* What came of drafts and pages under the weights that go. */
-static void log_stats(struct worker *worker)
-{
-    const struct engine_stats now = engine_stats(worker->engine);
-    const struct engine_stats *before = &worker->stats;
-    const uint64_t n_fed = now.n_fed - before->n_fed;
-    const uint64_t n_turns = now.n_turns - before->n_turns;
-    const uint64_t n_preempted = now.n_preempted - before->n_preempted;
-    const uint64_t n_prefix_tokens = now.n_prefix_tokens - before->n_prefix_tokens;
-
-    if (n_fed > 0 && n_turns > 0) {
-        log_info("rollout", "drafts=%llu accepted=%.3f tokens_per_turn=%.3f",
-                 (unsigned long long)n_fed, (double)(now.n_right - before->n_right) / (double)n_fed,
-                 (double)(now.n_turn_tokens - before->n_turn_tokens) / (double)n_turns);
-    }
-    if (n_preempted > 0 || n_prefix_tokens > 0) {
-        log_info(
-            "rollout", "preempted=%llu computed_again=%llu prefix_tokens=%llu of %llu",
-            (unsigned long long)n_preempted,
-            (unsigned long long)(now.n_resumed_tokens - before->n_resumed_tokens),
-            (unsigned long long)n_prefix_tokens,
-            (unsigned long long)(n_prefix_tokens + now.n_prompt_tokens - before->n_prompt_tokens));
-    }
-    worker->stats = now;
-}
-
 /* The version that came, all of it packed, goes live. */
 static enum status install_weights(struct worker *worker)
 {
@@ -137,7 +111,7 @@ static enum status install_weights(struct worker *worker)
     TRY(engine_measure(worker->engine));
     worker->held = *weights_fetch_id(worker->fetch);
     weights_fetch_end(worker->fetch);
-    log_stats(worker);
+    worker_log_stats(worker);
     log_debug("rollout", "weights version=%lld digest=%s ms=%lld", (long long)worker->held.version,
               worker->held.digest, (long long)((clock_now_us() - since_us) / 1000));
     return STATUS_OK;
@@ -339,7 +313,8 @@ static enum status worker_tick(struct worker *worker)
     TRY(advance_weights(worker));
     TRY(start_work(worker));
     TRY(sample(worker));
-    return flush_outbox(worker);
+    TRY(flush_outbox(worker));
+    return worker_tell_stats(worker);
 }
 
 static enum status say_bye(const struct worker *worker, const char *reason)

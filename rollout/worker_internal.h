@@ -30,6 +30,7 @@ struct worker {
     struct work_queue queue;
     struct weights_fetch *fetch;
     struct engine_stats stats; /* until these weights came */
+    uint64_t n_tokens_told;    /* of those since, in what the reward service was told last */
     struct outbox *outbox;
     size_t credit;        /* groups held at once */
     size_t credit_to_ask; /* READY that the trainer has not had yet */
@@ -44,6 +45,11 @@ MUST_CHECK enum status inbox_drain(struct worker *worker, int timeout_ms);
 /* Forgets all work: the trainer that gave it is gone or has forgotten us. What is finished stays in
  * the outbox. */
 void worker_drop_work(struct worker *worker);
+
+/* What the weights that go were good for, once: call before others are installed. */
+void worker_log_stats(struct worker *worker);
+/* SAMPLING, if something was sampled since the last one and the engine is idle. */
+MUST_CHECK enum status worker_tell_stats(struct worker *worker);
 
 /* Sends without blocking and destroys the message; *was_sent false when the peer is not there. */
 MUST_CHECK enum status worker_send(struct socket *socket, struct message *message, bool *was_sent);

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """The same configuration gives the same samples and bitwise the same weights, however the work is cut."""
+import re
 import shutil
 
 import support
@@ -46,6 +47,49 @@ def samples_and_weights_do_not_depend_on_how_work_is_cut():
             assert other_digests == digests, f"{label}: other weights"
 
 
+LONG = ["rollout.max_completion_length=190", "data.max_prompt_length=32", "rollout.workers=1", "rollout.max_num_seqs=32",
+        "grpo.prompts_per_step=8", "grpo.num_generations=8"]
+
+
+def words(sets):
+    return [word for s in sets for word in ("--set", s)]
+
+
+def cache_bytes(folder, sets, n_extra):
+    """Of one sequence and n_extra pages."""
+    told = support.hone("run", "run.yaml", *words([*LONG, *sets, "rollout.kv_cache_bytes=1"]), cwd=folder, check=2).stderr
+    page_bytes, n_pages = map(int, re.search(r"pages of (\d+) bytes, one sequence needs (\d+)", told).groups())
+    return page_bytes * (n_pages + n_extra)
+
+
+def run_long(folder, sets):
+    """Digests, samples, and what sampling came to, of a run whose completions fill several pages."""
+    shutil.rmtree(folder / "runs", ignore_errors=True)
+    done = support.hone("run", "run.yaml", *words([*LONG, *sets]), cwd=folder, check=0)
+    assert done.stdout.count(" mismatch=0 ") == 2, done.stdout
+    run_dir = folder / "runs/rl"
+    counts = support.query(run_dir, "SELECT sum(tokens), sum(drafts), sum(preempted), sum(resumed_tokens), "
+                                    "sum(prompt_tokens) FROM v_sampling")[0]
+    assert counts[0] == support.query(run_dir, "SELECT sum(n_tok) FROM samples")[0][0], counts
+    assert counts[4] > 0, counts
+    return (support.digests(run_dir), support.samples(run_dir)), counts[1:4]
+
+
+def samples_that_are_put_off_stay_exact():
+    """A cache that holds one sequence and little more: computed anew, they are the same, and the trainer agrees."""
+    with support.temporary() as name:
+        folder = support.small_run(name, steps=2)
+        roomy, counts = run_long(folder, ["rollout.speculate=0"])
+        assert counts == (0, 0, 0), counts
+        for n_extra, sets in ((0, ["rollout.speculate=0"]), (1, ["rollout.speculate=2", "rollout.spec_max_batch=1000"]),
+                              (2, ["rollout.max_batch_tokens=16", "rollout.threads=2"])):
+            size = cache_bytes(folder, sets, n_extra)
+            tight, counts = run_long(folder, [*sets, f"rollout.kv_cache_bytes={size}"])
+            assert counts[1] > 0 and counts[2] > counts[1], counts
+            assert counts[0] > 0 or "rollout.speculate=2" not in sets, counts
+            assert tight == roomy, sets
+
+
 def several_updates_and_a_reference_stay_exact():
     """Two passes over two parts, KL to the reference, filters off: the log-probabilities before the first update still agree."""
     with support.temporary() as name:
@@ -71,5 +115,5 @@ def filters_and_temperature_stay_exact():
 
 
 if __name__ == "__main__":
-    support.main([samples_and_weights_do_not_depend_on_how_work_is_cut, several_updates_and_a_reference_stay_exact,
-                  filters_and_temperature_stay_exact])
+    support.main([samples_and_weights_do_not_depend_on_how_work_is_cut, samples_that_are_put_off_stay_exact,
+                  several_updates_and_a_reference_stay_exact, filters_and_temperature_stay_exact])

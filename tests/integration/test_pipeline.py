@@ -31,6 +31,8 @@ VIEWS = {
     "v_length_hist": "run step len_bucket n reward",
     "v_suspects": "run step sample_id group_id why reward advantage n_tok completion",
     "v_metrics": "run step name value",
+    "v_sampling": "run step workers tokens drafts acceptance tokens_per_turn preempted resumed_tokens prompt_tokens "
+                  "prefix_tokens",
 }
 EMPTY_IS_FINE = {"v_errors", "v_suspects"}
 

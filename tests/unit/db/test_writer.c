@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <math.h>
 #include <signal.h>
+#include <sqlite3.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -27,9 +28,98 @@ static void a_new_database_has_the_schema_and_its_marks(void **state)
     assert_int_equal(fixture_read(&f, "PRAGMA page_size"), 8192);
     assert_int_equal(fixture_read(&f, "SELECT count(*) FROM sqlite_schema WHERE type = 'table'"
                                       " AND sql LIKE '%STRICT%'"),
-                     17);
+                     18);
     assert_int_equal(fixture_read(&f, "SELECT count(*) FROM sqlite_schema WHERE type = 'view'"),
-                     12);
+                     13);
+    fixture_destroy(&f);
+}
+
+static int64_t read_raw(sqlite3 *raw, const char *sql)
+{
+    sqlite3_stmt *stmt = NULL;
+
+    assert_int_equal(sqlite3_prepare_v2(raw, sql, -1, &stmt, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_step(stmt), SQLITE_ROW);
+    const int64_t value = sqlite3_column_int64(stmt, 0);
+    assert_int_equal(sqlite3_finalize(stmt), SQLITE_OK);
+    return value;
+}
+
+/* A file as version 1 left it, with a group in it. */
+static void make_version_1(struct fixture *f)
+{
+    sqlite3 *raw = NULL;
+
+    fixture_create(f);
+    fixture_group(f, 4, 1, 2, 100);
+    assert_ok(writer_commit(f->writer));
+    writer_close(f->writer);
+    f->writer = NULL;
+    assert_int_equal(sqlite3_open(f->path, &raw), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(raw,
+                                  "DROP VIEW v_sampling; DROP TABLE sampling;"
+                                  "PRAGMA user_version=1",
+                                  NULL, NULL, NULL),
+                     SQLITE_OK);
+    assert_int_equal(sqlite3_close(raw), SQLITE_OK);
+}
+
+static void an_older_file_is_kept_and_becomes_one_of_this_version(void **state)
+{
+    struct fixture f;
+    char kept[400];
+    struct db *db = NULL;
+    sqlite3 *raw = NULL;
+
+    (void)state;
+    make_version_1(&f);
+    assert_ok(db_open_readonly(f.path, DB_TRUSTED, &db)); /* a reader takes it as it is */
+    assert_int_equal(db_schema_version(db), 1);
+    db_close(db);
+    for (size_t i = 0; i < 2; i++) {
+        fixture_open(&f);
+        assert_int_equal(fixture_read(&f, "PRAGMA user_version"), SCHEMA_VERSION);
+        assert_int_equal(fixture_read(&f, "SELECT count(*) FROM samples"), 2);
+        assert_int_equal(fixture_read(&f, "SELECT count(*) FROM v_sampling"), 0);
+        writer_close(f.writer);
+        f.writer = NULL;
+    }
+    (void)snprintf(kept, sizeof(kept), "%s.version-1", f.path);
+    assert_int_equal(sqlite3_open_v2(kept, &raw, SQLITE_OPEN_READONLY, NULL), SQLITE_OK);
+    assert_int_equal(read_raw(raw, "PRAGMA user_version"), 1);
+    assert_int_equal(read_raw(raw, "SELECT count(*) FROM samples"), 2);
+    assert_int_equal(read_raw(raw, "SELECT count(*) FROM sqlite_schema WHERE name = 'sampling'"),
+                     0);
+    assert_int_equal(sqlite3_close(raw), SQLITE_OK);
+    fixture_destroy(&f);
+}
+
+static void a_worker_may_say_again_what_its_sampling_came_to(void **state)
+{
+    struct fixture f;
+    struct sampling_row row = {.step = 3};
+
+    (void)state;
+    fixture_create(&f);
+    for (int64_t i = 0; i < 2; i++) {
+        assert_ok(writer_put_worker(f.writer, f.run_id, "w", "host", 100 + i, &row.worker_id));
+        for (int64_t factor = 1; factor <= 2; factor++) {
+            for (size_t j = 0; j < SAMPLING_COLUMNS; j++) {
+                row.counts[j] = factor * ((int64_t)j + 1) * (i + 1);
+            }
+            assert_ok(writer_put_sampling(f.writer, f.run_id, &row));
+        }
+    }
+    assert_ok(writer_commit(f.writer));
+    assert_int_equal(fixture_read(&f, "SELECT count(*) FROM sampling"), 2);
+    assert_int_equal(fixture_read(&f, "SELECT workers FROM v_sampling WHERE step = 3"), 2);
+    assert_int_equal(fixture_read(&f, "SELECT tokens FROM v_sampling"), 2 + 4);
+    assert_int_equal(fixture_read(&f, "SELECT 1000 * tokens_per_turn FROM v_sampling"), 1500);
+    assert_int_equal(fixture_read(&f, "SELECT 1000 * acceptance FROM v_sampling"), 1250);
+    assert_int_equal(fixture_read(&f, "SELECT preempted FROM v_sampling"), 6 * 6);
+    assert_int_equal(fixture_read(&f, "SELECT resumed_tokens FROM v_sampling"), 6 * 7);
+    assert_int_equal(fixture_read(&f, "SELECT prompt_tokens FROM v_sampling"), 6 * 8);
+    assert_int_equal(fixture_read(&f, "SELECT prefix_tokens FROM v_sampling"), 6 * 9);
     fixture_destroy(&f);
 }
 
@@ -449,6 +539,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_new_database_has_the_schema_and_its_marks),
+        cmocka_unit_test(an_older_file_is_kept_and_becomes_one_of_this_version),
+        cmocka_unit_test(a_worker_may_say_again_what_its_sampling_came_to),
         cmocka_unit_test(a_sample_comes_back_as_it_was_put),
         cmocka_unit_test(the_same_attempt_is_stored_once),
         cmocka_unit_test(rows_are_seen_by_others_only_after_commit),

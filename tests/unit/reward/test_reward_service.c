@@ -312,6 +312,22 @@ static void say_step(struct world *w, const uint64_t ids[2])
     say(w->trainer, step);
 }
 
+/* What the worker's sampling for step 1 came to: tokens, and as much of everything else. */
+static void say_sampling(struct world *w, int64_t n)
+{
+    static const char *const counts[] = {"tokens",         "turns",         "turn_tokens",
+                                         "drafts",         "drafts_right",  "preempted",
+                                         "resumed_tokens", "prompt_tokens", "prefix_tokens"};
+    struct message *message = NULL;
+
+    assert_ok(message_create(MESSAGE_SAMPLING, &message));
+    message_put_int(message, "weight_version", 0);
+    for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+        message_put_int(message, counts[i], n + (int64_t)i);
+    }
+    say(w->worker, message);
+}
+
 static int64_t read_int(const struct world *w, const char *sql)
 {
     char path[300];
@@ -372,6 +388,8 @@ static void a_step_is_logged_once_whatever_is_said_twice(void **state)
         hear_and_drop(w.worker, MESSAGE_ACK);
     }
     assert_int_equal(read_int(&w, "SELECT count(*) FROM samples"), 2);
+    say_sampling(&w, 10);
+    say_sampling(&w, 20);
     take_both(&w, ids, "ok");
     for (int i = 0; i < 2; i++) {
         say_manifest(&w, ids, digest_a);
@@ -386,6 +404,9 @@ static void a_step_is_logged_once_whatever_is_said_twice(void **state)
     assert_int_equal(read_int(&w, "SELECT count(*) FROM batch_items"), 2);
     assert_int_equal(read_int(&w, "SELECT count(*) FROM v_samples WHERE reward IS NOT NULL"), 2);
     assert_int_equal(read_int(&w, "SELECT count(*) FROM v_metrics"), 2);
+    assert_int_equal(read_int(&w, "SELECT tokens FROM v_sampling WHERE step = 1"), 20);
+    assert_int_equal(read_int(&w, "SELECT preempted FROM v_sampling"), 25);
+    assert_int_equal(read_int(&w, "SELECT prefix_tokens FROM v_sampling"), 28);
     assert_int_equal(
         read_int(&w, "SELECT count(*) FROM groups WHERE status = 'trained' AND n_scored = 2"), 1);
     assert_sound(&w);
@@ -465,6 +486,7 @@ static void a_killed_service_goes_on_where_it_was(void **state)
     hear_and_drop(w.worker, MESSAGE_ACK);
     (void)end_of_service(&w, SIGKILL);
     restart_service(&w);
+    say_sampling(&w, 10);                     /* of nobody that it knows */
     say(w.worker, completion(&w, 1, 0, "7")); /* no HELLO: the worker does not know */
     say(w.worker, completion(&w, 1, 1, "8"));
     hear_and_drop(w.worker, MESSAGE_ACK);
@@ -492,6 +514,7 @@ static void a_killed_service_goes_on_where_it_was(void **state)
     hear_and_drop(w.trainer, MESSAGE_STEP_OK);
     assert_int_equal(read_int(&w, "SELECT count(*) FROM samples"), 2);
     assert_int_equal(read_int(&w, "SELECT count(*) FROM incarnations"), 2);
+    assert_int_equal(read_int(&w, "SELECT count(*) FROM v_sampling"), 0);
     assert_sound(&w);
     assert_ok(message_create(MESSAGE_BYE, &message));
     message_put_text(message, "reason", "done");

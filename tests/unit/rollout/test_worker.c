@@ -320,6 +320,24 @@ static void collect(struct stage *stage, struct result want, struct result resul
     }
 }
 
+/* The reward service hears what the group came to. */
+static void expect_sampling(struct stage *stage, const struct result results[N_SAMPLES],
+                            size_t n_before)
+{
+    struct message *message = expect(stage->results, MESSAGE_SAMPLING, &stage->worker_at_results);
+    size_t n_tokens = n_before;
+
+    for (size_t i = 0; i < N_SAMPLES; i++) {
+        n_tokens += results[i].n_tokens;
+    }
+    assert_int_equal(message_int(message, "weight_version", -1), results[0].version);
+    assert_int_equal(message_int(message, "tokens", -1), n_tokens);
+    assert_in_range(message_int(message, "turn_tokens", -1), 0, n_tokens - N_SAMPLES);
+    assert_int_equal(message_int(message, "preempted", -1), 0);
+    assert_true(message_int(message, "prompt_tokens", 0) > 0);
+    message_destroy(message);
+}
+
 static void say_bye_and_join(struct stage *stage)
 {
     send_and_destroy(stage->work, &stage->worker_at_work, make(MESSAGE_BYE));
@@ -342,6 +360,7 @@ static void work_of_each_version_is_sampled_with_its_weights(void **state)
     send_work(stage, 1, 0, 1);
     serve_weights(stage, 1);
     collect(stage, (struct result){.group = 1, .version = 1}, first);
+    expect_sampling(stage, first, 0);
     expect_ready(stage, 1);
     send_work(stage, 1, 1, 2);
     serve_weights(stage, 2);
