@@ -9,7 +9,7 @@ import support
 
 FOLDERS = ["v3-core", "v3-yarn", "v3-fused", "v2-lite", "v2", "moonlight", "kimi-yarn-step", "kimi-yarn-degenerate",
            "attention-bias", "rope-half", "tied-head", "no-norm-topk", "options", "negative-bias", "mtp1", "mtp1-prenorm",
-           "mtp2"]
+           "mtp2", "fp8"]
 
 
 def golden():
@@ -51,12 +51,13 @@ def change(data, name, place):
     """The bytes with one number of the tensor changed by a little more than any tolerance."""
     header, begin = header_of(data)
     entry = header[name]
-    kind = {"F32": "<f", "I32": "<i"}[entry["dtype"]]
+    kind = {"F32": "<f", "I32": "<i", "U8": "<B"}[entry["dtype"]]
+    size = struct.calcsize(kind)
     first, last = entry["data_offsets"]
-    at = begin + first + 4 * (place % ((last - first) // 4))
-    value = struct.unpack(kind, data[at:at + 4])[0]
-    changed = value + 1 if kind == "<i" else value + (1e-3 if not name.startswith("grad") else 0.05)
-    return data[:at] + struct.pack(kind, changed) + data[at + 4:]
+    at = begin + first + size * (place % ((last - first) // size))
+    value = struct.unpack(kind, data[at:at + size])[0]
+    changed = value ^ 1 if kind != "<f" else value + (1e-3 if not name.startswith("grad") else 0.05)
+    return data[:at] + struct.pack(kind, changed) + data[at + size:]
 
 
 def one_number_changed_is_found():
@@ -69,6 +70,8 @@ def one_number_changed_is_found():
         "moonlight": ["grad.model.layers.1.mlp.experts.5.up_proj.weight"],  # no token took it: zeros
         "mtp1": ["mtp_logits.1", "mtp_hidden.1", "mtp_ce.1", "mtp_loss", "hidden.post_norm", "router_indices.3",
                  "grad.model.layers.3.eh_proj.weight", "grad_detached.model.norm.weight"],
+        "fp8": ["codes_w8a8.model.layers.1.self_attn.kv_b_proj", "scales_w8a8_absorbed.model.layers.0.mlp.down_proj",
+                "logits_w8a8_requantised"],
     }
     with support.temporary() as name:
         changed = f"{name}/io.safetensors"

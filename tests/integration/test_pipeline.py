@@ -119,6 +119,7 @@ def every_sample_is_in_the_database():
         lines = [key_values(line) for line in finished_run(folder).splitlines() if line.startswith("step=")]
         assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
         assert all(STEP_KEYS <= set(line) and line["mismatch"] == 0 for line in lines), lines[0]
+        assert all(0 < line["share_of_peak"] <= 1 for line in lines), lines
         samples = check_samples(run_dir, STEPS)
         check_tokens(run_dir, samples)
         check_advantages(samples)
