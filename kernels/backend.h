@@ -92,6 +92,33 @@ struct gemm_args {
     bool accumulate;
 };
 
+/* Rows of a weight as they lie in memory, for products backward: w (n, n_in) meets columns at .. at
+ * + n - 1 of dy. FP8 rounding: blocks of the whole weight, as in pack_args. */
+struct gemm_dx_part {
+    const float *w;
+    size_t n, at;
+    size_t row_at, whole_rows;
+};
+#define GEMM_DX_PARTS ((size_t)3)
+/* dx[b] (n_rows, n_in) = dy[b] (n_rows, n_out) . w[b], w one behind the other the parts, ascending;
+ * columns of dy that no part meets must be finite and count for nothing. Weights are packed inside,
+ * piece by piece; the bits are those of gemm on a transposed copy that pack made whole.
+ * is_transposed: the only part is (n_in, n_out), dx = dy . w^T. */
+struct gemm_dx_args {
+    const float *dy;
+    size_t dy_stride;
+    struct gemm_dx_part parts[GEMM_DX_PARTS];
+    size_t n_parts;
+    size_t w_stride;
+    bool is_transposed, accumulate;    /* accumulate: added to dx instead */
+    enum precision precision, rounding; /* of the product, F32 or BF16; of the values of w */
+    float *dx;
+    size_t dx_stride;
+    size_t n_rows, n_in, n_out;
+    size_t n_batch;                     /* 0 counts as 1; more: one part */
+    size_t dy_batch, w_batch, dx_batch; /* a part's row_at grows by w_batch / w_stride */
+};
+
 /* dw[b] (n_out, n_in) += sum over rows ascending of dy[row]^T x[row]. */
 struct gemm_dw_args {
     const float *dy;
@@ -498,6 +525,7 @@ typedef enum status backend_part(void *context, size_t index, struct backend *pa
 struct backend_ops {
     enum status (*pack)(struct backend *, const struct pack_args *);
     enum status (*gemm)(struct backend *, const struct gemm_args *);
+    enum status (*gemm_dx)(struct backend *, const struct gemm_dx_args *);
     enum status (*gemm_dw)(struct backend *, const struct gemm_dw_args *);
     enum status (*column_sums)(struct backend *, const struct column_sums_args *);
     enum status (*embedding)(struct backend *, const struct embedding_args *);

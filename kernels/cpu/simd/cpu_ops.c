@@ -5,6 +5,7 @@
 const struct backend_ops ISA(cpu_ops) = {
     .pack = ISA(op_pack),
     .gemm = ISA(op_gemm),
+    .gemm_dx = ISA(op_gemm_dx),
     .gemm_dw = ISA(op_gemm_dw),
     .column_sums = ISA(op_column_sums),
     .embedding = ISA(op_embedding),

@@ -10,6 +10,7 @@
 
 enum status ISA(op_pack)(struct backend *backend, const struct pack_args *args);
 enum status ISA(op_gemm)(struct backend *backend, const struct gemm_args *args);
+enum status ISA(op_gemm_dx)(struct backend *backend, const struct gemm_dx_args *args);
 enum status ISA(op_gemm_dw)(struct backend *backend, const struct gemm_dw_args *args);
 enum status ISA(op_column_sums)(struct backend *backend, const struct column_sums_args *args);
 enum status ISA(op_embedding)(struct backend *backend, const struct embedding_args *args);
@@ -65,14 +66,21 @@ struct gemm_block {
     const float *next; /* weights that are read after these, to be fetched ahead; or NULL */
     bool is_fetched;   /* w was somebody's next */
     bool accumulate;   /* y + that instead of that */
+    bool continues;    /* F32, BF16: the chains go on from y; n_in so far: whole K blocks */
 };
 void ISA(gemm_block)(const struct gemm_block *block);
 /* A row of n_in floats as products of BF16 or FP8 read it, and its stride in words. */
 size_t ISA(gemm_row_words)(enum precision precision, size_t n_in);
 void ISA(gemm_convert)(enum precision precision, const float *x, size_t n_in, float *row);
 
-/* op_pack of what is not plain floats. */
-enum status ISA(pack_rounded)(struct backend *backend, const struct pack_args *args);
+/* op_gemm; continues: as in gemm_block. */
+enum status ISA(gemm_piece)(struct backend *backend, const struct gemm_args *args, bool continues);
+/* op_gemm_dx; continues: the chains over n_out go on from dx, after whole K blocks. */
+enum status ISA(gemm_dx_piece)(struct backend *backend, const struct gemm_dx_args *args,
+                               bool continues);
+
+/* op_pack of n matrices, whose panels threads take one at a time. */
+enum status ISA(pack_all)(struct backend *backend, const struct pack_args *args, size_t n);
 
 /* dw (n_out, n_in) += sum over rows ascending of dy[row]^T x[row] on the calling thread alone; one
  * chain a element, starting from dw, the bits of op_gemm_dw. */

@@ -60,6 +60,10 @@ SIMD_INLINE void run_tile(const struct gemm_tile *tile, const size_t rows, const
     f32x16 sums[TILE_SUMS_MAX];
     float total[TILE_SUMS_MAX * SIMD_LANES];
     size_t k = 0;
+    if (tile->continues) {
+        tile_load_rows(tile, sums, rows, vectors);
+        keep_total(sums, total, rows * vectors);
+    }
     do {
         const size_t left = tile->n_in - k;
         const size_t k_end = k + (left < GEMM_K_BLOCK ? left : GEMM_K_BLOCK);
@@ -68,7 +72,7 @@ SIMD_INLINE void run_tile(const struct gemm_tile *tile, const size_t rows, const
         } else {
             block_sums(tile, k, k_end, sums, rows, vectors, false);
         }
-        if (k > 0) {
+        if (k > 0 || tile->continues) {
             add_total(sums, total, rows * vectors);
         }
         if (k_end < tile->n_in) {
@@ -196,6 +200,7 @@ static void run_columns(const struct gemm_block *block)
         .y_stride = block->y_stride,
         .n_in = block->n_in,
         .accumulate = block->accumulate,
+        .continues = block->continues,
     };
     for (size_t v = 0; v < n_vectors;) {
         const struct tile_shape *const shape =
@@ -236,6 +241,7 @@ struct gemm_plan {
     size_t n_batch, n_row_units, n_column_units;
     float *rows; /* a thread's converted rows of x: (n_threads, rows_words); unused for F32 */
     size_t row_words, rows_words;
+    bool continues;
 };
 #define UNIT_COLUMNS (2 * PANEL_COLUMNS)
 /* Weights that every thread may read whole: rows are then converted by one thread only. */
@@ -301,6 +307,7 @@ static void run_units(const struct gemm_plan *plan, size_t row_unit, size_t colu
         .n_out = (column_end < args->n_out ? column_end : args->n_out) - column,
         .bias = args->bias != NULL ? args->bias + column : NULL,
         .accumulate = args->accumulate,
+        .continues = plan->continues,
     };
     block.x = convert_rows(plan, args->x + batch * args->x_batch + row * args->x_stride,
                            block.n_rows, rows, &block.x_stride);
@@ -326,10 +333,16 @@ static void gemm_task(void *context, size_t thread_index, size_t n_threads)
 
 enum status ISA(op_gemm)(struct backend *backend, const struct gemm_args *args)
 {
+    return ISA(gemm_piece)(backend, args, false);
+}
+
+enum status ISA(gemm_piece)(struct backend *backend, const struct gemm_args *args, bool continues)
+{
     if (args->n_rows == 0 || args->n_out == 0) {
         return STATUS_OK;
     }
     struct gemm_plan plan = plan_units(args, backend->n_threads);
+    plan.continues = continues;
     const size_t work = 2 * plan.n_batch * args->n_rows * args->n_in * args->n_out;
     if (args->precision != PRECISION_F32) {
         plan.row_words = ISA(gemm_row_words)(args->precision, args->n_in);

@@ -131,17 +131,13 @@ struct chain {
     size_t n;
 };
 
-/* sums = chains from zero. */
+/* sums go on along the chain. */
 SIMD_INLINE void chain_sums(const struct gemm_tile *tile, struct chain chain, f32x16 *sums,
                             const size_t rows, const size_t vectors, const bool is_coded,
                             const bool fetch)
 {
     const size_t step = is_coded ? SIMD_LANES : PANEL_COLUMNS;
     const size_t x_stride = tile->x_stride;
-#pragma GCC unroll 24
-    for (size_t i = 0; i < rows * vectors; i++) {
-        sums[i] = vec_zero();
-    }
     for (; chain.n > 0; chain.n--) {
         pair16 pairs[8];
         load_pairs(tile, chain.w, pairs, vectors, is_coded);
@@ -162,6 +158,14 @@ SIMD_INLINE void chain_sums(const struct gemm_tile *tile, struct chain chain, f3
     }
 }
 
+SIMD_INLINE void clear_sums(f32x16 *sums, const size_t n)
+{
+#pragma GCC unroll 24
+    for (size_t i = 0; i < n; i++) {
+        sums[i] = vec_zero();
+    }
+}
+
 /* The same with or without fetching ahead. */
 SIMD_INLINE void run_chain(const struct gemm_tile *tile, struct chain chain, f32x16 *sums,
                            const size_t rows, const size_t vectors, const bool is_coded)
@@ -177,6 +181,11 @@ SIMD_INLINE void run_bf16(const struct gemm_tile *tile, const size_t rows, const
 {
     f32x16 sums[TILE_SUMS_MAX];
     const size_t n_pairs = (tile->n_in + 1) / 2;
+    if (tile->continues) {
+        tile_load_rows(tile, sums, rows, vectors);
+    } else {
+        clear_sums(sums, rows * vectors);
+    }
     run_chain(tile, (struct chain){tile->x, tile->w, rows >= 4 ? tile->next : NULL, n_pairs}, sums,
               rows, vectors, false);
     tile_store(tile, sums, rows, vectors, true);
@@ -220,6 +229,7 @@ SIMD_INLINE void run_fp8(const struct gemm_tile *tile, const size_t rows, const 
             .n = left < BLOCK_PAIRS ? left : BLOCK_PAIRS,
         };
         tile_keep(sums, total, rows * vectors);
+        clear_sums(sums, rows * vectors);
         run_chain(tile, chain, sums, rows, vectors, true);
         scale_sums(tile, pair / BLOCK_PAIRS, sums, total, rows, vectors);
         pair += chain.n;

@@ -25,6 +25,7 @@ struct gemm_tile {
     size_t n_in;
     size_t columns; /* that exist from the tile's first on */
     bool accumulate;
+    bool continues; /* the chains go on from y */
 };
 typedef void tile_function(const struct gemm_tile *tile);
 
@@ -51,6 +52,20 @@ SIMD_INLINE size_t tile_lanes(const struct gemm_tile *tile, size_t v)
         return SIMD_LANES;
     }
     return at < tile->columns ? tile->columns - at : 0;
+}
+
+/* The running totals of a tile that continues. */
+SIMD_INLINE void tile_load_rows(const struct gemm_tile *tile, f32x16 *sums, const size_t rows,
+                                const size_t vectors)
+{
+#pragma GCC unroll 12
+    for (size_t r = 0; r < rows; r++) {
+#pragma GCC unroll 8
+        for (size_t v = 0; v < vectors; v++) {
+            sums[r * vectors + v] = vec_load_n(tile->y + r * tile->y_stride + v * SIMD_LANES,
+                                               tile_lanes(tile, v));
+        }
+    }
 }
 
 /* Sums that leave the registers for a while, and return. */

@@ -3,22 +3,13 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/simd/cpu_ops.h"
 #include "kernels/cpu/simd/e4m3.h"
+#include "kernels/cpu/simd/pack_job.h"
 #include "kernels/cpu/simd/pairs.h"
 
 #include <assert.h>
 #include <string.h>
 
 #define CHUNK_K FP8_BLOCK
-#define PANEL_VECTORS (PANEL_COLUMNS / SIMD_LANES)
-
-struct rounded_job {
-    struct pack_args args;
-    enum precision rounding;
-    size_t n_rows, n_columns;             /* of src as it is stored */
-    size_t first_block, n_row_blocks;     /* rows of blocks of the whole weight that src touches */
-    size_t n_column_blocks, panel_stride; /* words */
-    float *scales;                        /* (n_row_blocks, n_column_blocks); FP8 alone */
-};
 
 /* A chunk, k-major, and where it lies in the matrix. */
 struct chunk {
@@ -31,7 +22,7 @@ static size_t count_blocks(size_t n)
     return (n + FP8_BLOCK - 1) / FP8_BLOCK;
 }
 
-static void block_scale(const struct rounded_job *job, size_t index)
+void ISA(pack_job_scale)(const struct pack_job *job, size_t index)
 {
     const struct pack_args *const a = &job->args;
     const size_t whole_rows = a->whole_rows != 0 ? a->whole_rows : job->n_rows;
@@ -49,19 +40,8 @@ static void block_scale(const struct rounded_job *job, size_t index)
         a->has_float_scales ? e4m3_float_scale(vec_hmax(largest)) : e4m3_scale(vec_hmax(largest));
 }
 
-static void scales_task(void *context, size_t thread_index, size_t n_threads)
-{
-    const struct rounded_job *const job = context;
-    size_t i = 0;
-    size_t end = 0;
-    pool_share(job->n_row_blocks * job->n_column_blocks, thread_index, n_threads, &i, &end);
-    for (; i < end; i++) {
-        block_scale(job, i);
-    }
-}
-
 /* The scale of src[row][column]. */
-static float scale_of(const struct rounded_job *job, size_t row, size_t column)
+static float scale_of(const struct pack_job *job, size_t row, size_t column)
 {
     const size_t block = (job->args.row_at + row) / FP8_BLOCK - job->first_block;
     return job->scales[block * job->n_column_blocks + column / FP8_BLOCK];
@@ -93,23 +73,42 @@ static void gather_chunk(const struct pack_args *args, struct chunk *chunk)
 }
 
 /* Codes' values; times their scale unless they become codes. */
-static void round_to_codes(const struct rounded_job *job, struct chunk *chunk)
+static void round_columns(const struct pack_job *job, struct chunk *chunk)
 {
     const bool is_coded = job->args.precision == PRECISION_FP8;
     float scales[PANEL_COLUMNS];
     for (size_t c = 0; c < PANEL_COLUMNS; c++) {
         const size_t column = chunk->column + (c < chunk->n_columns ? c : 0);
-        scales[c] = job->args.transposed ? 1.0F : scale_of(job, column, chunk->k);
+        scales[c] = scale_of(job, column, chunk->k);
     }
     for (size_t k = 0; k < chunk->n_k; k++) {
-        const float of_row =
-            job->args.transposed ? scale_of(job, chunk->k + k, chunk->column) : 1.0F;
-        for (size_t v = 0; v < PANEL_VECTORS; v++) {
-            float *const at = chunk->values + k * PANEL_COLUMNS + v * SIMD_LANES;
-            const f32x16 scale = vec_mul(vec_load(scales + v * SIMD_LANES), vec_set1(of_row));
+        for (size_t v = 0; v < PANEL_COLUMNS; v += SIMD_LANES) {
+            float *const at = chunk->values + k * PANEL_COLUMNS + v;
+            const f32x16 scale = vec_load(scales + v);
             const f32x16 value = e4m3_round(vec_div(vec_load(at), scale));
             vec_store(at, is_coded ? value : vec_mul(value, scale));
         }
+    }
+}
+
+/* The same of a transposed chunk, whose rows have one scale each. */
+static void round_rows(const struct pack_job *job, struct chunk *chunk)
+{
+    for (size_t k = 0; k < chunk->n_k; k++) {
+        const f32x16 scale = vec_set1(scale_of(job, chunk->k + k, chunk->column));
+        for (size_t v = 0; v < PANEL_COLUMNS; v += SIMD_LANES) {
+            float *const at = chunk->values + k * PANEL_COLUMNS + v;
+            vec_store(at, vec_mul(e4m3_round(vec_div(vec_load(at), scale)), scale));
+        }
+    }
+}
+
+static void round_to_codes(const struct pack_job *job, struct chunk *chunk)
+{
+    if (job->args.transposed) {
+        round_rows(job, chunk);
+    } else {
+        round_columns(job, chunk);
     }
 }
 
@@ -126,10 +125,8 @@ static void write_pairs(const struct chunk *chunk, float *dst)
     for (size_t k = 0; k < chunk->n_k; k += 2) {
         for (size_t c = 0; c < PANEL_COLUMNS; c += SIMD_LANES) {
             const float *const at = chunk->values + k * PANEL_COLUMNS + c;
-            const i32x16 even = vec_bits(vec_round_bf16(vec_load(at)));
-            const i32x16 odd = vec_bits(vec_round_bf16(vec_load(at + PANEL_COLUMNS)));
             vec_store(dst + k / 2 * PANEL_COLUMNS + c,
-                      ivec_as_float(ivec_or(ivec_shift_right(even, 16), odd)));
+                      pairs_join(vec_load(at), vec_load(at + PANEL_COLUMNS)));
         }
     }
 }
@@ -150,7 +147,7 @@ static void write_codes(const struct chunk *chunk, float *dst)
     }
 }
 
-static void write_chunk(const struct rounded_job *job, const struct chunk *chunk, float *panel)
+static void write_chunk(const struct pack_job *job, const struct chunk *chunk, float *panel)
 {
     const size_t n_in = job->args.n_in;
     switch (job->args.precision) {
@@ -169,52 +166,41 @@ static void write_chunk(const struct rounded_job *job, const struct chunk *chunk
     }
 }
 
-static void panels_task(void *context, size_t thread_index, size_t n_threads)
+void ISA(pack_job_panel)(const struct pack_job *job, size_t panel)
 {
-    const struct rounded_job *const job = context;
     const struct pack_args *const args = &job->args;
     struct chunk chunk;
-    size_t panel = 0;
-    size_t panel_end = 0;
-    pool_share((args->n_out + PANEL_COLUMNS - 1) / PANEL_COLUMNS, thread_index, n_threads, &panel,
-               &panel_end);
-    for (; panel < panel_end; panel++) {
-        chunk.column = panel * PANEL_COLUMNS;
-        chunk.n_columns = args->n_out - chunk.column;
-        chunk.n_columns = chunk.n_columns < PANEL_COLUMNS ? chunk.n_columns : PANEL_COLUMNS;
-        for (chunk.k = 0; chunk.k < args->n_in; chunk.k += CHUNK_K) {
-            chunk.n_k = args->n_in - chunk.k < CHUNK_K ? args->n_in - chunk.k : CHUNK_K;
-            gather_chunk(args, &chunk);
-            if (job->rounding == PRECISION_FP8) {
-                round_to_codes(job, &chunk);
-            } else if (job->rounding == PRECISION_BF16 && args->precision == PRECISION_F32) {
-                round_to_bf16(&chunk);
-            }
-            write_chunk(job, &chunk, args->dst + panel * job->panel_stride);
+    chunk.column = panel * PANEL_COLUMNS;
+    const size_t left = args->n_out - chunk.column;
+    chunk.n_columns = left < PANEL_COLUMNS ? left : PANEL_COLUMNS;
+    for (chunk.k = 0; chunk.k < args->n_in; chunk.k += CHUNK_K) {
+        chunk.n_k = args->n_in - chunk.k < CHUNK_K ? args->n_in - chunk.k : CHUNK_K;
+        gather_chunk(args, &chunk);
+        if (job->rounding == PRECISION_FP8) {
+            round_to_codes(job, &chunk);
+        } else if (job->rounding == PRECISION_BF16 && args->precision == PRECISION_F32) {
+            round_to_bf16(&chunk);
         }
+        write_chunk(job, &chunk, args->dst + panel * job->panel_stride);
     }
 }
 
-enum status ISA(pack_rounded)(struct backend *backend, const struct pack_args *args)
+void ISA(pack_job_plan)(const struct pack_args *args, struct pack_job *out)
 {
     const size_t panel_words = packed_words(args->precision, args->n_in, 1);
-    struct rounded_job job = {
+    *out = (struct pack_job){
         .args = *args,
         .rounding = args->precision == PRECISION_FP8 ? PRECISION_FP8 : args->rounding,
+        .n_panels = (args->n_out + PANEL_COLUMNS - 1) / PANEL_COLUMNS,
         .n_rows = args->transposed ? args->n_in : args->n_out,
         .n_columns = args->transposed ? args->n_out : args->n_in,
         .panel_stride = args->panel_stride != 0 ? args->panel_stride : panel_words,
     };
     assert(args->precision != PRECISION_FP8 || (!args->transposed && args->row_at == 0));
-    if (job.rounding == PRECISION_FP8) {
-        job.first_block = args->row_at / FP8_BLOCK;
-        job.n_row_blocks = count_blocks(args->row_at + job.n_rows) - job.first_block;
-        job.n_column_blocks = count_blocks(job.n_columns);
-        TRY(cpu_scratch_acquire(backend, job.n_row_blocks * job.n_column_blocks, sizeof(float),
-                                &job.scales));
-        cpu_run(backend, 4 * args->n_in * args->n_out, scales_task, &job);
+    if (out->rounding == PRECISION_FP8) {
+        out->first_block = args->row_at / FP8_BLOCK;
+        out->n_column_blocks = count_blocks(out->n_columns);
+        out->n_scales = (count_blocks(args->row_at + out->n_rows) - out->first_block) *
+                        out->n_column_blocks;
     }
-    cpu_run(backend, 8 * args->n_in * args->n_out, panels_task, &job);
-    cpu_scratch_release(backend, job.scales);
-    return STATUS_OK;
 }

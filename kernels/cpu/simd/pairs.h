@@ -74,6 +74,23 @@ SIMD_INLINE void pairs_store(float *words, f32x16 first, f32x16 second)
     _mm512_storeu_si512(words, (__m512i)_mm512_cvtne2ps_pbh(second, first));
 }
 
+/* The words of sixteen pairs whose halves are given, rounded: what pairs_load reads. */
+SIMD_INLINE f32x16 pairs_join(f32x16 even, f32x16 odd)
+{
+    static const uint16_t order[32] __attribute__((aligned(64))) = {
+        0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(odd, even);
+    return _mm512_castsi512_ps(
+        _mm512_permutexvar_epi16(_mm512_load_si512((const void *)order), both));
+}
+
+/* One of the words that pairs_join makes, broadcast. */
+SIMD_INLINE pair_x pair_broadcast_joined(const float *word)
+{
+    return (pair_x)_mm512_castps_si512(_mm512_set1_ps(*word));
+}
+
 SIMD_INLINE pair_x pair_broadcast(const float *words)
 {
     return (pair_x)_mm512_castps_si512(_mm512_set1_ps(*words));
@@ -139,6 +156,19 @@ SIMD_INLINE void pairs_store(float *words, f32x16 first, f32x16 second)
 {
     vec_store(words, vec_round_bf16(first));
     vec_store(words + SIMD_LANES, vec_round_bf16(second));
+}
+
+SIMD_INLINE f32x16 pairs_join(f32x16 even, f32x16 odd)
+{
+    const i32x16 low = ivec_shift_right(vec_bits(vec_round_bf16(even)), 16);
+    return ivec_as_float(ivec_or(low, vec_bits(vec_round_bf16(odd))));
+}
+
+SIMD_INLINE pair_x pair_broadcast_joined(const float *word)
+{
+    const i32x16 both = vec_bits(vec_set1(*word));
+    return (pair_x){ivec_as_float(ivec_shift_left(both, 16)),
+                    ivec_as_float(ivec_and(both, ivec_set1(-0x10000)))};
 }
 
 SIMD_INLINE pair_x pair_broadcast(const float *words)
