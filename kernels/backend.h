@@ -110,7 +110,7 @@ struct gemm_dx_args {
     struct gemm_dx_part parts[GEMM_DX_PARTS];
     size_t n_parts;
     size_t w_stride;
-    bool is_transposed, accumulate;    /* accumulate: added to dx instead */
+    bool is_transposed, accumulate;     /* accumulate: added to dx instead */
     enum precision precision, rounding; /* of the product, F32 or BF16; of the values of w */
     float *dx;
     size_t dx_stride;
@@ -408,9 +408,10 @@ struct moe_ffn_args {
                              NULL */
     size_t n_rows, d, f, n_experts, top_k;
 };
-/* All F32. w_gate_t, w_up_t: packed for n_in = F, n_out = d (transposed copies); w_down_t: for n_in
- * = d, n_out = F; expert e at e * packed size. Parameter gradients are (F, d), (F, d), (d, F),
- * expert e at e * grad_stride, added to. */
+/* w_gate, w_up (F, d) and w_down (d, F) are weights as they lie in memory, expert e at e *
+ * w_stride, packed inside. Parameter gradients have the same shapes, expert e at e * grad_stride,
+ * added to: rows of an expert ascending (BF16: pairs of the expert's rows of each 512 rows of the
+ * call). */
 struct moe_ffn_backward_args {
     const float *dy;
     size_t dy_stride;
@@ -419,8 +420,10 @@ struct moe_ffn_backward_args {
     const int32_t *indices;
     const float *weights;
     const float *saved_gate_up;
-    const float *w_gate_t, *w_up_t, *w_down_t;
-    float *dx; /* added to, slots ascending */
+    const float *w_gate, *w_up, *w_down;
+    size_t w_stride;
+    enum precision precision, rounding; /* of the products, F32 or BF16; of the values of weights */
+    float *dx;                          /* added to, slots ascending */
     size_t dx_stride;
     float *d_weights; /* (T, K) out */
     float *d_gate, *d_up, *d_down;
@@ -470,14 +473,16 @@ struct lm_head_args {
     struct sampling_params sampling;
 };
 /* dz = (g ([v = y] - p_v) - h p_v (log p_v + H)) / temperature (grpo.md 2.5), logits recomputed by
- * chunks. Rows with g = h = 0 are skipped. With a truncated distribution the kept set is that of
- * these logits. */
+ * blocks of the vocabulary, or with a truncated distribution by chunks of rows; p follows from the
+ * lse of the forward pass. Rows with g = h = 0 are skipped. With a truncated distribution the kept
+ * set is that of these logits. */
 struct lm_head_backward_args {
     struct lm_head_args
-        forward;        /* as it was called; lse, entropy filled (entropy may be NULL if h is) */
-    const float *w_t;   /* packed for n_in = V, n_out = d, F32 */
-    const float *g, *h; /* (T); h may be NULL */
-    float *dx;          /* (T, d) assigned */
+        forward;          /* as it was called; lse, entropy filled (entropy may be NULL if h is) */
+    const float *weights; /* (V, d) as they lie in memory; forward.w is made of them */
+    enum precision precision, rounding; /* of the gradients' products, F32 or BF16; of weights */
+    const float *g, *h;                 /* (T); h may be NULL */
+    float *dx;                          /* (T, d) assigned */
     size_t dx_stride;
     float *dw; /* (V, d) added to, or NULL */
 };

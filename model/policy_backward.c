@@ -144,7 +144,9 @@ static enum status head_backward(struct policy *policy, const float *g, const fl
     const struct policy_sizes *s = &policy->sizes;
     const struct backend_ops *ops = policy->backend->ops;
     const size_t n = policy->n_targets;
-    struct lm_head_backward_args args = {.w_t = policy->t_head,
+    struct lm_head_backward_args args = {.weights = policy->weights + policy->head,
+                                         .precision = policy_backward_products(policy),
+                                         .rounding = policy_unquantised(policy),
                                          .g = policy->grad.g,
                                          .h = h != NULL ? policy->grad.h : NULL,
                                          .dx = policy->grad.d_head,

@@ -33,14 +33,20 @@ static enum status output_backward(struct policy *policy, const struct policy_la
                                                              .n_rows = n_rows,
                                                              .n_in = s->value_dim,
                                                              .n_out = s->d}));
-    return ops->gemm(policy->backend, &(struct gemm_args){.x = d_h,
-                                                          .x_stride = s->d_stride,
-                                                          .w = layer->t_o,
-                                                          .y = policy->grad.d_values,
-                                                          .y_stride = s->value_stride,
-                                                          .n_rows = n_rows,
-                                                          .n_in = s->d,
-                                                          .n_out = s->value_dim});
+    return ops->gemm_dx(
+        policy->backend,
+        &(struct gemm_dx_args){.dy = d_h,
+                               .dy_stride = s->d_stride,
+                               .parts = {{.w = policy->weights + layer->o, .n = s->d}},
+                               .n_parts = 1,
+                               .w_stride = s->value_dim,
+                               .precision = policy_backward_products(policy),
+                               .rounding = policy_linear(policy),
+                               .dx = policy->grad.d_values,
+                               .dx_stride = s->value_stride,
+                               .n_rows = n_rows,
+                               .n_in = s->value_dim,
+                               .n_out = s->d});
 }
 
 enum status policy_block_backward(struct policy *policy, const struct policy_layer *layer,

@@ -30,14 +30,20 @@ static enum status mlp_hidden_backward(struct policy *policy, const struct polic
                                                              .n_rows = n_rows,
                                                              .n_in = width,
                                                              .n_out = s->d}));
-    TRY(ops->gemm(policy->backend, &(struct gemm_args){.x = dy,
-                                                       .x_stride = s->d_stride,
-                                                       .w = layer->t_down,
-                                                       .y = policy->grad.d_hidden,
-                                                       .y_stride = policy_stride(width),
-                                                       .n_rows = n_rows,
-                                                       .n_in = s->d,
-                                                       .n_out = width}));
+    TRY(ops->gemm_dx(
+        policy->backend,
+        &(struct gemm_dx_args){.dy = dy,
+                               .dy_stride = s->d_stride,
+                               .parts = {{.w = policy->weights + layer->down, .n = s->d}},
+                               .n_parts = 1,
+                               .w_stride = width,
+                               .precision = policy_backward_products(policy),
+                               .rounding = policy_linear(policy),
+                               .dx = policy->grad.d_hidden,
+                               .dx_stride = policy_stride(width),
+                               .n_rows = n_rows,
+                               .n_in = width,
+                               .n_out = s->d}));
     return ops->swiglu_backward(policy->backend,
                                 &(struct swiglu_backward_args){.gate = a->gate_up,
                                                                .up = a->gate_up + up_at,
@@ -78,14 +84,21 @@ static enum status mlp_backward(struct policy *policy, const struct policy_layer
                                                              .n_batch = 2,
                                                              .dy_batch = up_at,
                                                              .dw_batch = layer->up - layer->gate}));
-    return ops->gemm(policy->backend, &(struct gemm_args){.x = d_gate_up,
-                                                          .x_stride = stride,
-                                                          .w = layer->t_gate_up,
-                                                          .y = policy->grad.d_normed,
-                                                          .y_stride = s->d_stride,
-                                                          .n_rows = n_rows,
-                                                          .n_in = up_at + width,
-                                                          .n_out = s->d});
+    return ops->gemm_dx(policy->backend,
+                        &(struct gemm_dx_args){
+                            .dy = d_gate_up,
+                            .dy_stride = stride,
+                            .parts = {{.w = policy->weights + layer->gate, .n = width},
+                                      {.w = policy->weights + layer->up, .n = width, .at = up_at}},
+                            .n_parts = 2,
+                            .w_stride = s->d,
+                            .precision = policy_backward_products(policy),
+                            .rounding = policy_linear(policy),
+                            .dx = policy->grad.d_normed,
+                            .dx_stride = s->d_stride,
+                            .n_rows = n_rows,
+                            .n_in = s->d,
+                            .n_out = up_at + width});
 }
 
 /* Adds to d_normed the gradient through the routed experts; d_route_weights out. */
@@ -104,9 +117,12 @@ static enum status experts_backward(struct policy *policy, const struct policy_l
                                         .indices = a->indices,
                                         .weights = a->route_weights,
                                         .saved_gate_up = a->expert_gate_up,
-                                        .w_gate_t = layer->t_expert_gate,
-                                        .w_up_t = layer->t_expert_up,
-                                        .w_down_t = layer->t_expert_down,
+                                        .w_gate = policy->weights + layer->expert_gate,
+                                        .w_up = policy->weights + layer->expert_up,
+                                        .w_down = policy->weights + layer->expert_down,
+                                        .w_stride = layer->expert_stride,
+                                        .precision = policy_backward_products(policy),
+                                        .rounding = policy_linear(policy),
                                         .dx = policy->grad.d_normed,
                                         .dx_stride = s->d_stride,
                                         .d_weights = policy->grad.d_route_weights,
@@ -156,15 +172,19 @@ static enum status router_backward(struct policy *policy, const struct policy_la
                                             .n_rows = n_rows,
                                             .n_in = s->d,
                                             .n_out = s->n_experts}));
-    return ops->gemm(policy->backend, &(struct gemm_args){.x = policy->grad.d_logits,
-                                                          .x_stride = s->n_experts,
-                                                          .w = layer->t_router,
-                                                          .y = policy->grad.d_normed,
-                                                          .y_stride = s->d_stride,
-                                                          .n_rows = n_rows,
-                                                          .n_in = s->n_experts,
-                                                          .n_out = s->d,
-                                                          .accumulate = true});
+    return ops->gemm_dx(
+        policy->backend,
+        &(struct gemm_dx_args){.dy = policy->grad.d_logits,
+                               .dy_stride = s->n_experts,
+                               .parts = {{.w = policy->weights + layer->router, .n = s->n_experts}},
+                               .n_parts = 1,
+                               .w_stride = s->d,
+                               .dx = policy->grad.d_normed,
+                               .dx_stride = s->d_stride,
+                               .n_rows = n_rows,
+                               .n_in = s->d,
+                               .n_out = s->n_experts,
+                               .accumulate = true});
 }
 
 enum status policy_ffn_backward(struct policy *policy, const struct policy_layer *layer,

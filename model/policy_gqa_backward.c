@@ -76,15 +76,23 @@ static enum status project_backward(struct policy *policy, const struct policy_l
     TRY(weights_backward(policy, a, 0, layer->q, layer->q_bias, s->q_dim, n_rows));
     TRY(weights_backward(policy, a, s->kv_at, layer->k, layer->k_bias, s->kv_half, n_rows));
     TRY(weights_backward(policy, a, s->v_at, layer->v, layer->v_bias, s->kv_half, n_rows));
-    return policy->backend->ops->gemm(policy->backend,
-                                      &(struct gemm_args){.x = policy->grad.d_project,
-                                                          .x_stride = s->project_stride,
-                                                          .w = layer->t_project,
-                                                          .y = policy->grad.d_normed,
-                                                          .y_stride = s->d_stride,
-                                                          .n_rows = n_rows,
-                                                          .n_in = s->project,
-                                                          .n_out = s->d});
+    return policy->backend->ops->gemm_dx(
+        policy->backend,
+        &(struct gemm_dx_args){
+            .dy = policy->grad.d_project,
+            .dy_stride = s->project_stride,
+            .parts = {{.w = policy->weights + layer->q, .n = s->q_dim},
+                      {.w = policy->weights + layer->k, .n = s->kv_half, .at = s->kv_at},
+                      {.w = policy->weights + layer->v, .n = s->kv_half, .at = s->v_at}},
+            .n_parts = 3,
+            .w_stride = s->d,
+            .precision = policy_backward_products(policy),
+            .rounding = policy_linear(policy),
+            .dx = policy->grad.d_normed,
+            .dx_stride = s->d_stride,
+            .n_rows = n_rows,
+            .n_in = s->d,
+            .n_out = s->project});
 }
 
 enum status policy_gqa_backward(struct policy *policy, const struct policy_layer *layer,

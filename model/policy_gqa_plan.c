@@ -51,7 +51,4 @@ void policy_gqa_plan(struct policy_plan *plan, struct policy_layer *layer)
     if (plan->policy->config.has_qkv_bias) {
         layer->project_bias = plan_bias_row(plan, biases, 3);
     }
-    if (plan->policy->options.is_trainable) {
-        layer->t_project = plan_beside_transposed(plan, &project);
-    }
 }

@@ -58,7 +58,7 @@ struct policy_sizes {
 };
 
 /* One layer's parameters: offsets of its rows in the flat buffer, and packed copies (see
- * policy_pack.c for what each holds). The *_t copies serve the backward pass. */
+ * policy_pack.c for what each holds). */
 struct policy_layer {
     bool is_moe;
     size_t input_norm, o, o_bias, post_norm;
@@ -71,8 +71,6 @@ struct policy_layer {
     float *project_bias; /* (project) beside w_project, or NULL */
     float *w_project, *w_q_b, *w_uk, *w_uv, *w_kv_b, *w_o, *w_gate_up, *w_down, *w_router;
     float *w_expert_gate_up, *w_expert_down, *w_index, *w_index_q;
-    float *t_project, *t_q_b, *t_uk, *t_uv, *t_o, *t_gate_up, *t_down, *t_router;
-    float *t_expert_gate, *t_expert_up, *t_expert_down;
 };
 
 /* What one layer leaves for its backward pass. Without training all layers share one set and the
@@ -130,7 +128,7 @@ struct policy_gradients_scratch {
  * and targets of its last forward pass. */
 struct policy_mtp_module {
     size_t enorm, hnorm, eh, norm;
-    float *w_eh, *t_eh;
+    float *w_eh;
     float *embedded, *hidden, *rstd_e, *rstd_h, *input; /* (T, d), (T, d), (T), (T), (T, 2 d) */
     float *normed, *rstd;                               /* (T, d), (T) behind the layer */
     int32_t *tokens, *positions, *target_rows, *targets;
@@ -169,7 +167,7 @@ struct policy {
     struct policy_taking taking;
 
     size_t embedding, final_norm, head; /* offsets of rows */
-    float *w_head, *t_head;
+    float *w_head;
     struct policy_layer *layers;            /* n_layers + n_mtp_modules */
     struct policy_activations *activations; /* as many when trainable, else 1 */
     size_t held_layer; /* whose activations the shared set has when they are made again */
@@ -258,6 +256,8 @@ size_t policy_draft_modules(const struct policy *policy);
  * whose inputs FP8 does not quantise. */
 enum precision policy_linear(const struct policy *policy);
 enum precision policy_unquantised(const struct policy *policy);
+/* What the gradients' products are made in, but the routers' and the indexers' (floats). */
+enum precision policy_backward_products(const struct policy *policy);
 
 /* Columns allocated for rows of n: whole cache lines, and no multiple of 4 KiB (cpu.md 5.1). */
 size_t policy_stride(size_t n);

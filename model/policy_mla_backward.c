@@ -18,6 +18,18 @@ static enum status biases_backward(struct policy *policy, const struct policy_la
                                 n_rows);
 }
 
+/* Of the first head: rows `row` .. of kv_b, n of what gradients meet. */
+static struct gemm_dx_part kv_b_part(const struct policy *policy, const struct policy_layer *layer,
+                                     size_t row, size_t n)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    return (struct gemm_dx_part){.w = policy->weights + layer->kv_b + row * s->kv_rank,
+                                 .n = n,
+                                 .row_at = row,
+                                 .whole_rows = s->heads * (s->nope + s->v)};
+}
+
 /* d_values -> d_attended, with the gradient of UV. */
 static enum status values_backward(struct policy *policy, const struct policy_layer *layer,
                                    const struct policy_activations *a, size_t n_rows)
@@ -40,19 +52,23 @@ static enum status values_backward(struct policy *policy, const struct policy_la
                                .dy_batch = s->v,
                                .x_batch = s->kv_rank,
                                .dw_batch = (s->nope + s->v) * s->kv_rank}));
-    return ops->gemm(policy->backend,
-                     &(struct gemm_args){.x = policy->grad.d_values,
-                                         .x_stride = s->value_stride,
-                                         .w = layer->t_uv,
-                                         .y = policy->grad.d_attended,
-                                         .y_stride = s->latent_stride,
-                                         .n_rows = n_rows,
-                                         .n_in = s->v,
-                                         .n_out = s->kv_rank,
-                                         .n_batch = s->heads,
-                                         .x_batch = s->v,
-                                         .w_batch = packed_floats(s->v, s->kv_rank),
-                                         .y_batch = s->kv_rank});
+    return ops->gemm_dx(policy->backend,
+                        &(struct gemm_dx_args){.dy = policy->grad.d_values,
+                                               .dy_stride = s->value_stride,
+                                               .parts = {kv_b_part(policy, layer, s->nope, s->v)},
+                                               .n_parts = 1,
+                                               .w_stride = s->kv_rank,
+                                               .precision = policy_backward_products(policy),
+                                               .rounding = policy_linear(policy),
+                                               .dx = policy->grad.d_attended,
+                                               .dx_stride = s->latent_stride,
+                                               .n_rows = n_rows,
+                                               .n_in = s->kv_rank,
+                                               .n_out = s->v,
+                                               .n_batch = s->heads,
+                                               .dy_batch = s->v,
+                                               .w_batch = (s->nope + s->v) * s->kv_rank,
+                                               .dx_batch = s->kv_rank});
 }
 
 /* The entries as they were (pages are shared by all layers), or the gradients of the entries. */
@@ -119,19 +135,24 @@ static enum status absorb_backward(struct policy *policy, const struct policy_la
                                             .dy_batch = s->q_head,
                                             .x_batch = s->kv_rank,
                                             .dw_batch = (s->nope + s->v) * s->kv_rank}));
-    return ops->gemm(policy->backend,
-                     &(struct gemm_args){.x = policy->grad.d_absorbed,
-                                         .x_stride = s->latent_stride,
-                                         .w = layer->t_uk,
-                                         .y = policy->grad.d_q,
-                                         .y_stride = s->q_stride,
-                                         .n_rows = n_rows,
-                                         .n_in = s->kv_rank,
-                                         .n_out = s->nope,
-                                         .n_batch = s->heads,
-                                         .x_batch = s->kv_rank,
-                                         .w_batch = packed_floats(s->kv_rank, s->nope),
-                                         .y_batch = s->q_head});
+    return ops->gemm_dx(policy->backend,
+                        &(struct gemm_dx_args){.dy = policy->grad.d_absorbed,
+                                               .dy_stride = s->latent_stride,
+                                               .parts = {kv_b_part(policy, layer, 0, s->kv_rank)},
+                                               .n_parts = 1,
+                                               .w_stride = s->kv_rank,
+                                               .is_transposed = true,
+                                               .precision = policy_backward_products(policy),
+                                               .rounding = policy_linear(policy),
+                                               .dx = policy->grad.d_q,
+                                               .dx_stride = s->q_stride,
+                                               .n_rows = n_rows,
+                                               .n_in = s->nope,
+                                               .n_out = s->kv_rank,
+                                               .n_batch = s->heads,
+                                               .dy_batch = s->kv_rank,
+                                               .w_batch = (s->nope + s->v) * s->kv_rank,
+                                               .dx_batch = s->q_head});
 }
 
 /* Rotates the gradients of queries and key back. */
@@ -174,14 +195,20 @@ static enum status q_lora_backward(struct policy *policy, const struct policy_la
                                                              .n_rows = n_rows,
                                                              .n_in = s->q_rank,
                                                              .n_out = s->q_dim}));
-    TRY(ops->gemm(policy->backend, &(struct gemm_args){.x = policy->grad.d_q,
-                                                       .x_stride = s->q_stride,
-                                                       .w = layer->t_q_b,
-                                                       .y = policy->grad.d_q_latent,
-                                                       .y_stride = s->q_rank_stride,
-                                                       .n_rows = n_rows,
-                                                       .n_in = s->q_dim,
-                                                       .n_out = s->q_rank}));
+    TRY(ops->gemm_dx(
+        policy->backend,
+        &(struct gemm_dx_args){.dy = policy->grad.d_q,
+                               .dy_stride = s->q_stride,
+                               .parts = {{.w = policy->weights + layer->q_b, .n = s->q_dim}},
+                               .n_parts = 1,
+                               .w_stride = s->q_rank,
+                               .precision = policy_backward_products(policy),
+                               .rounding = policy_linear(policy),
+                               .dx = policy->grad.d_q_latent,
+                               .dx_stride = s->q_rank_stride,
+                               .n_rows = n_rows,
+                               .n_in = s->q_rank,
+                               .n_out = s->q_dim}));
     return ops->rms_norm_backward(
         policy->backend, &(struct rms_norm_backward_args){.x = a->project,
                                                           .x_stride = s->project_stride,
@@ -230,14 +257,22 @@ static enum status project_backward(struct policy *policy, const struct policy_l
     dw.dw = policy->gradients + layer->kv_a;
     dw.n_out = s->kv_dim;
     TRY(ops->gemm_dw(policy->backend, &dw));
-    return ops->gemm(policy->backend, &(struct gemm_args){.x = policy->grad.d_project,
-                                                          .x_stride = s->project_stride,
-                                                          .w = layer->t_project,
-                                                          .y = policy->grad.d_normed,
-                                                          .y_stride = s->d_stride,
-                                                          .n_rows = n_rows,
-                                                          .n_in = s->project,
-                                                          .n_out = s->d});
+    return ops->gemm_dx(
+        policy->backend,
+        &(struct gemm_dx_args){
+            .dy = policy->grad.d_project,
+            .dy_stride = s->project_stride,
+            .parts = {{.w = policy->weights + layer->first, .n = s->first},
+                      {.w = policy->weights + layer->kv_a, .n = s->kv_dim, .at = s->kv_at}},
+            .n_parts = 2,
+            .w_stride = s->d,
+            .precision = policy_backward_products(policy),
+            .rounding = policy_linear(policy),
+            .dx = policy->grad.d_normed,
+            .dx_stride = s->d_stride,
+            .n_rows = n_rows,
+            .n_in = s->d,
+            .n_out = s->project});
 }
 
 enum status policy_mla_backward(struct policy *policy, const struct policy_layer *layer,

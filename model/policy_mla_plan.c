@@ -98,13 +98,4 @@ void policy_mla_plan(struct policy_plan *plan, struct policy_layer *layer)
         layer->w_uv = plan_heads(plan, precision, s->nope, s->v, false, layer);
     }
     policy_indexer_plan(plan, layer);
-    if (!plan->policy->options.is_trainable) {
-        return;
-    }
-    layer->t_project = plan_beside_transposed(plan, &project);
-    if (s->q_rank > 0) {
-        layer->t_q_b = plan_transposed(plan, plan_linear(plan), layer->q_b, s->q_dim, s->q_rank);
-    }
-    layer->t_uk = plan_heads(plan, PRECISION_F32, 0, s->nope, false, layer);
-    layer->t_uv = plan_heads(plan, PRECISION_F32, s->nope, s->v, true, layer);
 }

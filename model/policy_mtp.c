@@ -298,7 +298,9 @@ static enum status head_backward(struct policy *policy, size_t index, const floa
     TRY(ops->lm_head_backward(policy->backend,
                               &(struct lm_head_backward_args){
                                   .forward = policy_head_args(policy, first, module->targets, n),
-                                  .w_t = policy->t_head,
+                                  .weights = policy->weights + policy->head,
+                                  .precision = policy_backward_products(policy),
+                                  .rounding = policy_unquantised(policy),
                                   .g = policy->grad.g + first,
                                   .dx = dx,
                                   .dx_stride = s->d_stride}));
@@ -350,14 +352,19 @@ static enum status input_backward(struct policy *policy, size_t index)
                                                              .n_rows = n,
                                                              .n_in = 2 * s->d,
                                                              .n_out = s->d}));
-    TRY(ops->gemm(policy->backend, &(struct gemm_args){.x = policy->grad.d_h_mtp,
-                                                       .x_stride = s->d_stride,
-                                                       .w = module->t_eh,
-                                                       .y = policy->grad.d_eh,
-                                                       .y_stride = stride,
-                                                       .n_rows = n,
-                                                       .n_in = s->d,
-                                                       .n_out = 2 * s->d}));
+    TRY(ops->gemm_dx(policy->backend, &(struct gemm_dx_args){
+                                          .dy = policy->grad.d_h_mtp,
+                                          .dy_stride = s->d_stride,
+                                          .parts = {{.w = policy->weights + module->eh, .n = s->d}},
+                                          .n_parts = 1,
+                                          .w_stride = 2 * s->d,
+                                          .precision = policy_backward_products(policy),
+                                          .rounding = policy_unquantised(policy),
+                                          .dx = policy->grad.d_eh,
+                                          .dx_stride = stride,
+                                          .n_rows = n,
+                                          .n_in = 2 * s->d,
+                                          .n_out = s->d}));
     TRY(input_norm_backward(policy, module, module->embedded, module->enorm, 0, module->rstd_e,
                             d_embedded));
     return input_norm_backward(policy, module, module->hidden, module->hnorm, s->d, module->rstd_h,

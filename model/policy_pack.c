@@ -1,6 +1,6 @@
 /* Owns the packed copies of the weights: one gemm for projections that read the same row (gate with
- * up; those of attention are the attention kind's), and for training the transposed copies. The
- * plan runs twice: without a base it counts, with a base it assigns. */
+ * up; those of attention are the attention kind's). Gradients read the weights themselves. The plan
+ * runs twice: without a base it counts, with a base it assigns. */
 #include "base/memory.h"
 #include "model/policy_internal.h"
 #include "model/policy_plan_internal.h"
@@ -17,6 +17,12 @@ enum precision policy_unquantised(const struct policy *policy)
 {
     return policy->options.precision == PRECISION_FP8 ? policy->options.unquantised
                                                       : policy->options.precision;
+}
+
+enum precision policy_backward_products(const struct policy *policy)
+{
+    (void)policy;
+    return PRECISION_F32;
 }
 
 struct plan_form plan_linear(const struct policy_plan *plan)
@@ -73,21 +79,6 @@ float *plan_plain(struct policy_plan *plan, struct plan_form form, size_t offset
     return dst;
 }
 
-float *plan_transposed(struct policy_plan *plan, struct plan_form form, size_t offset, size_t n_in,
-                       size_t n_out)
-{
-    float *dst = plan_reserve(plan, PRECISION_F32, 1, n_in, n_out);
-
-    plan_add(plan, offset,
-             (struct pack_args){.src_stride = n_out,
-                                .n_in = n_in,
-                                .n_out = n_out,
-                                .transposed = true,
-                                .dst = dst,
-                                .rounding = form.rounding});
-    return dst;
-}
-
 float *plan_beside(struct policy_plan *plan, const struct plan_beside *beside)
 {
     const struct plan_part *last = &beside->parts[beside->n_parts - 1];
@@ -105,27 +96,6 @@ float *plan_beside(struct policy_plan *plan, const struct plan_beside *beside)
                      .dst = plan_at(dst, packed_words(form.precision, beside->n_in, part->at)),
                      .precision = form.precision,
                      .rounding = part->is_exact ? PRECISION_F32 : form.rounding});
-    }
-    return dst;
-}
-
-float *plan_beside_transposed(struct policy_plan *plan, const struct plan_beside *beside)
-{
-    const struct plan_part *last = &beside->parts[beside->n_parts - 1];
-    const size_t n_rows = last->at + last->n;
-    float *dst = plan_reserve(plan, PRECISION_F32, 1, n_rows, beside->n_in);
-
-    for (size_t i = 0; i < beside->n_parts; i++) {
-        const struct plan_part *part = &beside->parts[i];
-
-        plan_add(plan, part->offset,
-                 (struct pack_args){.src_stride = beside->n_in,
-                                    .n_in = part->n,
-                                    .n_out = beside->n_in,
-                                    .transposed = true,
-                                    .dst = plan_at(dst, part->at * PANEL_COLUMNS),
-                                    .panel_stride = n_rows * PANEL_COLUMNS,
-                                    .rounding = beside->form.rounding});
     }
     return dst;
 }
@@ -152,9 +122,6 @@ static void plan_output(struct policy_plan *plan, struct policy_layer *layer)
     const struct policy_sizes *s = &plan->policy->sizes;
 
     layer->w_o = plan_plain(plan, plan_linear(plan), layer->o, s->value_dim, s->d);
-    if (plan->policy->options.is_trainable) {
-        layer->t_o = plan_transposed(plan, plan_linear(plan), layer->o, s->d, s->value_dim);
-    }
 }
 
 static void plan_ffn(struct policy_plan *plan, struct policy_layer *layer)
@@ -173,10 +140,6 @@ static void plan_ffn(struct policy_plan *plan, struct policy_layer *layer)
     }
     layer->w_gate_up = plan_beside(plan, &gate_up);
     layer->w_down = plan_plain(plan, plan_linear(plan), layer->down, width, s->d);
-    if (plan->policy->options.is_trainable) {
-        layer->t_gate_up = plan_beside_transposed(plan, &gate_up);
-        layer->t_down = plan_transposed(plan, plan_linear(plan), layer->down, s->d, width);
-    }
 }
 
 /* Gate and up of an expert in interleaved panels, so that SwiGLU runs on the cache-hot tile. */
@@ -206,31 +169,6 @@ static void plan_expert(struct policy_plan *plan, struct policy_layer *layer, si
                  .precision = precision});
 }
 
-static void plan_expert_transposed(struct policy_plan *plan, struct policy_layer *layer,
-                                   size_t expert)
-{
-    const struct policy_sizes *s = &plan->policy->sizes;
-    const size_t d = s->d, f = s->expert_width;
-    const size_t offset = expert * layer->expert_stride;
-    struct pack_args args = {.src_stride = d,
-                             .n_in = f,
-                             .n_out = d,
-                             .transposed = true,
-                             .dst = plan_at(layer->t_expert_gate, expert * packed_floats(f, d)),
-                             .rounding = policy_linear(plan->policy)};
-
-    plan_add(plan, layer->expert_gate + offset, args);
-    args.dst = plan_at(layer->t_expert_up, expert * packed_floats(f, d));
-    plan_add(plan, layer->expert_up + offset, args);
-    plan_add(plan, layer->expert_down + offset,
-             (struct pack_args){.src_stride = f,
-                                .n_in = d,
-                                .n_out = f,
-                                .transposed = true,
-                                .dst = plan_at(layer->t_expert_down, expert * packed_floats(d, f)),
-                                .rounding = policy_linear(plan->policy)});
-}
-
 static void plan_moe(struct policy_plan *plan, struct policy_layer *layer)
 {
     const struct policy_sizes *s = &plan->policy->sizes;
@@ -243,16 +181,6 @@ static void plan_moe(struct policy_plan *plan, struct policy_layer *layer)
     for (size_t i = 0; i < n; i++) {
         plan_expert(plan, layer, i);
     }
-    if (!plan->policy->options.is_trainable) {
-        return;
-    }
-    layer->t_router = plan_transposed(plan, plan_exact(), layer->router, n, s->d);
-    layer->t_expert_gate = plan_reserve(plan, PRECISION_F32, n, s->expert_width, s->d);
-    layer->t_expert_up = plan_reserve(plan, PRECISION_F32, n, s->expert_width, s->d);
-    layer->t_expert_down = plan_reserve(plan, PRECISION_F32, n, s->d, s->expert_width);
-    for (size_t i = 0; i < n; i++) {
-        plan_expert_transposed(plan, layer, i);
-    }
 }
 
 static void plan_all(struct policy_plan *plan)
@@ -260,7 +188,6 @@ static void plan_all(struct policy_plan *plan)
     struct policy *policy = plan->policy;
     const size_t d = policy->sizes.d, vocab = policy->config.vocab_size;
     const size_t n_layers = policy->config.n_layers + policy->config.n_mtp_modules;
-    const bool is_trainable = policy->options.is_trainable;
     const struct plan_form form = plan_unquantised(plan);
 
     for (size_t i = 0; i < n_layers; i++) {
@@ -272,12 +199,10 @@ static void plan_all(struct policy_plan *plan)
         }
     }
     policy->w_head = plan_plain(plan, form, policy->head, d, vocab);
-    policy->t_head = is_trainable ? plan_transposed(plan, form, policy->head, vocab, d) : NULL;
     for (size_t i = 0; i < policy->config.n_mtp_modules; i++) {
         struct policy_mtp_module *module = &policy->modules[i];
 
         module->w_eh = plan_plain(plan, form, module->eh, 2 * d, d);
-        module->t_eh = is_trainable ? plan_transposed(plan, form, module->eh, d, 2 * d) : NULL;
     }
 }
 

@@ -31,9 +31,6 @@ float *plan_at(float *base, size_t words);
 /* A whole weight (n_out, n_in) as it is. */
 float *plan_plain(struct policy_plan *plan, struct plan_form form, size_t offset, size_t n_in,
                   size_t n_out);
-/* The transpose of a weight stored as (n_in, n_out): floats, rounded like the weight. */
-float *plan_transposed(struct policy_plan *plan, struct plan_form form, size_t offset, size_t n_in,
-                       size_t n_out);
 
 /* Weights (n, n_in) that read the same row, in ascending columns of y, each from a panel border. */
 struct plan_part {
@@ -47,8 +44,6 @@ struct plan_beside {
     struct plan_form form;
 };
 float *plan_beside(struct policy_plan *plan, const struct plan_beside *beside);
-/* The transpose: the gradients side by side are its input. */
-float *plan_beside_transposed(struct policy_plan *plan, const struct plan_beside *beside);
 /* Their biases as one row, laid out like the columns; parts of no columns are left out. */
 float *plan_bias_row(struct policy_plan *plan, const struct plan_part *parts, size_t n_parts);
 

@@ -197,7 +197,6 @@ static enum status run_experts(struct backend *backend, const struct shape *s,
 static enum status run_experts_backward(struct backend *backend, const struct shape *s,
                                         const struct operands *o)
 {
-    const size_t matrix = N_EXPERTS * packed_floats(s->n_in, s->n_out);
     const size_t gradient = s->n_in * s->n_out;
     return backend->ops->moe_ffn_backward(backend, &(struct moe_ffn_backward_args){
                                                        .dy = o->x,
@@ -207,9 +206,12 @@ static enum status run_experts_backward(struct backend *backend, const struct sh
                                                        .indices = o->indices,
                                                        .weights = o->weights,
                                                        .saved_gate_up = o->saved,
-                                                       .w_gate_t = o->w,
-                                                       .w_up_t = o->w + matrix,
-                                                       .w_down_t = o->w + 2 * matrix,
+                                                       .w_gate = o->w,
+                                                       .w_up = o->w + gradient,
+                                                       .w_down = o->w + 2 * gradient,
+                                                       .w_stride = 3 * gradient,
+                                                       .precision = s->precision,
+                                                       .rounding = s->precision,
                                                        .dx = o->y,
                                                        .dx_stride = s->n_in + PAD,
                                                        .d_weights = o->d_weights,

@@ -35,17 +35,13 @@ struct head_case {
     struct sampling_params sampling;
 };
 
-static float *pack_head(struct backend *b, const struct head_case *c, bool transposed)
+static float *pack_head(struct backend *b, const struct head_case *c)
 {
-    const size_t n_in = transposed ? c->vocab : c->d, n_out = transposed ? c->d : c->vocab;
-    float *packed = new_floats(packed_floats(n_in, n_out));
+    float *packed = new_floats(packed_floats(c->d, c->vocab));
 
-    assert_ok(b->ops->pack(b, &(struct pack_args){.src = c->w,
-                                                  .src_stride = c->d,
-                                                  .n_in = n_in,
-                                                  .n_out = n_out,
-                                                  .transposed = transposed,
-                                                  .dst = packed}));
+    assert_ok(b->ops->pack(
+        b, &(struct pack_args){
+               .src = c->w, .src_stride = c->d, .n_in = c->d, .n_out = c->vocab, .dst = packed}));
     return packed;
 }
 
@@ -68,7 +64,7 @@ static struct lm_head_args head_args(const struct head_case *c, const float *w, 
 static void run_forward(struct backend *b, const void *context, float *out)
 {
     const struct head_case *c = context;
-    float *w = pack_head(b, c, false);
+    float *w = pack_head(b, c);
     const struct lm_head_args args = head_args(c, w, out);
 
     assert_ok(b->ops->lm_head_logprob(b, &args));
@@ -79,9 +75,9 @@ static void run_forward(struct backend *b, const void *context, float *out)
 static void run_backward(struct backend *b, const void *context, float *out)
 {
     const struct head_case *c = context;
-    float *w = pack_head(b, c, false), *w_t = pack_head(b, c, true);
+    float *w = pack_head(b, c);
     const struct lm_head_backward_args args = {.forward = head_args(c, w, out),
-                                               .w_t = w_t,
+                                               .weights = c->w,
                                                .g = c->g,
                                                .h = c->h,
                                                .dx = out + 3 * c->n_rows,
@@ -90,7 +86,6 @@ static void run_backward(struct backend *b, const void *context, float *out)
 
     assert_ok(b->ops->lm_head_logprob(b, &args.forward));
     assert_ok(b->ops->lm_head_backward(b, &args));
-    memory_free(w_t);
     memory_free(w);
 }
 
@@ -282,14 +277,14 @@ static void head_gradient_may_be_cut_into_batches(void **state)
     float *all = new_floats(n), *part = new_floats(n);
     run_everywhere(run_backward, &c, n, all);
     assert_ok(backend_open("cpu", 2, &b));
-    float *w = pack_head(b, &c, false), *w_t = pack_head(b, &c, true);
+    float *w = pack_head(b, &c);
     for (size_t first = 0; first < c.n_rows; first += 100) {
         struct head_case some = c;
         some.n_rows = 100;
         some.x += first * c.d;
         some.targets += first;
         const struct lm_head_backward_args args = {.forward = head_args(&some, w, part),
-                                                   .w_t = w_t,
+                                                   .weights = c.w,
                                                    .g = c.g + first,
                                                    .h = c.h + first,
                                                    .dx = part + 3 * c.n_rows,
@@ -305,7 +300,6 @@ static void head_gradient_may_be_cut_into_batches(void **state)
         assert_true(all[3 * c.n_rows + j] == 0.0F); /* row 0 has no gradient */
     }
     backend_close(b);
-    memory_free(w_t);
     memory_free(w);
     memory_free(part);
     memory_free(all);
@@ -321,9 +315,9 @@ static void logits_that_are_not_finite_name_the_row(void **state)
     make_case(&c, 300, 16, 64);
     float *x = c.x, *out = new_floats(3 * c.n_rows), *dx = new_floats(c.n_rows * c.d);
     assert_ok(backend_open("cpu", 2, &b));
-    float *w = pack_head(b, &c, false), *w_t = pack_head(b, &c, true);
+    float *w = pack_head(b, &c);
     struct lm_head_backward_args args = {
-        .forward = head_args(&c, w, out), .w_t = w_t, .g = c.g, .dx = dx, .dx_stride = c.d};
+        .forward = head_args(&c, w, out), .weights = c.w, .g = c.g, .dx = dx, .dx_stride = c.d};
     for (size_t i = 0; i < 2; i++) {
         x[251 * c.d] = NAN;
         x[17 * c.d] = i == 0 ? INFINITY : -INFINITY;
@@ -333,7 +327,6 @@ static void logits_that_are_not_finite_name_the_row(void **state)
     c.targets[3] = 64;
     assert_status(b->ops->lm_head_logprob(b, &args.forward), STATUS_BAD_ARGUMENT, "row 3 ");
     backend_close(b);
-    memory_free(w_t);
     memory_free(w);
     memory_free(dx);
     memory_free(out);
@@ -359,7 +352,7 @@ static void temperature_zero_is_the_arg_max(void **state)
     }
     assert_ok(backend_open("cpu", 1, &b));
     const struct lm_head_backward_args args = {
-        .forward = head_args(&c, unused, out), .w_t = unused, .g = g, .dx = dx, .dx_stride = 1};
+        .forward = head_args(&c, unused, out), .weights = w, .g = g, .dx = dx, .dx_stride = 1};
     assert_status(b->ops->lm_head_backward(b, &args), STATUS_BAD_ARGUMENT, "temperature 0");
     backend_close(b);
 }

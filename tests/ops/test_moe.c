@@ -62,21 +62,19 @@ static void layer_free(struct layer *l)
 }
 
 static void pack_matrix(struct backend *backend, const float *src, size_t n_in, size_t n_out,
-                        bool transposed, float *dst, size_t panel_stride)
+                        float *dst, size_t panel_stride)
 {
-    assert_ok(
-        backend->ops->pack(backend, &(struct pack_args){.src = src,
-                                                        .src_stride = transposed ? n_out : n_in,
-                                                        .n_in = n_in,
-                                                        .n_out = n_out,
-                                                        .transposed = transposed,
-                                                        .dst = dst,
-                                                        .panel_stride = panel_stride}));
+    assert_ok(backend->ops->pack(backend, &(struct pack_args){.src = src,
+                                                              .src_stride = n_in,
+                                                              .n_in = n_in,
+                                                              .n_out = n_out,
+                                                              .dst = dst,
+                                                              .panel_stride = panel_stride}));
 }
 
 /* The packed forms of a layer's experts. */
 struct packed {
-    float *gate_up, *down, *gate_t, *up_t, *down_t;
+    float *gate_up, *down;
 };
 
 static struct packed pack_layer(struct backend *backend, const struct layer *l)
@@ -87,18 +85,14 @@ static struct packed pack_layer(struct backend *backend, const struct layer *l)
     const float *gate = l->params + l->x_size + l->weights_size;
     const float *up = gate + l->matrix_size;
     const float *down = up + l->matrix_size;
-    struct packed p = {new_floats(2 * e * in), new_floats(e * out), new_floats(e * out),
-                       new_floats(e * out), new_floats(e * in)};
+    struct packed p = {new_floats(2 * e * in), new_floats(e * out)};
     for (size_t i = 0; i < e; i++) {
         const size_t at = i * l->d * l->f;
         const size_t twice = 2 * PANEL_COLUMNS * l->d;
         float *const both = p.gate_up + i * 2 * in;
-        pack_matrix(backend, gate + at, l->d, l->f, false, both, twice);
-        pack_matrix(backend, up + at, l->d, l->f, false, both + PANEL_COLUMNS * l->d, twice);
-        pack_matrix(backend, down + at, l->f, l->d, false, p.down + i * out, 0);
-        pack_matrix(backend, gate + at, l->f, l->d, true, p.gate_t + i * out, 0);
-        pack_matrix(backend, up + at, l->f, l->d, true, p.up_t + i * out, 0);
-        pack_matrix(backend, down + at, l->d, l->f, true, p.down_t + i * in, 0);
+        pack_matrix(backend, gate + at, l->d, l->f, both, twice);
+        pack_matrix(backend, up + at, l->d, l->f, both + PANEL_COLUMNS * l->d, twice);
+        pack_matrix(backend, down + at, l->f, l->d, p.down + i * out, 0);
     }
     return p;
 }
@@ -107,9 +101,6 @@ static void packed_free(struct packed *p)
 {
     memory_free(p->gate_up);
     memory_free(p->down);
-    memory_free(p->gate_t);
-    memory_free(p->up_t);
-    memory_free(p->down_t);
 }
 
 /* out: y (n_rows, d), then the gradients in the order of params. Rows [row, row_end) only; what
@@ -139,30 +130,32 @@ static void run_rows(struct backend *backend, const struct layer *l, size_t row,
                                                  .n_experts = l->n_experts,
                                                  .top_k = l->top_k,
                                              }));
-    assert_ok(backend->ops->moe_ffn_backward(backend, &(struct moe_ffn_backward_args){
-                                                          .dy = l->dy + row * l->d,
-                                                          .dy_stride = l->d,
-                                                          .x = l->params + row * l->d,
-                                                          .x_stride = l->d,
-                                                          .indices = l->indices + slot,
-                                                          .weights = l->params + l->x_size + slot,
-                                                          .saved_gate_up = saved,
-                                                          .w_gate_t = p.gate_t,
-                                                          .w_up_t = p.up_t,
-                                                          .w_down_t = p.down_t,
-                                                          .dx = dx + row * l->d,
-                                                          .dx_stride = l->d,
-                                                          .d_weights = dx + l->x_size + slot,
-                                                          .d_gate = d_gate,
-                                                          .d_up = d_gate + l->matrix_size,
-                                                          .d_down = d_gate + 2 * l->matrix_size,
-                                                          .grad_stride = l->d * l->f,
-                                                          .n_rows = n,
-                                                          .d = l->d,
-                                                          .f = l->f,
-                                                          .n_experts = l->n_experts,
-                                                          .top_k = l->top_k,
-                                                      }));
+    assert_ok(backend->ops->moe_ffn_backward(
+        backend, &(struct moe_ffn_backward_args){
+                     .dy = l->dy + row * l->d,
+                     .dy_stride = l->d,
+                     .x = l->params + row * l->d,
+                     .x_stride = l->d,
+                     .indices = l->indices + slot,
+                     .weights = l->params + l->x_size + slot,
+                     .saved_gate_up = saved,
+                     .w_gate = l->params + l->x_size + l->weights_size,
+                     .w_up = l->params + l->x_size + l->weights_size + l->matrix_size,
+                     .w_down = l->params + l->x_size + l->weights_size + 2 * l->matrix_size,
+                     .w_stride = l->d * l->f,
+                     .dx = dx + row * l->d,
+                     .dx_stride = l->d,
+                     .d_weights = dx + l->x_size + slot,
+                     .d_gate = d_gate,
+                     .d_up = d_gate + l->matrix_size,
+                     .d_down = d_gate + 2 * l->matrix_size,
+                     .grad_stride = l->d * l->f,
+                     .n_rows = n,
+                     .d = l->d,
+                     .f = l->f,
+                     .n_experts = l->n_experts,
+                     .top_k = l->top_k,
+                 }));
     memory_free(saved);
     packed_free(&p);
 }
@@ -336,7 +329,7 @@ static void a_steady_state_allocates_nothing(void **state)
     const size_t n_total = memory_total_blocks();
     run_layer(backend, &l, out);
     assert_int_equal(memory_live_blocks(), n_live);
-    assert_int_equal(memory_total_blocks(), n_total + 6); /* run_rows' own */
+    assert_int_equal(memory_total_blocks(), n_total + 3); /* run_rows' own */
     backend_close(backend);
     memory_free(out);
     layer_free(&l);

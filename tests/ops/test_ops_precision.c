@@ -178,15 +178,7 @@ static void run_head(struct backend *backend, const void *context, float *out)
 {
     const struct head *h = context;
     float *w = new_floats(packed_words(h->precision, h->d, VOCAB));
-    float *w_t = new_floats(packed_floats(VOCAB, h->d));
     pack(backend, h->precision, h->w, h->d, VOCAB, w, 0);
-    assert_ok(backend->ops->pack(backend, &(struct pack_args){.src = h->w,
-                                                              .src_stride = h->d,
-                                                              .n_in = VOCAB,
-                                                              .n_out = h->d,
-                                                              .transposed = true,
-                                                              .dst = w_t,
-                                                              .rounding = h->precision}));
     struct lm_head_backward_args args = {
         .forward = {.x = h->x,
                     .x_stride = h->d,
@@ -199,7 +191,8 @@ static void run_head(struct backend *backend, const void *context, float *out)
                     .d = h->d,
                     .vocab = VOCAB,
                     .sampling = {.temperature = 0.8F, .top_p = 1.0F}},
-        .w_t = w_t,
+        .weights = h->w,
+        .rounding = h->precision,
         .g = h->g,
         .dx = out + 3 * (size_t)ROWS,
         .dx_stride = h->d};
@@ -207,7 +200,6 @@ static void run_head(struct backend *backend, const void *context, float *out)
     assert_ok(backend->ops->lm_head_logprob(backend, &args.forward));
     assert_ok(backend->ops->lm_head_backward(backend, &args));
     memory_free(w);
-    memory_free(w_t);
 }
 
 /* A head of the identity over the logits that gemm gives; its dx is the logits' gradient. */

@@ -60,9 +60,10 @@ SIMD_INLINE void run_tile(const struct gemm_tile *tile, const size_t rows, const
     f32x16 sums[TILE_SUMS_MAX];
     float total[TILE_SUMS_MAX * SIMD_LANES];
     size_t k = 0;
-    if (tile->continues) {
+    bool has_total = tile->continues;
+    if (has_total) {
         tile_load_rows(tile, sums, rows, vectors);
-        keep_total(sums, total, rows * vectors);
+        tile_keep(sums, total, rows * vectors);
     }
     do {
         const size_t left = tile->n_in - k;
@@ -72,11 +73,12 @@ SIMD_INLINE void run_tile(const struct gemm_tile *tile, const size_t rows, const
         } else {
             block_sums(tile, k, k_end, sums, rows, vectors, false);
         }
-        if (k > 0 || tile->continues) {
+        if (has_total) {
             add_total(sums, total, rows * vectors);
         }
         if (k_end < tile->n_in) {
             tile_keep(sums, total, rows * vectors);
+            has_total = true;
         }
         k = k_end;
     } while (k < tile->n_in);

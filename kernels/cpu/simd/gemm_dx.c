@@ -133,20 +133,16 @@ static enum status run_piece(struct backend *backend, const struct gemm_dx_args 
         continues);
 }
 
+/* columns: of dy in a piece. */
 static enum status run_pieces(struct backend *backend, const struct gemm_dx_args *args,
                               bool continues, size_t columns, struct piece *piece)
 {
-    const size_t n_batch = batches_of(args);
-    const size_t at_a_time = min_size(n_batch, 1 + (PIECE_WORDS - 1) / piece->words);
-    for (; piece->batch < n_batch; piece->batch = piece->batch_end) {
-        piece->batch_end = min_size(piece->batch + at_a_time, n_batch);
-        for (piece->k = 0; piece->k < args->n_out; piece->k = piece->k_end) {
-            piece->k_end = min_size(piece->k + columns, args->n_out);
-            const size_t n = piece->k_end - piece->k;
-            piece->panel_words = packed_words(args->precision, n, 1);
-            piece->words = packed_words(args->precision, n, args->n_in);
-            TRY(run_piece(backend, args, piece, continues || piece->k > 0));
-        }
+    for (piece->k = 0; piece->k < args->n_out; piece->k = piece->k_end) {
+        piece->k_end = min_size(piece->k + columns, args->n_out);
+        const size_t n = piece->k_end - piece->k;
+        piece->panel_words = packed_words(args->precision, n, 1);
+        piece->words = packed_words(args->precision, n, args->n_in);
+        TRY(run_piece(backend, args, piece, continues || piece->k > 0));
     }
     return STATUS_OK;
 }
@@ -155,14 +151,16 @@ enum status ISA(gemm_dx_piece)(struct backend *backend, const struct gemm_dx_arg
                                bool continues)
 {
     const size_t columns = piece_columns(args);
-    struct piece piece = {.words = packed_words(args->precision, columns, args->n_in)};
+    const size_t words = packed_words(args->precision, columns, args->n_in);
     const size_t n_batch = batches_of(args);
-    const size_t at_a_time = min_size(n_batch, 1 + (PIECE_WORDS - 1) / piece.words);
-    if (args->n_rows == 0 || args->n_out == 0) {
-        return STATUS_OK;
+    const size_t at_a_time = min_size(n_batch, 1 + PIECE_WORDS / (words + 1));
+    struct piece piece = {.batch = 0};
+    enum status status = STATUS_OK;
+    TRY(cpu_scratch_acquire(backend, at_a_time * words, sizeof(float), &piece.packed));
+    for (; status == STATUS_OK && piece.batch < n_batch; piece.batch = piece.batch_end) {
+        piece.batch_end = min_size(piece.batch + at_a_time, n_batch);
+        status = run_pieces(backend, args, continues, columns, &piece);
     }
-    TRY(cpu_scratch_acquire(backend, at_a_time * piece.words, sizeof(float), &piece.packed));
-    const enum status status = run_pieces(backend, args, continues, columns, &piece);
     cpu_scratch_release(backend, piece.packed);
     return status;
 }

@@ -62,8 +62,8 @@ SIMD_INLINE void tile_load_rows(const struct gemm_tile *tile, f32x16 *sums, cons
     for (size_t r = 0; r < rows; r++) {
 #pragma GCC unroll 8
         for (size_t v = 0; v < vectors; v++) {
-            sums[r * vectors + v] = vec_load_n(tile->y + r * tile->y_stride + v * SIMD_LANES,
-                                               tile_lanes(tile, v));
+            sums[r * vectors + v] =
+                vec_load_n(tile->y + r * tile->y_stride + v * SIMD_LANES, tile_lanes(tile, v));
         }
     }
 }

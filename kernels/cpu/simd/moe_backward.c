@@ -1,4 +1,5 @@
-/* Owns the routed experts, backward. Three passes over a block of rows grouped by expert:
+/* Owns the routed experts, backward. The weights of all experts are packed once a call; then three
+ * passes over a block of rows grouped by expert:
  *  items:    dh = Wd^T dy, d_weight = <dh, h>, SwiGLU's gradient, dx of each slot;
  *  weights:  d_gate, d_up, d_down, each element one chain over the expert's rows ascending;
  *  combine:  dx += the row's slots, ascending.
@@ -18,12 +19,15 @@ struct moe_job {
     struct moe_ffn_backward_args args; /* of this block's rows */
     struct moe_groups groups;
     atomic_size_t next_item, next_weights;
-    size_t n_parts;       /* output ranges each weight gradient is cut into */
-    float *x, *dy, *dx;   /* (n_slots, d) */
-    float *h;             /* (n_slots, f), times the slot's weight */
-    float *d_gate, *d_up; /* (n_slots, f) */
-    float *dh;            /* (a thread's item, f) */
-    size_t stride_d, stride_f;
+    size_t n_parts;          /* output ranges each weight gradient is cut into */
+    float *x, *dy, *dx;      /* (n_slots, d) */
+    float *h;                /* (n_slots, f), times the slot's weight */
+    float *d_gate, *d_up;    /* (n_slots, f) */
+    float *dh;               /* (a thread's item, f) */
+    float *converted;        /* (a thread's item, row_words) as products of BF16 read rows */
+    float *gate, *up, *down; /* packed for the gradients' products, expert after expert */
+    size_t stride_d, stride_f, row_words;
+    size_t words_d, words_f; /* of a packed expert's gate or up; of its down */
 };
 
 static void gather_item(const struct moe_job *job, const struct moe_item *item)
@@ -62,53 +66,71 @@ static void slot_gradient(const struct moe_job *job, size_t position, const floa
     args->d_weights[slot] = vec_sum(product);
 }
 
-static void run_item(const struct moe_job *job, const struct moe_item *item, float *dh)
+/* y (rows of the item, n_out) = x . w^T; accumulate: added to y. */
+static void item_product(const struct moe_job *job, struct gemm_block block, float *converted)
+{
+    const enum precision precision = job->args.precision;
+    block.precision = precision;
+    if (precision != PRECISION_F32) {
+        const float *const x = block.x;
+        for (size_t i = 0; i < block.n_rows; i++) {
+            ISA(gemm_convert)
+            (precision, x + i * block.x_stride, block.n_in, converted + i * job->row_words);
+        }
+        block.x = converted;
+        block.x_stride = job->row_words;
+    }
+    ISA(gemm_block)(&block);
+}
+
+static void run_item(const struct moe_job *job, const struct moe_item *item, size_t thread_index)
 {
     const struct moe_ffn_backward_args *const args = &job->args;
     const size_t begin = item->begin;
+    float *const dh = job->dh + thread_index * MOE_ITEM_ROWS * job->stride_f;
+    float *const converted = job->converted + thread_index * MOE_ITEM_ROWS * job->row_words;
     gather_item(job, item);
     const struct gemm_block to_dh = {
         .x = job->dy + begin * job->stride_d,
         .x_stride = job->stride_d,
-        .w = args->w_down_t + item->expert * packed_floats(args->d, args->f),
+        .w = job->down + item->expert * job->words_f,
         .y = dh,
         .y_stride = job->stride_f,
         .n_rows = item->end - begin,
         .n_in = args->d,
         .n_out = args->f,
     };
-    ISA(gemm_block)(&to_dh);
+    item_product(job, to_dh, converted);
     for (size_t position = begin; position < item->end; position++) {
         slot_gradient(job, position, dh + (position - begin) * job->stride_f);
     }
     struct gemm_block to_dx = {
         .x = job->d_gate + begin * job->stride_f,
         .x_stride = job->stride_f,
-        .w = args->w_gate_t + item->expert * packed_floats(args->f, args->d),
+        .w = job->gate + item->expert * job->words_d,
         .y = job->dx + begin * job->stride_d,
         .y_stride = job->stride_d,
         .n_rows = item->end - begin,
         .n_in = args->f,
         .n_out = args->d,
     };
-    ISA(gemm_block)(&to_dx);
+    item_product(job, to_dx, converted);
     to_dx.x = job->d_up + begin * job->stride_f;
-    to_dx.w = args->w_up_t + item->expert * packed_floats(args->f, args->d);
+    to_dx.w = job->up + item->expert * job->words_d;
     to_dx.accumulate = true;
-    ISA(gemm_block)(&to_dx);
+    item_product(job, to_dx, converted);
 }
 
 static void items_task(void *context, size_t thread_index, size_t n_threads)
 {
     struct moe_job *const job = context;
-    float *const dh = job->dh + thread_index * MOE_ITEM_ROWS * job->stride_f;
     (void)n_threads;
     for (;;) {
         const size_t i = atomic_fetch_add(&job->next_item, 1);
         if (i >= job->groups.n_items) {
             return;
         }
-        run_item(job, &job->groups.items[i], dh);
+        run_item(job, &job->groups.items[i], thread_index);
     }
 }
 
@@ -214,26 +236,77 @@ static enum status run_blocks(struct backend *backend, const struct moe_ffn_back
     return STATUS_OK;
 }
 
-enum status ISA(op_moe_ffn_backward)(struct backend *backend,
-                                     const struct moe_ffn_backward_args *args)
+/* The weights of all experts, transposed as their gradients' products read them. */
+static enum status pack_experts(struct backend *backend, const struct moe_ffn_backward_args *args,
+                                const struct moe_job *job)
+{
+    struct pack_args *packs = NULL;
+    TRY(cpu_scratch_acquire(backend, N_MATRICES * args->n_experts, sizeof(*packs), &packs));
+    for (size_t i = 0; i < N_MATRICES * args->n_experts; i++) {
+        const size_t expert = i / N_MATRICES, matrix = i % N_MATRICES;
+        const bool is_down = matrix == 2;
+        const float *const src[N_MATRICES] = {args->w_gate, args->w_up, args->w_down};
+        float *const dst[N_MATRICES] = {job->gate, job->up, job->down};
+        packs[i] = (struct pack_args){
+            .src = src[matrix] + expert * args->w_stride,
+            .src_stride = is_down ? args->f : args->d,
+            .n_in = is_down ? args->d : args->f,
+            .n_out = is_down ? args->f : args->d,
+            .transposed = true,
+            .dst = dst[matrix] + expert * (is_down ? job->words_f : job->words_d),
+            .precision = args->precision,
+            .rounding = args->rounding,
+        };
+    }
+    const enum status status = ISA(pack_all)(backend, packs, N_MATRICES * args->n_experts);
+    cpu_scratch_release(backend, packs);
+    return status;
+}
+
+/* Buffers of a block of rows, and the packed weights, in one piece of scratch. */
+static enum status acquire_buffers(struct backend *backend,
+                                   const struct moe_ffn_backward_args *args, struct moe_job *job)
 {
     const size_t block_rows = args->n_rows < MOE_BLOCK_ROWS ? args->n_rows : MOE_BLOCK_ROWS;
     const size_t n_slots = block_rows * args->top_k;
+    const size_t item_rows = backend->n_threads * MOE_ITEM_ROWS;
+    const size_t rows_f = 3 * n_slots + item_rows;
+    const size_t n_words = 3 * n_slots * job->stride_d + rows_f * job->stride_f +
+                           item_rows * job->row_words +
+                           args->n_experts * (2 * job->words_d + job->words_f);
+    TRY(cpu_scratch_acquire(backend, n_words, sizeof(float), &job->x));
+    job->dy = job->x + n_slots * job->stride_d;
+    job->dx = job->dy + n_slots * job->stride_d;
+    job->h = job->dx + n_slots * job->stride_d;
+    job->d_gate = job->h + n_slots * job->stride_f;
+    job->d_up = job->d_gate + n_slots * job->stride_f;
+    job->dh = job->d_up + n_slots * job->stride_f;
+    job->converted = job->dh + item_rows * job->stride_f;
+    job->gate = job->converted + item_rows * job->row_words;
+    job->up = job->gate + args->n_experts * job->words_d;
+    job->down = job->up + args->n_experts * job->words_d;
+    return STATUS_OK;
+}
+
+enum status ISA(op_moe_ffn_backward)(struct backend *backend,
+                                     const struct moe_ffn_backward_args *args)
+{
+    const size_t widest = args->d > args->f ? args->d : args->f;
     struct moe_job job = {
         .n_parts = backend->n_threads,
         .stride_d = cpu_padded_stride(args->d),
         .stride_f = cpu_padded_stride(args->f),
+        .words_d = packed_words(args->precision, args->f, args->d),
+        .words_f = packed_words(args->precision, args->d, args->f),
     };
-    const size_t rows_f = 3 * n_slots + backend->n_threads * MOE_ITEM_ROWS;
-    const size_t n_floats = 3 * n_slots * job.stride_d + rows_f * job.stride_f;
-    TRY(cpu_scratch_acquire(backend, n_floats, sizeof(float), &job.x));
-    job.dy = job.x + n_slots * job.stride_d;
-    job.dx = job.dy + n_slots * job.stride_d;
-    job.h = job.dx + n_slots * job.stride_d;
-    job.d_gate = job.h + n_slots * job.stride_f;
-    job.d_up = job.d_gate + n_slots * job.stride_f;
-    job.dh = job.d_up + n_slots * job.stride_f;
-    const enum status status = run_blocks(backend, args, &job);
+    if (args->precision != PRECISION_F32) {
+        job.row_words = ISA(gemm_row_words)(args->precision, widest);
+    }
+    TRY(acquire_buffers(backend, args, &job));
+    enum status status = pack_experts(backend, args, &job);
+    if (status == STATUS_OK) {
+        status = run_blocks(backend, args, &job);
+    }
     cpu_scratch_release(backend, job.x);
     return status;
 }

@@ -10,12 +10,12 @@
 struct pack_job {
     struct pack_args args;
     enum precision rounding;
-    size_t first_panel, n_panels;         /* of all jobs of a call, ascending */
-    size_t first_scale, n_scales;         /* FP8 alone, like panels */
-    size_t n_rows, n_columns;             /* of src as it is stored */
-    size_t first_block, n_column_blocks;  /* blocks of the whole weight that src touches */
-    size_t panel_stride;                  /* words */
-    float *scales;                        /* (row blocks, n_column_blocks); FP8 alone */
+    size_t first_panel, n_panels;        /* of all jobs of a call, ascending */
+    size_t first_scale, n_scales;        /* FP8 alone, like panels */
+    size_t n_rows, n_columns;            /* of src as it is stored */
+    size_t first_block, n_column_blocks; /* blocks of the whole weight that src touches */
+    size_t panel_stride;                 /* words */
+    float *scales;                       /* (row blocks, n_column_blocks); FP8 alone */
 };
 
 /* Everything but scales and what counts the jobs before. */

@@ -200,7 +200,7 @@ void ISA(pack_job_plan)(const struct pack_args *args, struct pack_job *out)
     if (out->rounding == PRECISION_FP8) {
         out->first_block = args->row_at / FP8_BLOCK;
         out->n_column_blocks = count_blocks(out->n_columns);
-        out->n_scales = (count_blocks(args->row_at + out->n_rows) - out->first_block) *
-                        out->n_column_blocks;
+        out->n_scales =
+            (count_blocks(args->row_at + out->n_rows) - out->first_block) * out->n_column_blocks;
     }
 }
