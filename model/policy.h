@@ -25,7 +25,7 @@ struct policy_options {
     /* Most tokens of the sequences of one policy_batch; a prefix counts for itself and in each
      * sequence that continues it. 0: max_rows, which is all that batches without prefixes need. */
     size_t max_entries;
-    bool is_trainable; /* keep activations, transposed copies and gradients */
+    bool is_trainable; /* keep activations and gradients */
     size_t n_drafts;   /* tokens that policy_draft may draft behind a sequence: caches then hold
                           entries of the MTP modules too. 0, or no module: it drafts nothing */
     /* Of the forward products, in sampling and training alike. BF16: all but the routers'. FP8:

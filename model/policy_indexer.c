@@ -35,7 +35,6 @@ void policy_indexer_find(const struct policy *policy, size_t index, struct polic
     layer->index_w = policy_offset_of(policy, index, "self_attn.indexer.weights_proj.weight");
 }
 
-/* No transposed copies: an indexer's inputs are constants. */
 void policy_indexer_plan(struct policy_plan *plan, struct policy_layer *layer)
 {
     const struct policy_sizes *s = &plan->policy->sizes;

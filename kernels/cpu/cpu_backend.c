@@ -287,8 +287,8 @@ static size_t top_slab(const struct cpu_backend *cpu)
 static enum status add_slab(struct cpu_backend *cpu, size_t bytes)
 {
     size_t wanted = bytes > SLAB_BYTES_MIN ? bytes : SLAB_BYTES_MIN;
-    if (cpu->n_slabs > 0 && wanted < 2 * cpu->slabs[cpu->n_slabs - 1].bytes) {
-        wanted = 2 * cpu->slabs[cpu->n_slabs - 1].bytes;
+    if (cpu->n_slabs > 0 && wanted < cpu->slabs[cpu->n_slabs - 1].bytes / 4) {
+        wanted = cpu->slabs[cpu->n_slabs - 1].bytes / 4; /* soon one slab: see forget_small_slabs */
     }
     if (cpu->n_slabs == N_SLABS_MAX) {
         return status_set(STATUS_NO_MEMORY, "kernel scratch: %zu more bytes do not fit", bytes);
