@@ -23,9 +23,9 @@ read_function read_sum_avx512bf16, read_sum_avx512, read_sum_avx2, read_sum_port
 typedef void math_function(enum cpu_math function, const float *x, float *y, size_t n);
 math_function math_map_avx512bf16, math_map_avx512, math_map_avx2, math_map_portable;
 
-/* Scratch slabs double, so this many hold more than any machine has. */
+/* Blocks that one op and those it calls acquire at a time. */
 #define N_SLABS_MAX 32
-#define SLAB_BYTES_MIN ((size_t)1 << 20) /* untouched, it costs addresses alone */
+#define SLAB_BYTES_MIN ((size_t)1 << 19) /* untouched, it costs addresses alone */
 #define ALIGNMENT ((size_t)64)
 #define MESSAGE_ROOM 1024 /* of a status message that passes from a thread to the caller */
 
@@ -51,7 +51,7 @@ struct cpu_backend {
     struct pool *pool;
     struct cpu_part *parts; /* one a thread; NULL with one thread */
     struct slab slabs[N_SLABS_MAX];
-    size_t n_slabs;
+    size_t n_slabs, most_bytes; /* most_bytes: the most that was in use at a time */
 };
 
 /* A thread's backend in run_parts, and the first of its parts that failed in the last run. */
@@ -253,25 +253,28 @@ enum status cpu_run_parts(struct backend *backend, size_t n_parts, backend_part 
     return first_failure(cpu);
 }
 
-/* With nothing in use, several slabs become one of their total size, so that the next round of the
- * same requests fits without growing. */
+static size_t bytes_in_use(const struct cpu_backend *cpu)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < cpu->n_slabs; i++) {
+        bytes += cpu->slabs[i].used;
+    }
+    return bytes;
+}
+
+/* With nothing in use, several slabs, or one that is too small, become one of the most that was
+ * ever in use, so that the next round of the same requests fits without growing. */
 static void forget_small_slabs(struct cpu_backend *cpu, size_t *bytes_wanted)
 {
-    size_t total = 0;
-    for (size_t i = 0; i < cpu->n_slabs; i++) {
-        if (cpu->slabs[i].used > 0) {
-            return;
-        }
-        total += cpu->slabs[i].bytes;
-    }
-    if (cpu->n_slabs < 2) {
+    const bool fits = cpu->n_slabs == 1 && cpu->slabs[0].bytes >= *bytes_wanted;
+    if (cpu->n_slabs == 0 || fits || bytes_in_use(cpu) > 0) {
         return;
     }
-    for (size_t i = 0; i < cpu->n_slabs; i++) {
-        memory_free(cpu->slabs[i].data);
-    }
+    release_slabs(cpu);
     cpu->n_slabs = 0;
-    *bytes_wanted = total > *bytes_wanted ? total : *bytes_wanted;
+    if (*bytes_wanted < cpu->most_bytes) {
+        *bytes_wanted = cpu->most_bytes;
+    }
 }
 
 /* The topmost slab that holds something, or the bottom one. */
@@ -287,9 +290,6 @@ static size_t top_slab(const struct cpu_backend *cpu)
 static enum status add_slab(struct cpu_backend *cpu, size_t bytes)
 {
     size_t wanted = bytes > SLAB_BYTES_MIN ? bytes : SLAB_BYTES_MIN;
-    if (cpu->n_slabs > 0 && wanted < cpu->slabs[cpu->n_slabs - 1].bytes / 4) {
-        wanted = cpu->slabs[cpu->n_slabs - 1].bytes / 4; /* soon one slab: see forget_small_slabs */
-    }
     if (cpu->n_slabs == N_SLABS_MAX) {
         return status_set(STATUS_NO_MEMORY, "kernel scratch: %zu more bytes do not fit", bytes);
     }
@@ -323,6 +323,8 @@ enum status cpu_scratch_acquire(struct backend *backend, size_t n, size_t size, 
     struct slab *slab = &cpu->slabs[i];
     block = slab->data + slab->used;
     slab->used += bytes;
+    const size_t in_use = bytes_in_use(cpu);
+    cpu->most_bytes = in_use > cpu->most_bytes ? in_use : cpu->most_bytes;
     memcpy(out_pointer, &block, sizeof(block));
     return STATUS_OK;
 }
