@@ -133,6 +133,7 @@ enum status bench_train(const struct bench_subject *subject)
         .max_sequence_rows = SEQUENCE_ROWS + 1,
         .sampling = {.temperature = 1, .top_p = 1}};
     const struct policy_options policy_options = {.max_rows = learner_max_rows(&options),
+                                                  .max_entries = learner_max_entries(&options),
                                                   .max_draws = 1,
                                                   .is_trainable = true,
                                                   .recomputes = subject->recomputes,

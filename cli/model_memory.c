@@ -49,7 +49,7 @@ static enum status measure_trainer(const struct run_config *run, const struct mo
     struct policy_options sizes;
     struct policy_memory policy, reference;
 
-    TRY(setup_policy_options(run, model, max_rows, &sizes));
+    TRY(setup_policy_options(run, model, &options, &sizes));
     TRY(policy_measure(model, &sizes, &policy));
     set_policy(&policy, max_rows, out);
     out->bytes[MODEL_MEMORY_MOMENTS] = 2 * policy.weights;

@@ -109,6 +109,7 @@ struct run_config {
         double min_lr_ratio; /* final lr / learning_rate */
         double adam_beta1, adam_beta2, adam_epsilon, weight_decay, max_grad_norm;
         size_t micro_batch_tokens;
+        bool share_prompts;
         enum activation_checkpointing activation_checkpointing;
     } optim;
     struct {
@@ -161,8 +162,9 @@ void config_destroy(struct run_config *config);
 MUST_CHECK enum status config_to_json(const struct run_config *config, struct json **out);
 /* SHA-256 hex (65 bytes) over the settings that must agree between processes and over a resume:
  * everything that can change a bit of the result. Not in it: run.name, run.output_dir,
- * run.max_steps, run.resume, device, threads, workers, batching of samples and micro-batches, eval,
- * checkpoint, log. Paths count as written, so a run folder may move with its configuration. */
+ * run.max_steps, run.resume, device, threads, workers, batching of samples,
+ * optim.micro_batch_tokens unless optim.share_prompts is set, eval, checkpoint, log. Paths count as
+ * written, so a run folder may move with its configuration. */
 MUST_CHECK enum status config_digest(const struct run_config *config, char out[65]);
 
 /* For `hone config`: a setting with its value as YAML text and where it came from ("default",

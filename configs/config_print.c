@@ -145,6 +145,14 @@ static enum status put_for_digest(struct json *root, const struct run_config *co
     return STATUS_OK;
 }
 
+/* Where a group of samples is cut decides how gradients round, unless nothing is shared. */
+static bool is_in_digest(const struct run_config *config, const struct setting *row)
+{
+    return (row->flags & SETTING_IN_DIGEST) != 0 ||
+           (config->optim.share_prompts &&
+            row->offset == offsetof(struct run_config, optim.micro_batch_tokens));
+}
+
 enum status config_digest(const struct run_config *config, char out[65])
 {
     struct json *root = json_object_create();
@@ -152,8 +160,7 @@ enum status config_digest(const struct run_config *config, char out[65])
     size_t n = 0;
     enum status status = put_rewards(root, config, SETTING_IN_DIGEST);
     for (size_t i = 0; i < n_settings && status == STATUS_OK; i++) {
-        const bool is_counted = (settings[i].flags & SETTING_IN_DIGEST) != 0;
-        if (is_counted && !setting_is_of_reward(&settings[i])) {
+        if (!setting_is_of_reward(&settings[i]) && is_in_digest(config, &settings[i])) {
             status = put_for_digest(root, config, &settings[i]);
         }
     }

@@ -181,6 +181,11 @@ const struct setting settings[] = {
     {"optim.micro_batch_tokens", SETTING_SIZE, AT(optim.micro_batch_tokens), "1024", 1, 16777216,
      NULL, 0, "tokens of one forward and backward",
      "verl ppo_max_token_len_per_gpu, TRL per_device_train_batch_size"},
+    {"optim.share_prompts", SETTING_BOOL, AT(optim.share_prompts), "true", 0, 0, NULL, DIGEST,
+     "compute the prompt of a group once where its samples go through one forward and backward; "
+     "the "
+     "same log-probabilities, gradients but for rounding",
+     ""},
     {"optim.activation_checkpointing", SETTING_ENUM, AT(optim.activation_checkpointing), "auto", 0,
      0, activation_names, 0,
      "layer: keep what enters each layer, make the rest again on the way back: less memory, more "

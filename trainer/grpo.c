@@ -44,6 +44,7 @@ struct learner_options grpo_learner_options(const struct run_config *config)
                      .top_k = (int32_t)config->rollout.top_k,
                      .top_p = (float)config->rollout.top_p,
                      .min_p = (float)config->rollout.min_p},
+        .shares_prompts = config->optim.share_prompts,
         .trains_mtp = config->model.mtp_train,
         .detaches_mtp = true,
         .mtp_coef = config->model.mtp_coef,
@@ -216,7 +217,7 @@ static enum status learn_part(struct learner *learner, const struct schedule *sc
     TRY(learner_update(learner, &args, &update));
     stats->grad_norm = fmax(stats->grad_norm, update.grad_norm);
     stats->entropy += update.entropy_sum;
-    stats->n_rows += update.n_rows;
+    stats->n_inputs += update.n_inputs;
     stats->n_tokens += update.n_targets;
     stats->n_updates++;
     stats->mtp_loss = update.mtp_loss;

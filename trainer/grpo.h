@@ -22,7 +22,7 @@ struct grpo_stats {
     double balance_loss;  /* of the last update, without its coefficient; NaN without one */
     double indexer_loss;  /* of the last update, without its coefficient; NaN without one */
     size_t n_dead_experts;
-    size_t n_rows, n_tokens, n_updates;
+    size_t n_inputs, n_tokens, n_updates;
     float *sample_stats;     /* (samples, SAMPLE_STATS), arena */
     uint32_t *expert_counts; /* (n_moe_layers, n_experts), arena; NULL without experts */
 };

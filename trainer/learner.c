@@ -10,6 +10,7 @@ struct learner {
     struct policy *policy;
     struct optimizer *optimizer;
     struct learner_options options;
+    struct micro_batch_plan plan;
     struct micro_batch batch;
     bool has_mtp;
     bool counts_ahead;       /* the balance loss is measured against the load of a whole update */
@@ -22,6 +23,33 @@ size_t learner_max_rows(const struct learner_options *options)
 {
     return options->micro_batch_tokens > options->max_sequence_rows ? options->micro_batch_tokens
                                                                     : options->max_sequence_rows;
+}
+
+/* Tokens of cache entries for a row: a row is that of a token of a response, mostly, and its
+ * sequence holds the prompt too. With less room a group of short responses to a long prompt is cut
+ * into more parts. */
+#define ENTRIES_PER_ROW ((size_t)16)
+
+static bool shares_prompts(const struct learner_options *options)
+{
+    const bool is_of_sequence = options->balance == POLICY_BALANCE_SEQUENCE ||
+                                options->balance == POLICY_BALANCE_SEQUENCE_ROUTED;
+    return options->shares_prompts && options->indexer == POLICY_INDEXER_OFF &&
+           !(options->balance_coef > 0.0 && is_of_sequence);
+}
+
+size_t learner_max_entries(const struct learner_options *options)
+{
+    return (shares_prompts(options) ? ENTRIES_PER_ROW : 1) * learner_max_rows(options);
+}
+
+static struct micro_batch_plan plan_of(const struct learner *learner)
+{
+    return (struct micro_batch_plan){.max_rows = learner->options.micro_batch_tokens,
+                                     .max_entries = learner_max_entries(&learner->options),
+                                     .sampling = learner->options.sampling,
+                                     .has_mtp = learner->has_mtp,
+                                     .shares_prompts = shares_prompts(&learner->options)};
 }
 
 /* Counters for a balance loss that needs them; a model without experts has none. */
@@ -69,6 +97,7 @@ enum status learner_create(struct backend *backend, struct policy *policy,
     if (options->indexer == POLICY_INDEXER_DENSE) {
         learner->options.balance_coef = 0.0; /* no router learns */
     }
+    learner->plan = plan_of(learner);
     enum status status = micro_batch_init(learner_max_rows(options), &learner->batch);
     if (status == STATUS_OK) {
         status = create_counts(learner);
@@ -115,19 +144,32 @@ double learner_flops(const struct learner *learner)
     return learner->flops;
 }
 
+/* The next sequences of the n become learner->batch; returns one past the last. */
+static size_t pack(struct learner *learner, const struct train_sequence *sequences, size_t first,
+                   size_t n)
+{
+    return micro_batch_pack(&learner->batch, &learner->plan, sequences, first, n);
+}
+
+/* The packed batch without targets. */
+static struct policy_batch rows_of(const struct learner *learner)
+{
+    const struct micro_batch *batch = &learner->batch;
+    return (struct policy_batch){.tokens = batch->tokens,
+                                 .n_rows = batch->n_rows,
+                                 .offsets = batch->offsets,
+                                 .continues = batch->continues,
+                                 .n_sequences = batch->n_sequences,
+                                 .sampling = learner->options.sampling};
+}
+
 static enum status forward(struct learner *learner, struct policy *policy)
 {
-    struct micro_batch *batch = &learner->batch;
-    const struct policy_batch args = {
-        .tokens = batch->tokens,
-        .n_rows = batch->n_rows,
-        .offsets = batch->offsets,
-        .n_sequences = batch->n_sequences,
-        .target_rows = batch->target_rows,
-        .targets = batch->targets,
-        .n_targets = batch->n_targets,
-        .sampling = learner->options.sampling,
-    };
+    const struct micro_batch *batch = &learner->batch;
+    struct policy_batch args = rows_of(learner);
+    args.target_rows = batch->target_rows;
+    args.targets = batch->targets;
+    args.n_targets = batch->n_targets;
     return policy_forward(policy, &args, batch->logp, batch->entropy);
 }
 
@@ -183,22 +225,15 @@ static enum status set_balance(struct learner *learner, size_t n_sequences)
  * since the first one's gradient needs the load of all. */
 static enum status count_experts(struct learner *learner, struct update *update)
 {
-    const struct micro_batch *batch = &learner->batch;
     const struct update_args *args = update->args;
     for (size_t first = 0; first < args->n;) {
-        const size_t end =
-            micro_batch_pack(&learner->batch, args->sequences, first, args->n,
-                             learner->options.micro_batch_tokens, &learner->options.sampling);
+        const size_t end = pack(learner, args->sequences, first, args->n);
         update->is_uncounted = first == 0 && end == args->n;
         if (update->is_uncounted) {
             return STATUS_OK;
         }
-        const struct policy_batch rows = {.tokens = batch->tokens,
-                                          .n_rows = batch->n_rows,
-                                          .offsets = batch->offsets,
-                                          .n_sequences = batch->n_sequences,
-                                          .sampling = learner->options.sampling};
-        TRY(policy_forward(learner->policy, &rows, batch->logp, NULL));
+        const struct policy_batch rows = rows_of(learner);
+        TRY(policy_forward(learner->policy, &rows, learner->batch.logp, NULL));
         policy_expert_counts(learner->policy, learner->expert_counts);
         learner->flops += policy_forward_flops(learner->policy);
         first = end;
@@ -264,6 +299,7 @@ static enum status learn_micro_batch(struct learner *learner, const struct updat
         update->stats->entropy_sum += (double)batch->entropy[i];
     }
     update->stats->n_rows += batch->n_rows;
+    update->stats->n_inputs += batch->n_inputs;
     update->stats->n_targets += batch->n_targets;
     learner->flops += 3.0 * policy_forward_flops(learner->policy);
     return policy_backward(learner->policy, batch->g, NULL);
@@ -273,9 +309,7 @@ static enum status learn_micro_batch(struct learner *learner, const struct updat
 static enum status accumulate(struct learner *learner, const struct update *update)
 {
     for (size_t first = 0; first < update->args->n;) {
-        const size_t end =
-            micro_batch_pack(&learner->batch, update->args->sequences, first, update->args->n,
-                             learner->options.micro_batch_tokens, &learner->options.sampling);
+        const size_t end = pack(learner, update->args->sequences, first, update->args->n);
         const enum status status = learn_micro_batch(learner, update, first, end);
         if (status != STATUS_OK) {
             return status;
@@ -355,9 +389,7 @@ enum status learner_visit(struct learner *learner, struct policy *policy,
                           void *context)
 {
     for (size_t first = 0; first < n;) {
-        const size_t end =
-            micro_batch_pack(&learner->batch, sequences, first, n,
-                             learner->options.micro_batch_tokens, &learner->options.sampling);
+        const size_t end = pack(learner, sequences, first, n);
         enum status status = forward(learner, policy);
         learner->flops += policy_forward_flops(policy);
         if (status == STATUS_OK) {

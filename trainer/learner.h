@@ -23,6 +23,9 @@ struct learner_options {
     size_t max_sequence_rows;  /* longest sequence; sizes the policy's max_rows with
                                   micro_batch_tokens */
     struct sampling_params sampling;
+    /* Sequences of one group and prompt compute it once. Not where the routers' balance loss is
+     * that of a sequence, or indexers learn: then nothing is shared. */
+    bool shares_prompts;
     bool trains_mtp;   /* run the MTP module and add its loss */
     bool detaches_mtp; /* its gradient stays inside the module (RL) */
     double mtp_coef;
@@ -39,6 +42,8 @@ struct learner_options {
 
 /* Rows that policy_create must allow for these options. */
 size_t learner_max_rows(const struct learner_options *options);
+/* policy_options.max_entries for them. */
+size_t learner_max_entries(const struct learner_options *options);
 /* policy: trainable, borrowed, weights loaded. Errors: NO_MEMORY. */
 MUST_CHECK enum status learner_create(struct backend *backend, struct policy *policy,
                                       const struct learner_options *options, struct learner **out);
@@ -56,7 +61,9 @@ typedef enum status sequence_gradient(void *context, size_t sequence_index, cons
 
 struct update_stats {
     double grad_norm, entropy_sum; /* entropy over response tokens */
-    size_t n_rows, n_targets;
+    size_t n_rows;                 /* computed */
+    size_t n_inputs; /* tokens of all sequences but the last of each; n_rows if nothing is shared */
+    size_t n_targets;
     double mtp_loss; /* mean cross-entropy of the MTP module on response tokens, NaN without one */
     double balance_loss;          /* of the routers, without its coefficient; NaN without one */
     double indexer_loss;          /* mean over rows, summed over layers; NaN without one */
@@ -69,7 +76,8 @@ struct update_args {
     double learning_rate;
     sequence_gradient *gradient;
     void *context;           /* of gradient */
-    uint32_t *expert_counts; /* (policy_moe_layers, n_experts), added to; may be NULL */
+    uint32_t *expert_counts; /* (policy_moe_layers, n_experts) of all n_inputs, added to; may be
+                                NULL */
 };
 /* One update from zeroed gradients. Errors: those of gradient, NUMERICS. */
 MUST_CHECK enum status learner_update(struct learner *learner, const struct update_args *args,

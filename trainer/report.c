@@ -178,7 +178,7 @@ static enum status put_times(const struct session *session, const struct step_ba
         {"time/generate", generate_us * 1e-6},
         {"time/train", train_us * 1e-6},
         {"time/step", seconds},
-        {"perf/tokens_per_s", (double)stats->n_rows / seconds},
+        {"perf/tokens_per_s", (double)stats->n_inputs / seconds},
         {"perf/share_of_peak", speed_share(session->speed, step_flops(session, batch), seconds)},
         {"perf/train_share_of_peak",
          speed_share(session->speed, session->trained_flops, train_us * 1e-6)},

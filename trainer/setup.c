@@ -171,12 +171,13 @@ static bool are_large(const struct policy_memory *memory)
 }
 
 enum status setup_policy_options(const struct run_config *config, const struct model_config *model,
-                                 size_t max_rows, struct policy_options *out)
+                                 const struct learner_options *learner, struct policy_options *out)
 {
     const enum precision precision = precision_of(config->model.dtype);
     struct policy_memory memory;
 
-    *out = (struct policy_options){.max_rows = max_rows,
+    *out = (struct policy_options){.max_rows = learner_max_rows(learner),
+                                   .max_entries = learner_max_entries(learner),
                                    .max_draws = 1,
                                    .is_trainable = true,
                                    .precision = precision,

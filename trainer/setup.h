@@ -9,6 +9,7 @@
 #include "model/policy.h"
 #include "model/tokenizer.h"
 #include "trainer/dataset.h"
+#include "trainer/learner.h"
 
 struct setup_data {
     struct model_config model; /* of model.path */
@@ -29,10 +30,11 @@ void setup_data_close(struct setup_data *data);
 MUST_CHECK enum status setup_check_weights(const char *dir, const struct model_config *model,
                                            bool with_values);
 
-/* What a policy that learns from forward passes of max_rows rows is made for: precision, and which
+/* What the policy of a learner with these options is made for: rows, precision, and which
  * activations it keeps (optim.activation_checkpointing). Errors: NO_MEMORY (a size overflows). */
 MUST_CHECK enum status setup_policy_options(const struct run_config *config,
-                                            const struct model_config *model, size_t max_rows,
+                                            const struct model_config *model,
+                                            const struct learner_options *learner,
                                             struct policy_options *out);
 /* The same for the frozen policy of grpo.beta. */
 struct policy_options setup_reference_options(const struct policy_options *trained);

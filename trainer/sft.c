@@ -148,7 +148,7 @@ static enum status learn_step(struct sft *sft, size_t step, struct sft_report *r
     report->loss = sum.loss;
     report_update(&update, report);
     const double seconds = (double)(clock_now_us() - begin_us) * 1e-6;
-    report->tokens_per_s = (double)update.n_rows / seconds;
+    report->tokens_per_s = (double)update.n_inputs / seconds;
     report->share_of_peak =
         speed_share(sft->speed, learner_flops(sft->learner) - flops_before, seconds);
     return STATUS_OK;
@@ -186,7 +186,7 @@ static enum status open_sft(struct sft *sft)
     const struct learner_options options =
         learner_options_of(config, &sft->data.model, sft->data.counts.longest_total);
     struct policy_options sizes;
-    TRY(setup_policy_options(config, &sft->data.model, learner_max_rows(&options), &sizes));
+    TRY(setup_policy_options(config, &sft->data.model, &options, &sizes));
     TRY(speed_create(sft->backend, sizes.precision, &sft->speed));
     TRY(setup_policy(&sft->data.model, sft->backend, config->model.path, &sizes, &sft->policy));
     TRY(learner_create(sft->backend, sft->policy, &options, &sft->learner));

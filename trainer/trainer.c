@@ -123,7 +123,7 @@ static enum status open_model(struct session *session)
     const struct run_config *config = session->config;
     const struct learner_options options = grpo_learner_options(config);
     struct policy_options sizes;
-    TRY(setup_policy_options(config, &session->data.model, learner_max_rows(&options), &sizes));
+    TRY(setup_policy_options(config, &session->data.model, &options, &sizes));
     TRY(backend_open(config->run.device, config->run.threads, &session->backend));
     TRY(speed_create(session->backend, sizes.precision, &session->speed));
     TRY(setup_policy(&session->data.model, session->backend, NULL, &sizes, &session->policy));

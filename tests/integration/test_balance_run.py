@@ -32,8 +32,11 @@ def a_run_logs_its_balance_loss_whatever_the_micro_batches():
             sets = (f"model.router_aux_loss={loss}", "model.router_aux_loss_coef=0.1")
             digests, rows = run(folder, *sets)
             assert all(value > 0.5 for value, _ in rows), rows
-            for cut in ("optim.micro_batch_tokens=8", "optim.micro_batch_tokens=100", "run.threads=1"):
+            for cut in ("optim.micro_batch_tokens=100", "run.threads=1"):  # no group is cut
                 assert run(folder, *sets, cut) == (digests, rows), (loss, cut)
+            unshared = run(folder, *sets, "optim.share_prompts=false")
+            assert (unshared[0] == digests) == loss.startswith("sequence"), loss
+            assert run(folder, *sets, "optim.share_prompts=false", "optim.micro_batch_tokens=8") == unshared, loss
             seen.add(tuple(digests.values()))
         assert len(seen) >= len(LOSSES), seen  # one layer of experts: batch and layer are the same there
 

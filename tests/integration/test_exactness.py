@@ -13,8 +13,7 @@ VARIANTS = {
     "2 trainer threads": ["run.threads=2"],
     "activations made again": ["optim.activation_checkpointing=layer"],
     "activations made again, micro-batches of 100 rows": ["optim.activation_checkpointing=layer", "optim.micro_batch_tokens=100"],
-    "micro-batches of 1 sequence": ["optim.micro_batch_tokens=8"],
-    "micro-batches of 100 rows": ["optim.micro_batch_tokens=100"],
+    "micro-batches of 2 groups": ["optim.micro_batch_tokens=100"],
     "prefill chunks of 16 rows": ["rollout.max_batch_tokens=16"],
     "3 sequences at once": ["rollout.max_num_seqs=3"],
     "no drafts": ["rollout.speculate=0"],
@@ -23,6 +22,13 @@ VARIANTS = {
                                             "rollout.max_num_seqs=7"],
     "portable instructions": ["run.device=cpu-portable"],
     "checkpoints at every step": ["checkpoint.every_steps=1"],
+}
+
+# Where a group is cut decides how its gradients round, unless its samples share nothing.
+UNSHARED = ["optim.share_prompts=false"]
+UNSHARED_VARIANTS = {
+    "micro-batches of 1 sequence": ["optim.micro_batch_tokens=8"],
+    "micro-batches of 50 rows": ["optim.micro_batch_tokens=50"],
 }
 
 
@@ -45,6 +51,36 @@ def samples_and_weights_do_not_depend_on_how_work_is_cut():
             other_digests, other_samples = run_variant(folder, sets)
             assert other_samples == samples, f"{label}: other samples"
             assert other_digests == digests, f"{label}: other weights"
+        unshared, _ = run_variant(folder, UNSHARED)
+        assert unshared != digests, "shared prompts left every bit of the gradients alone"
+        for label, sets in UNSHARED_VARIANTS.items():
+            assert run_variant(folder, UNSHARED + sets)[0] == unshared, f"{label}: other weights"
+
+
+def shared_prompts_change_gradients_by_rounding_alone():
+    """The first step has the same samples either way, and nearly the same gradient."""
+    with support.temporary() as name:
+        folder = support.small_run(name, steps=4)
+        first = []
+        for sets in ([], UNSHARED, ["optim.micro_batch_tokens=20"]):
+            _, (rows, tokens) = run_variant(folder, sets)
+            groups = {row[0] for row in rows if row[6] == 1}
+            norms = support.query(folder / "runs/rl", "SELECT value FROM v_metrics WHERE name = 'grad_norm' AND step = 1")
+            first.append(([row for row in tokens if row[0] in groups], norms[0][0]))
+        assert len(first[0][0]) == 16 and first[0][0] == first[1][0] == first[2][0], first
+        assert all(abs(norm / first[0][1] - 1) < 1e-5 for _, norm in first), first
+
+
+def a_run_with_shared_prompts_keeps_its_micro_batches():
+    with support.temporary() as name:
+        folder = support.small_run(name, steps=2)
+        support.hone("run", "run.yaml", cwd=folder, check=0)
+        other = ["--set", "run.max_steps=3", "--set", "optim.micro_batch_tokens=50"]
+        done = support.hone("run", "run.yaml", *other, cwd=folder)
+        assert done.returncode == 2 and "another configuration" in done.stderr, (done.returncode, done.stderr)
+        shutil.rmtree(folder / "runs")
+        support.hone("run", "run.yaml", "--set", UNSHARED[0], cwd=folder, check=0)
+        support.hone("run", "run.yaml", "--set", UNSHARED[0], *other, cwd=folder, check=0)
 
 
 LONG = ["rollout.max_completion_length=190", "data.max_prompt_length=32", "rollout.workers=1", "rollout.max_num_seqs=32",
@@ -115,5 +151,6 @@ def filters_and_temperature_stay_exact():
 
 
 if __name__ == "__main__":
-    support.main([samples_and_weights_do_not_depend_on_how_work_is_cut, samples_that_are_put_off_stay_exact,
+    support.main([samples_and_weights_do_not_depend_on_how_work_is_cut, shared_prompts_change_gradients_by_rounding_alone,
+                  a_run_with_shared_prompts_keeps_its_micro_batches, samples_that_are_put_off_stay_exact,
                   several_updates_and_a_reference_stay_exact, filters_and_temperature_stay_exact])

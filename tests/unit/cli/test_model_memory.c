@@ -128,10 +128,12 @@ static void trainer_uses(const char *name, const struct run_config *run,
     struct backend *backend = NULL;
     struct learner *learner = NULL;
     assert_ok(backend_open("cpu", 2, &backend));
-    struct policy *policy = open_policy(
-        backend, model,
-        &(struct policy_options){
-            .max_rows = learner_max_rows(&options), .max_draws = 1, .is_trainable = true});
+    struct policy *policy =
+        open_policy(backend, model,
+                    &(struct policy_options){.max_rows = learner_max_rows(&options),
+                                             .max_entries = learner_max_entries(&options),
+                                             .max_draws = 1,
+                                             .is_trainable = true});
 
     assert_ok(learner_create(backend, policy, &options, &learner));
     learn(learner);

@@ -25,7 +25,7 @@ static enum status a_gradient(void *context, size_t sequence_index, const float 
     return STATUS_OK;
 }
 
-/* Sequences of all lengths, so that every step packs them anew. */
+/* Sequences of all lengths, three a prompt, so that every step packs them anew. */
 static void fill_sequences(int32_t tokens[N_SEQUENCES][LENGTH_MAX], size_t vocab, size_t step,
                            struct train_sequence *sequences)
 {
@@ -34,11 +34,11 @@ static void fill_sequences(int32_t tokens[N_SEQUENCES][LENGTH_MAX], size_t vocab
         for (size_t j = 0; j < LENGTH_MAX; j++) {
             tokens[i][j] = (int32_t)((step + i * 31 + j * 17) % vocab);
         }
-        sequences[i] = (struct train_sequence){.prompt = tokens[i],
-                                               .n_prompt = 2,
-                                               .response = tokens[i] + 2,
-                                               .n_response = n - 2,
-                                               .group = i};
+        sequences[i] = (struct train_sequence){.prompt = tokens[i / 3],
+                                               .n_prompt = 3,
+                                               .response = tokens[i] + 3,
+                                               .n_response = n - 3,
+                                               .group = i / 3};
     }
 }
 
@@ -61,6 +61,7 @@ static struct learner_options options_for(const struct model_config *config)
         .micro_batch_tokens = 48,
         .max_sequence_rows = LENGTH_MAX,
         .sampling = {.temperature = 1, .top_p = 0.9F},
+        .shares_prompts = true,
         .trains_mtp = config->n_mtp_modules > 0,
         .mtp_coef = 0.1,
         .balance = POLICY_BALANCE_BATCH,
@@ -83,11 +84,13 @@ static void ten_updates_allocate_nothing(void **state)
         assert_ok(model_config_preset(presets[i], &config));
         const struct learner_options options = options_for(&config);
         assert_ok(backend_open("cpu", 2, &backend));
-        assert_ok(policy_create(backend, &config,
-                                &(struct policy_options){.max_rows = learner_max_rows(&options),
-                                                         .max_draws = 1,
-                                                         .is_trainable = true},
-                                &policy));
+        assert_ok(
+            policy_create(backend, &config,
+                          &(struct policy_options){.max_rows = learner_max_rows(&options),
+                                                   .max_entries = learner_max_entries(&options),
+                                                   .max_draws = 1,
+                                                   .is_trainable = true},
+                          &policy));
         weights_init(&config, policy_table(policy), 1, policy_weights(policy));
         assert_ok(policy_refresh(policy));
         assert_ok(learner_create(backend, policy, &options, &learner));

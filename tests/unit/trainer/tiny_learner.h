@@ -56,8 +56,10 @@ static inline void tiny_policy(struct backend *backend, size_t max_rows, uint64_
                                bool is_trainable, struct policy **out)
 {
     struct model_config model;
-    const struct policy_options options = {
-        .max_rows = max_rows, .max_draws = 1, .is_trainable = is_trainable};
+    const struct policy_options options = {.max_rows = max_rows,
+                                           .max_entries = 16 * max_rows,
+                                           .max_draws = 1,
+                                           .is_trainable = is_trainable};
     assert_ok(model_config_preset("tiny", &model));
     assert_ok(policy_create(backend, &model, &options, out));
     weights_init(&model, policy_table(*out), seed, policy_weights(*out));
