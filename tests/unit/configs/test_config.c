@@ -164,6 +164,7 @@ static void the_digest_counts_only_what_changes_a_result(void **state)
     const char *const same[] = {"rollout.workers=7", "run.max_steps=9", "run.name=again",
                                 "run.threads=2"};
     const char *const different[] = {"grpo.epsilon=0.21"};
+    const char *const cut[] = {"optim.micro_batch_tokens=77", "optim.share_prompts=false"};
     const char *const scorer[] = {"rewards.correct.config={tolerance: 1}"};
     assert_ok(load(&f, small, NULL, 0));
     assert_ok(config_digest(f.config, base));
@@ -179,6 +180,17 @@ static void the_digest_counts_only_what_changes_a_result(void **state)
     assert_ok(load(&f, small, scorer, 1));
     assert_ok(config_digest(f.config, other));
     assert_string_not_equal(base, other);
+    end(&f);
+    assert_ok(load(&f, small, cut, 1));
+    assert_ok(config_digest(f.config, other));
+    assert_string_not_equal(base, other); /* a group may be cut elsewhere */
+    end(&f);
+    assert_ok(load(&f, small, cut + 1, 1));
+    assert_ok(config_digest(f.config, base));
+    end(&f);
+    assert_ok(load(&f, small, cut, 2));
+    assert_ok(config_digest(f.config, other));
+    assert_string_equal(base, other);
     end(&f);
 }
 

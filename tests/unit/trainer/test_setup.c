@@ -17,13 +17,16 @@ static struct policy_options options_of(const char *preset, size_t max_rows,
                                         enum activation_checkpointing wanted)
 {
     struct run_config run = {.optim = {.activation_checkpointing = wanted}};
+    const struct learner_options learner = {
+        .micro_batch_tokens = max_rows, .max_sequence_rows = 64, .shares_prompts = true};
     struct model_config model;
     struct policy_options options;
 
     assert_ok(model_config_preset(preset, &model));
-    assert_ok(setup_policy_options(&run, &model, max_rows, &options));
+    assert_ok(setup_policy_options(&run, &model, &learner, &options));
     assert_true(options.is_trainable);
     assert_int_equal(options.max_rows, max_rows);
+    assert_int_equal(options.max_entries, learner_max_entries(&learner));
     return options;
 }
 
