@@ -49,11 +49,11 @@ static void learn(struct tiny *tiny, uint32_t *counts, struct update_stats *stat
 {
     static struct tiny_step step;
     tiny_step_make(tiny, &step);
-    const struct update_args args = {.sequences = step.sequences,
-                                     .n = TINY_SAMPLES,
-                                     .learning_rate = 1e-2,
-                                     .gradient = a_gradient,
-                                     .expert_counts = counts};
+    struct update_args args = {.sequences = step.sequences,
+                               .n = TINY_SAMPLES,
+                               .learning_rate = 1e-2,
+                               .gradient = a_gradient};
+    args.expert_counts = counts;
     assert_ok(learner_update(tiny->learner, &args, stats));
 }
 
