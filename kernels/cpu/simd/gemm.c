@@ -17,7 +17,7 @@
 
 /* One K block from k to k_end: sums = the chains from zero. */
 SIMD_INLINE void block_sums(const struct gemm_tile *tile, size_t k, size_t k_end, f32x16 *sums,
-                            const size_t rows, const size_t vectors, const bool fetch_ahead)
+                            const size_t rows, const size_t vectors, const size_t lines)
 {
 #pragma GCC unroll 24
     for (size_t i = 0; i < rows * vectors; i++) {
@@ -25,15 +25,14 @@ SIMD_INLINE void block_sums(const struct gemm_tile *tile, size_t k, size_t k_end
     }
     const float *const x = tile->x;
     const size_t x_stride = tile->x_stride;
+    const float *fetch = tile->fetch + k * lines * SIMD_LANES;
     for (; k < k_end; k++) {
         f32x16 w[8];
 #pragma GCC unroll 8
         for (size_t v = 0; v < vectors; v++) {
             w[v] = vec_load(tile->w + tile_offset(tile, v) + k * PANEL_COLUMNS);
-            if (fetch_ahead) {
-                __builtin_prefetch(tile->next + tile_offset(tile, v) + k * PANEL_COLUMNS, 0, 2);
-            }
         }
+        fetch = tile_fetch(fetch, lines);
 #pragma GCC unroll 12
         for (size_t r = 0; r < rows; r++) {
             const f32x16 a = vec_set1(x[r * x_stride + k]);
@@ -54,25 +53,20 @@ SIMD_INLINE void add_total(f32x16 *sums, const float *total, const size_t n)
     }
 }
 
-SIMD_INLINE void run_tile(const struct gemm_tile *tile, const size_t rows, const size_t vectors)
+SIMD_INLINE void run_chains(const struct gemm_tile *tile, const size_t rows, const size_t vectors,
+                            const size_t lines)
 {
-    const bool fetch_ahead = rows >= 4 && tile->next != NULL;
     f32x16 sums[TILE_SUMS_MAX];
     float total[TILE_SUMS_MAX * SIMD_LANES];
     size_t k = 0;
     bool has_total = tile->continues;
     if (has_total) {
-        tile_load_rows(tile, sums, rows, vectors);
-        tile_keep(sums, total, rows * vectors);
+        tile_load_y(tile, total, rows, vectors);
     }
     do {
         const size_t left = tile->n_in - k;
         const size_t k_end = k + (left < GEMM_K_BLOCK ? left : GEMM_K_BLOCK);
-        if (fetch_ahead) {
-            block_sums(tile, k, k_end, sums, rows, vectors, true);
-        } else {
-            block_sums(tile, k, k_end, sums, rows, vectors, false);
-        }
+        block_sums(tile, k, k_end, sums, rows, vectors, lines);
         if (has_total) {
             add_total(sums, total, rows * vectors);
         }
@@ -83,6 +77,13 @@ SIMD_INLINE void run_tile(const struct gemm_tile *tile, const size_t rows, const
         k = k_end;
     } while (k < tile->n_in);
     tile_store(tile, sums, rows, vectors, false);
+}
+
+SIMD_INLINE void run_tile(const struct gemm_tile *tile, const size_t rows, const size_t vectors)
+{
+#define CHAINS(lines) run_chains(tile, rows, vectors, lines)
+    TILE_WITH_LINES(tile, rows, vectors, CHAINS);
+#undef CHAINS
 }
 
 #define TILE(rows, vectors)                                                                        \
@@ -164,23 +165,65 @@ static const struct tile_shape *choose_shape(size_t n_rows, size_t n_vectors)
 }
 #endif
 
-/* Nobody fetched the first tile column ahead: its first tile asks for its own weights this many
- * words before it reads them. */
-#define FIRST_AHEAD (32 * PANEL_COLUMNS)
+/* What the tiles of a column ask for: lines of each step, from next on, one tile behind another.
+ * All at once they would fill the queues of memory, and the products wait behind them. Panels of
+ * codes are small, decoding leaves time, and asked for again they come into the first cache: there
+ * each tile asks for all. */
+struct fetch_plan {
+    const float *next; /* NULL: nothing */
+    size_t first_tile; /* 1: the first one asks for its own weights, which nobody did before */
+    size_t column_lines, lines, n_steps;
+    size_t tile_lines; /* of a step, from one tile's to the next one's */
+};
+/* Steps between asking for a tile's own weights and reading them. */
+#define STEPS_AHEAD ((size_t)32)
+
+static struct fetch_plan plan_fetch(const struct gemm_block *block, size_t n_vectors,
+                                    size_t n_tiles, bool is_cold)
+{
+    const bool is_coded = block->precision == PRECISION_FP8;
+    const bool is_plain = block->precision == PRECISION_F32;
+    struct fetch_plan plan = {
+        .first_tile = is_cold && n_tiles > 1 ? 1 : 0,
+        .column_lines = is_coded ? n_vectors / PANEL_VECTORS : n_vectors,
+        .n_steps = is_plain ? block->n_in : (block->n_in + 1) / 2,
+        .lines = 1,
+    };
+    const size_t n_asking = is_coded ? 1 : n_tiles - plan.first_tile;
+    while (plan.lines * n_asking < plan.column_lines && plan.lines < FETCH_LINES_MAX) {
+        plan.lines *= 2;
+    }
+    plan.tile_lines = is_coded ? 0 : plan.lines;
+    return plan;
+}
+
+static void set_fetch(const struct fetch_plan *plan, size_t index, struct gemm_tile *tile)
+{
+    if (index < plan->first_tile) {
+        tile->fetch_lines = plan->column_lines;
+        tile->fetch = tile->w + STEPS_AHEAD * plan->column_lines * SIMD_LANES;
+        return;
+    }
+    const size_t line = (index - plan->first_tile) * plan->tile_lines;
+    tile->fetch_lines = plan->next != NULL && line < plan->column_lines ? plan->lines : 0;
+    tile->fetch = tile->fetch_lines > 0 ? plan->next + line * plan->n_steps * SIMD_LANES : tile->w;
+}
 
 /* All rows of one tile column; rows are dealt evenly, so that no tile is much smaller than the
  * others. */
 static void run_column(const struct gemm_block *block, struct gemm_tile *tile,
-                       const struct tile_shape *shape, bool is_first)
+                       const struct tile_shape *shape, const float *next)
 {
     const size_t n_tiles = (block->n_rows + shape->rows_max - 1) / shape->rows_max;
-    const float *const next = tile->next;
+    const bool is_cold = tile->w == block->w && !block->is_fetched;
+    struct fetch_plan plan = plan_fetch(block, shape->vectors, n_tiles, is_cold);
     size_t row = 0;
+    plan.next = next;
     for (size_t i = 0; i < n_tiles; i++) {
         const size_t row_end = block->n_rows * (i + 1) / n_tiles;
-        tile->next = i == 0 && is_first ? tile->w + FIRST_AHEAD : next;
         tile->x = block->x + row * block->x_stride;
         tile->y = block->y + row * block->y_stride;
+        set_fetch(&plan, i, tile);
         shape->of_rows[row_end - row - 1](tile);
         row = row_end;
     }
@@ -196,9 +239,9 @@ static void run_columns(const struct gemm_block *block)
         is_plain ? (block->n_out + SIMD_LANES - 1) / SIMD_LANES : n_panels * PANEL_VECTORS;
     struct gemm_block at = *block;
     struct gemm_tile tile = {
-        .x_stride = block->x_stride,
         .w = block->w,
         .panel_stride = panel_stride,
+        .x_stride = block->x_stride,
         .y_stride = block->y_stride,
         .n_in = block->n_in,
         .accumulate = block->accumulate,
@@ -210,17 +253,13 @@ static void run_columns(const struct gemm_block *block)
                      : ISA(pair_shape)(block->precision, block->n_rows, n_vectors - v);
         const size_t v_end = v + shape->vectors;
         const size_t column = v * SIMD_LANES;
+        const float *const w_end =
+            block->w + v_end / PANEL_VECTORS * panel_stride + v_end % PANEL_VECTORS * SIMD_LANES;
         tile.columns = block->n_out - column;
         tile.bias = block->bias != NULL ? block->bias + column : NULL;
-        tile.next = block->next;
-        if (v_end < n_vectors) {
-            tile.next = block->w + v_end / PANEL_VECTORS * panel_stride +
-                        v_end % PANEL_VECTORS * SIMD_LANES;
-        }
         at.y = block->y + column;
-        run_column(&at, &tile, shape, v == 0 && !block->is_fetched);
-        tile.w =
-            block->w + v_end / PANEL_VECTORS * panel_stride + v_end % PANEL_VECTORS * SIMD_LANES;
+        run_column(&at, &tile, shape, v_end < n_vectors ? w_end : block->next);
+        tile.w = w_end;
         v = v_end;
     }
 }

@@ -112,39 +112,23 @@ SIMD_INLINE void load_pairs(const struct gemm_tile *tile, const float *w, pair16
     }
 }
 
-SIMD_INLINE void fetch_pairs(const struct gemm_tile *tile, const float *next, const size_t vectors,
-                             const bool is_coded)
-{
-#pragma GCC unroll 4
-    for (size_t v = 0; v < vectors; v += 2) {
-        const float *const at = next + v / PANEL_VECTORS * tile->panel_stride;
-        __builtin_prefetch(at, 0, 2);
-        if (!is_coded) {
-            __builtin_prefetch(at + SIMD_LANES, 0, 2);
-        }
-    }
-}
-
-/* A stretch of n pairs: the first row's first pair, its weights, and what to fetch ahead. */
+/* A stretch of n pairs of k: the first row's first pair, its weights, and what to ask for. */
 struct chain {
-    const float *x, *w, *next; /* next NULL: nothing */
+    const float *x, *w, *fetch;
     size_t n;
 };
 
 /* sums go on along the chain. */
 SIMD_INLINE void chain_sums(const struct gemm_tile *tile, struct chain chain, f32x16 *sums,
                             const size_t rows, const size_t vectors, const bool is_coded,
-                            const bool fetch)
+                            const size_t lines)
 {
     const size_t step = is_coded ? SIMD_LANES : PANEL_COLUMNS;
     const size_t x_stride = tile->x_stride;
     for (; chain.n > 0; chain.n--) {
         pair16 pairs[8];
         load_pairs(tile, chain.w, pairs, vectors, is_coded);
-        if (fetch) {
-            fetch_pairs(tile, chain.next, vectors, is_coded);
-            chain.next += step;
-        }
+        chain.fetch = tile_fetch(chain.fetch, lines);
 #pragma GCC unroll 12
         for (size_t r = 0; r < rows; r++) {
             const pair_x a = pair_broadcast(chain.x + r * x_stride);
@@ -166,29 +150,36 @@ SIMD_INLINE void clear_sums(f32x16 *sums, const size_t n)
     }
 }
 
-/* The same with or without fetching ahead. */
-SIMD_INLINE void run_chain(const struct gemm_tile *tile, struct chain chain, f32x16 *sums,
-                           const size_t rows, const size_t vectors, const bool is_coded)
+SIMD_INLINE void load_sums(const struct gemm_tile *tile, f32x16 *sums, const size_t rows,
+                           const size_t vectors)
 {
-    if (chain.next != NULL) {
-        chain_sums(tile, chain, sums, rows, vectors, is_coded, true);
-    } else {
-        chain_sums(tile, chain, sums, rows, vectors, is_coded, false);
+    float kept[TILE_SUMS_MAX * SIMD_LANES];
+    tile_load_y(tile, kept, rows, vectors);
+#pragma GCC unroll 24
+    for (size_t i = 0; i < rows * vectors; i++) {
+        sums[i] = vec_load(kept + i * SIMD_LANES);
     }
+}
+
+SIMD_INLINE void bf16_chains(const struct gemm_tile *tile, const size_t rows, const size_t vectors,
+                             const size_t lines)
+{
+    f32x16 sums[TILE_SUMS_MAX];
+    const struct chain chain = {tile->x, tile->w, tile->fetch, (tile->n_in + 1) / 2};
+    if (tile->continues) {
+        load_sums(tile, sums, rows, vectors);
+    } else {
+        clear_sums(sums, rows * vectors);
+    }
+    chain_sums(tile, chain, sums, rows, vectors, false, lines);
+    tile_store(tile, sums, rows, vectors, true);
 }
 
 SIMD_INLINE void run_bf16(const struct gemm_tile *tile, const size_t rows, const size_t vectors)
 {
-    f32x16 sums[TILE_SUMS_MAX];
-    const size_t n_pairs = (tile->n_in + 1) / 2;
-    if (tile->continues) {
-        tile_load_rows(tile, sums, rows, vectors);
-    } else {
-        clear_sums(sums, rows * vectors);
-    }
-    run_chain(tile, (struct chain){tile->x, tile->w, rows >= 4 ? tile->next : NULL, n_pairs}, sums,
-              rows, vectors, false);
-    tile_store(tile, sums, rows, vectors, true);
+#define CHAINS(lines) bf16_chains(tile, rows, vectors, lines)
+    TILE_WITH_LINES(tile, rows, vectors, CHAINS);
+#undef CHAINS
 }
 
 /* sums = fma(sums, scale of x times scale of w, total) for block `index` of k. */
@@ -208,33 +199,37 @@ SIMD_INLINE void scale_sums(const struct gemm_tile *tile, size_t index, f32x16 *
     }
 }
 
-SIMD_INLINE void run_fp8(const struct gemm_tile *tile, const size_t rows, const size_t vectors)
+SIMD_INLINE void fp8_chains(const struct gemm_tile *tile, const size_t rows, const size_t vectors,
+                            const size_t lines)
 {
     f32x16 sums[TILE_SUMS_MAX];
     float total[TILE_SUMS_MAX * SIMD_LANES];
     const size_t skip = scale_words(tile->n_in);
     const size_t n_pairs = (tile->n_in + 1) / 2;
-    const bool fetch = rows >= 4 && tile->next != NULL;
     size_t pair = 0;
-#pragma GCC unroll 24
-    for (size_t i = 0; i < rows * vectors; i++) {
-        sums[i] = vec_zero();
-    }
+    clear_sums(sums, rows * vectors);
     do {
         const size_t left = n_pairs - pair;
         const struct chain chain = {
             .x = tile->x + skip + pair * PAIR_WORDS,
             .w = tile->w + skip + pair * SIMD_LANES,
-            .next = fetch ? tile->next + skip + pair * SIMD_LANES : NULL,
+            .fetch = tile->fetch + pair * lines * SIMD_LANES,
             .n = left < BLOCK_PAIRS ? left : BLOCK_PAIRS,
         };
         tile_keep(sums, total, rows * vectors);
         clear_sums(sums, rows * vectors);
-        run_chain(tile, chain, sums, rows, vectors, true);
+        chain_sums(tile, chain, sums, rows, vectors, true, lines);
         scale_sums(tile, pair / BLOCK_PAIRS, sums, total, rows, vectors);
         pair += chain.n;
     } while (pair < n_pairs);
     tile_store(tile, sums, rows, vectors, false);
+}
+
+SIMD_INLINE void run_fp8(const struct gemm_tile *tile, const size_t rows, const size_t vectors)
+{
+#define CHAINS(lines) fp8_chains(tile, rows, vectors, lines)
+    TILE_WITH_LINES(tile, rows, vectors, CHAINS);
+#undef CHAINS
 }
 
 #define TILE(rows, vectors)                                                                        \

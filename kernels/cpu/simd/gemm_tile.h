@@ -18,12 +18,14 @@ struct gemm_tile {
     size_t x_stride;
     const float *w; /* first vector of the tile; the next ones by tile_offset */
     size_t panel_stride;
-    const float *next; /* panels of the next tile column, fetched ahead; NULL: none */
+    const float
+        *fetch; /* weights that are read later: cache lines to ask for, one behind another */
     float *y;
     size_t y_stride;
     const float *bias; /* NULL: none */
     size_t n_in;
-    size_t columns; /* that exist from the tile's first on */
+    size_t columns;     /* that exist from the tile's first on */
+    size_t fetch_lines; /* for each k, or pair of k: 0, 1, 2 or 4 */
     bool accumulate;
     bool continues; /* the chains go on from y */
 };
@@ -54,19 +56,34 @@ SIMD_INLINE size_t tile_lanes(const struct gemm_tile *tile, size_t v)
     return at < tile->columns ? tile->columns - at : 0;
 }
 
-/* The running totals of a tile that continues. */
-SIMD_INLINE void tile_load_rows(const struct gemm_tile *tile, f32x16 *sums, const size_t rows,
-                                const size_t vectors)
+/* Only tiles that have time for it ask for what comes later (cpu.md 5.4). */
+#define TILE_FETCH_ROWS_MIN 4
+#define FETCH_LINES_MAX ((size_t)4)
+
+/* Asks for the lines of one step, a constant, and returns where those of the next begin. */
+SIMD_INLINE const float *tile_fetch(const float *fetch, const size_t lines)
 {
-#pragma GCC unroll 12
-    for (size_t r = 0; r < rows; r++) {
-#pragma GCC unroll 8
-        for (size_t v = 0; v < vectors; v++) {
-            sums[r * vectors + v] =
-                vec_load_n(tile->y + r * tile->y_stride + v * SIMD_LANES, tile_lanes(tile, v));
-        }
+#pragma GCC unroll 4
+    for (size_t i = 0; i < lines; i++) {
+        __builtin_prefetch(fetch + i * SIMD_LANES, 0, 2);
     }
+    return fetch + lines * SIMD_LANES;
 }
+
+/* CHAIN(lines) with the constant that is the tile's fetch_lines: as many as it has vectors, half
+ * of that, or one. */
+#define TILE_WITH_LINES(tile, rows, vectors, CHAIN)                                                \
+    do {                                                                                           \
+        if ((rows) < TILE_FETCH_ROWS_MIN || (tile)->fetch_lines == 0) {                            \
+            CHAIN(0);                                                                              \
+        } else if ((tile)->fetch_lines == 1) {                                                     \
+            CHAIN(1);                                                                              \
+        } else if ((vectors) <= 2 || (tile)->fetch_lines == 2) {                                   \
+            CHAIN(2);                                                                              \
+        } else {                                                                                   \
+            CHAIN(FETCH_LINES_MAX);                                                                \
+        }                                                                                          \
+    } while (0)
 
 /* Sums that leave the registers for a while, and return. */
 SIMD_INLINE void tile_keep(const f32x16 *sums, float *kept, const size_t n)
@@ -74,6 +91,16 @@ SIMD_INLINE void tile_keep(const f32x16 *sums, float *kept, const size_t n)
 #pragma GCC unroll 24
     for (size_t i = 0; i < n; i++) {
         vec_store(kept + i * SIMD_LANES, sums[i]);
+    }
+}
+
+/* Sums from y, for chains that go on. */
+static void tile_load_y(const struct gemm_tile *tile, float *kept, size_t rows, size_t vectors)
+{
+    for (size_t i = 0; i < rows * vectors; i++) {
+        const size_t v = i % vectors;
+        const float *const y = tile->y + i / vectors * tile->y_stride + v * SIMD_LANES;
+        vec_store(kept + i * SIMD_LANES, vec_load_n(y, tile_lanes(tile, v)));
     }
 }
 
