@@ -50,8 +50,9 @@ static const struct cli_command command = {
         "  kernels   matrix products, experts, memory and exp\n"
         "  load      checkpoints from the page cache\n"
         "  tokenize  text on one core\n"
-        "Shares are of the fp32 FMA rate or memory rate measured in the same run. Weights of a\n"
-        "preset are random and in memory alone; medium takes 6 GB for engine, 18 GB for train.",
+        "Shares are of the rate of the dtype's products (fp32 FMA, or bf16 pairs) or of memory,\n"
+        "measured in the same run. Weights of a preset are random and in memory alone; medium\n"
+        "takes 6 GB for engine, 18 GB for train.",
     .options = options,
     .n_options = sizeof(options) / sizeof(options[0]),
     .n_arguments_max = 5,

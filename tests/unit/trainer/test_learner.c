@@ -170,6 +170,31 @@ static void flops_are_those_of_the_rows_that_were_computed(void **state)
     }
 }
 
+static void flops_of_a_prompt_that_is_shared_count_once(void **state)
+{
+    static const int32_t tokens[] = {5, 9, 2, 7, 11, 3, 8, 40, 6};
+    const struct train_sequence sequences[] = {
+        {.prompt = tokens, .n_prompt = 4, .response = tokens + 4, .n_response = 5, .group = 1},
+        {.prompt = tokens, .n_prompt = 4, .response = tokens + 5, .n_response = 3, .group = 1}};
+    struct tiny tiny;
+    (void)state;
+    tiny_configure(&tiny.config, 64);
+    tiny.config.model.mtp_train = false;
+    struct learner_options options = grpo_learner_options(&tiny.config);
+    options.shares_prompts = true;
+    assert_ok(backend_open("cpu", 1, &tiny.backend));
+    tiny_policy(tiny.backend, learner_max_rows(&options), 5, true, &tiny.policy);
+    assert_ok(learner_create(tiny.backend, tiny.policy, &options, &tiny.learner));
+    assert_ok(learner_visit(tiny.learner, tiny.policy, sequences, 2, visit_nothing, NULL));
+    /* All but the prompt's last token, which has a target in each sequence. */
+    const struct model_work work = {.n_rows = 3 + 5 + 3,
+                                    .n_keys = (1 + 2 + 3) + (4 + 5 + 6 + 7 + 8) + (4 + 5 + 6),
+                                    .n_heads = 8};
+    const double wanted = model_work_flops(policy_config(tiny.policy), &work, false);
+    assert_true(fabs(learner_flops(tiny.learner) / wanted - 1.0) < 1e-12);
+    tiny_close(&tiny);
+}
+
 static void a_share_of_the_peak_is_no_more_than_all(void **state)
 {
     struct backend *backend = NULL;
@@ -489,6 +514,7 @@ int main(void)
         cmocka_unit_test(any_cut_and_any_number_of_threads_give_the_same_bits),
         cmocka_unit_test(an_update_follows_its_gradient),
         cmocka_unit_test(flops_are_those_of_the_rows_that_were_computed),
+        cmocka_unit_test(flops_of_a_prompt_that_is_shared_count_once),
         cmocka_unit_test(a_share_of_the_peak_is_no_more_than_all),
         cmocka_unit_test(a_speed_survives_every_failed_allocation),
         cmocka_unit_test(expert_counts_are_those_of_every_row),
