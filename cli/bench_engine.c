@@ -240,7 +240,8 @@ enum status bench_engine(const struct bench_subject *subject)
     struct policy_options options = {.n_drafts = subject->n_drafts,
                                      .max_rows = CHUNK_ROWS,
                                      .precision = subject->precision,
-                                     .unquantised = precision_unquantised(subject->precision)};
+                                     .unquantised = precision_unquantised(subject->precision),
+                                     .cache = subject->cache};
     struct policy *policy = NULL;
 
     for (size_t i = 0; i < subject->n_batches; i++) {

@@ -20,7 +20,7 @@ struct bench_subject {
     struct backend *backend;
     struct bench_meter *meter;
     const char *label;
-    enum precision precision;
+    enum precision precision, cache;
     const char *dir;            /* weights from here; NULL: random ones */
     struct model_config config; /* of dir or the preset */
     double memory;              /* byte/s of the machine */

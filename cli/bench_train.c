@@ -139,7 +139,8 @@ enum status bench_train(const struct bench_subject *subject)
                                                   .recomputes = subject->recomputes,
                                                   .precision = subject->precision,
                                                   .unquantised =
-                                                      precision_unquantised(subject->precision)};
+                                                      precision_unquantised(subject->precision),
+                                                  .cache = subject->cache};
     struct policy *policy = NULL;
     struct learner *learner = NULL;
 

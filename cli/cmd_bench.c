@@ -23,13 +23,16 @@ enum {
     OPTION_JSON = 'j',
     OPTION_SCRATCH = 256,
     OPTION_SPECULATE,
-    OPTION_RECOMPUTE
+    OPTION_RECOMPUTE,
+    OPTION_KV_CACHE
 };
 
 static const struct cli_option options[] = {
     {OPTION_PRESET, "preset", "NAME", "shape of engine and train: small, medium, demo ... (small)"},
     {OPTION_MODEL, "model", "DIR", "this folder in place of a preset, and of what load makes"},
     {OPTION_DTYPE, "dtype", "NAME", "of engine and train: fp32, bf16 or fp8 (fp32)"},
+    {OPTION_KV_CACHE, "kv-cache-dtype", "NAME",
+     "auto, fp32, bf16; auto: fp32 with dtype fp32 (auto)"},
     {OPTION_BATCH, "batch", "N", "of decoding, repeatable (1, 8, 32, 64, 256)"},
     {OPTION_SPECULATE, "speculate", "N", "decode with as many MTP drafts too (0)"},
     {OPTION_RECOMPUTE, "recompute", NULL, "train with activations made again, layer by layer"},
@@ -68,6 +71,7 @@ static const size_t batches_default[] = {1, 8, 32, 64, 256};
 struct request {
     const char *device, *preset;
     enum precision precision;
+    enum kv_cache_dtype cache;
     struct bench_places places;
     size_t n_threads;
     bool wants[N_PARTS];
@@ -113,6 +117,7 @@ static enum status model_results(const struct request *request, struct backend *
 {
     subject->backend = backend;
     subject->precision = request->precision;
+    subject->cache = precision_cache(request->cache, request->precision);
     TRY(bench_meter_create(backend, subject->precision, &subject->meter));
     bench_find_peak(subject->meter);
     const enum status status = subject_results(request, subject);
@@ -228,6 +233,10 @@ static int take_option(int code, const char *value, struct request *request)
         return precision_parse(value, &request->precision)
                    ? 0
                    : cli_usage_error(&command, "--dtype: want fp32, bf16 or fp8");
+    case OPTION_KV_CACHE:
+        return precision_parse_cache(value, &request->cache)
+                   ? 0
+                   : cli_usage_error(&command, "--kv-cache-dtype: want auto, fp32 or bf16");
     default:
         return take_number(code, value, request);
     }

@@ -36,6 +36,7 @@ enum {
     OPTION_BATCH,
     OPTION_SPECULATE,
     OPTION_DTYPE,
+    OPTION_KV_CACHE,
     OPTION_DEVICE,
     OPTION_THREADS
 };
@@ -61,6 +62,8 @@ static const struct cli_option options[] = {
     {OPTION_SPECULATE, "speculate", "N",
      "tokens an MTP module guesses ahead; changes no result (2)"},
     {OPTION_DTYPE, "dtype", "NAME", "products in fp32, bf16 or fp8 (fp32)"},
+    {OPTION_KV_CACHE, "kv-cache-dtype", "NAME",
+     "auto, fp32, bf16; auto: fp32 with dtype fp32 (auto)"},
     {OPTION_DEVICE, "device", "NAME",
      "auto, cpu, cpu-avx512bf16, cpu-avx512, cpu-avx2, cpu-portable (auto)"},
     {OPTION_THREADS, "threads", "N", "0: every core (0)"},
@@ -176,6 +179,8 @@ static bool take_option(int code, const char *value, struct generate_request *re
         return true;
     case OPTION_DTYPE:
         return precision_parse(value, &request->precision);
+    case OPTION_KV_CACHE:
+        return precision_parse_cache(value, &request->kv_cache);
     default:
         return take_number_option(code, value, request);
     }

@@ -63,13 +63,15 @@ static enum status open_engine(struct evaluation *e)
         config->rollout.max_batch_tokens < n_useful ? config->rollout.max_batch_tokens : n_useful;
     /* What the MTP pass needs: a whole sample at once. */
     const size_t n_rows = n_wanted > max_sequence ? n_wanted : max_sequence;
-    const struct engine_options engine_options = {.max_num_seqs = n_seqs,
-                                                  .max_batch_tokens = n_rows,
-                                                  .max_sequence = max_sequence,
-                                                  .kv_cache_bytes = config->rollout.kv_cache_bytes,
-                                                  .n_drafts = config->rollout.speculate,
-                                                  .spec_max_batch = config->rollout.spec_max_batch,
-                                                  .precision = precision_of(config->model.dtype)};
+    const struct engine_options engine_options = {
+        .max_num_seqs = n_seqs,
+        .max_batch_tokens = n_rows,
+        .max_sequence = max_sequence,
+        .kv_cache_bytes = config->rollout.kv_cache_bytes,
+        .n_drafts = config->rollout.speculate,
+        .spec_max_batch = config->rollout.spec_max_batch,
+        .precision = precision_of(config->model.dtype),
+        .cache = precision_cache(config->model.kv_cache_dtype, precision_of(config->model.dtype))};
 
     TRY(local_engine_open(config->model.path, config->run.device, config->run.threads,
                           &engine_options, &e->local));

@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "base/status.h"
+#include "configs/config.h"
 #include "kernels/backend.h"
 #include "model/chat_template.h"
 #include "model/tokenizer.h"
@@ -25,6 +26,7 @@ struct generate_request {
     size_t max_num_seqs; /* that run at once */
     size_t n_threads;
     enum precision precision;
+    enum kv_cache_dtype kv_cache;
     size_t n_drafts; /* of the MTP modules, ahead of a completion */
     uint64_t seed;
     struct sampling_params sampling;

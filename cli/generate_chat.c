@@ -6,6 +6,7 @@
 #include "base/process.h"
 #include "cli/local_engine.h"
 #include "cli/text_stream.h"
+#include "model/precision.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -211,11 +212,13 @@ enum status generate_chat(const struct generate_request *request,
 
     c.texts.n_positions =
         texts->n_positions < CONVERSATION_MAX ? texts->n_positions : CONVERSATION_MAX;
-    const struct engine_options options = {.max_num_seqs = 1,
-                                           .max_batch_tokens = BATCH_TOKENS,
-                                           .max_sequence = c.texts.n_positions,
-                                           .n_drafts = request->n_drafts,
-                                           .precision = request->precision};
+    const struct engine_options options = {
+        .max_num_seqs = 1,
+        .max_batch_tokens = BATCH_TOKENS,
+        .max_sequence = c.texts.n_positions,
+        .n_drafts = request->n_drafts,
+        .precision = request->precision,
+        .cache = precision_cache(request->kv_cache, request->precision)};
     enum status status = memory_alloc(LINE_MAX_BYTES, 1, &line);
     if (status == STATUS_OK) {
         status = start_over(&c);

@@ -10,6 +10,7 @@
 #include "cli/ordered_lines.h"
 #include "cli/sequence_score.h"
 #include "cli/text_stream.h"
+#include "model/precision.h"
 
 #include <assert.h>
 #include <string.h>
@@ -216,7 +217,8 @@ static enum status open_engine(struct drawing *d, size_t n_all)
         .max_batch_tokens = is_scored && n_rows < d->rows->longest ? d->rows->longest : n_rows,
         .max_sequence = d->rows->longest,
         .n_drafts = request->n_drafts,
-        .precision = request->precision};
+        .precision = request->precision,
+        .cache = precision_cache(request->kv_cache, request->precision)};
 
     TRY(local_engine_open(request->model, request->device, request->n_threads, &options,
                           &d->local));

@@ -55,10 +55,11 @@ static void compose_numerics(struct policy *policy)
     const bool has_bf16_head = is_fp8 && policy_unquantised(policy) == PRECISION_BF16;
     const bool is_latent = policy->config.attention == MODEL_ATTENTION_MLA;
 
-    (void)snprintf(policy->numerics, sizeof(policy->numerics), "%s%s%s%s",
+    (void)snprintf(policy->numerics, sizeof(policy->numerics), "%s%s%s%s%s",
                    policy->backend->numerics_ids[precision], has_bf16_head ? "/head-bf16" : "",
                    is_fp8 && policy->options.has_float_scales ? "/scales-f32" : "",
-                   is_latent && policy->options.is_expanded ? "/expanded" : "");
+                   is_latent && policy->options.is_expanded ? "/expanded" : "",
+                   policy->options.cache == PRECISION_BF16 ? "/kv-bf16" : "");
 }
 
 enum status policy_create(struct backend *backend, const struct model_config *config,
@@ -74,6 +75,9 @@ enum status policy_create(struct backend *backend, const struct model_config *co
     }
     if (options->unquantised == PRECISION_FP8) {
         return status_set(STATUS_BAD_ARGUMENT, "what FP8 leaves unquantised is fp32 or bf16");
+    }
+    if (options->cache == PRECISION_FP8) {
+        return status_set(STATUS_BAD_ARGUMENT, "a cache is fp32 or bf16");
     }
     if (options->is_trainable && options->drops_weights) {
         return status_set(STATUS_BAD_ARGUMENT, "a policy that learns keeps its weights");

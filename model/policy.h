@@ -35,6 +35,8 @@ struct policy_options {
     /* F32 or BF16: what FP8 computes head, eh_proj, an indexer's keys and the absorbed kv_b in,
      * whose weights are rounded to codes first (exact in BF16). The other precisions ignore it. */
     enum precision unquantised;
+    enum precision cache; /* of keys and values: F32 or BF16, to which entries are rounded before
+                             attention reads them, in sampling and training alike */
     /* Trainable: keep the rows between layers and one layer's activations; a layer's backward pass
      * makes its own again first. Less memory, more time, the same bits. */
     bool recomputes;

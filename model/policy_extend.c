@@ -69,7 +69,8 @@ struct kv_pages policy_cache_layer(const struct policy_cache *cache, size_t laye
 
     return (struct kv_pages){.data = cache->data + layer * cache->n_pages * s->page_stride,
                              .entry_stride = s->entry_stride,
-                             .page_stride = s->page_stride};
+                             .page_stride = s->page_stride,
+                             .precision = cache->policy->options.cache};
 }
 
 enum status policy_cache_copy_page(struct policy_cache *cache, int32_t from, int32_t to,

@@ -8,12 +8,10 @@ static enum status scores_backward(struct policy *policy, const struct policy_ac
 {
     const struct backend_ops *ops = policy->backend->ops;
     struct policy_gradients_scratch *g = &policy->grad;
-    struct kv_pages d_pages = rows->pages;
+    const struct kv_pages d_pages = policy_gradient_pages(policy);
 
-    d_pages.data = g->d_pages;
     TRY(policy_gqa_copy(policy, rows, a->q, a->project, rows->pages, true));
-    TRY(ops->fill(policy->backend, g->d_pages, policy->n_entries_used * policy->sizes.entry_stride,
-                  0));
+    TRY(ops->fill(policy->backend, g->d_pages, policy->n_entries_used * d_pages.entry_stride, 0));
     TRY(ops->attention_backward(policy->backend, &(struct attention_backward_args){
                                                      .forward = policy_gqa_args(policy, a, rows),
                                                      .d_out = g->d_values,

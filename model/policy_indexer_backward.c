@@ -50,7 +50,7 @@ static enum status fill_pages(struct policy *policy, const struct policy_activat
                                                    .to_pages = true}));
     TRY(policy_indexer_copy(policy, rows, a->index_key, s->index_key_stride, rows->pages, true));
     return policy->backend->ops->fill(policy->backend, policy->grad.d_pages,
-                                      policy->n_entries_used * s->entry_stride, 0);
+                                      policy->n_entries_used * s->d_entry_stride, 0);
 }
 
 /* The loss of every row, and the gradients of queries, weights and (rotated) keys. */
@@ -59,9 +59,8 @@ static enum status loss_backward(struct policy *policy, const struct policy_acti
 {
     const struct policy_sizes *s = &policy->sizes;
     struct policy_gradients_scratch *g = &policy->grad;
-    struct kv_pages d_pages = rows->pages;
+    const struct kv_pages d_pages = policy_gradient_pages(policy);
 
-    d_pages.data = g->d_pages;
     TRY(fill_pages(policy, a, rows));
     TRY(policy->backend->ops->index_loss(
         policy->backend, &(struct index_loss_args){.attention = policy_mla_args(policy, a, rows),

@@ -32,7 +32,7 @@ struct policy_sizes {
     size_t q_norms, kv_norms; /* norms a row has for queries and for keys */
     size_t value_dim;         /* columns that o_proj reads */
     bool has_o_bias;
-    size_t entry_dim; /* floats of a token's cache entry */
+    size_t entry_dim; /* values of a token's cache entry */
     /* MLA: projection [first | latent, rotary key], see policy_mla.c */
     size_t nope, v, q_rank, kv_rank;
     size_t first;      /* q_rank, or q_dim without q_lora */
@@ -54,7 +54,8 @@ struct policy_sizes {
     size_t ffn_width[2]; /* of a dense layer; of the shared experts (0: none): index is_moe */
     size_t ffn_up_at[2]; /* where up begins beside gate: a panel border */
     size_t gate_up_stride[2];
-    size_t page_stride, entry_stride; /* cache */
+    size_t page_stride, entry_stride; /* cache, in words of 4 bytes */
+    size_t d_entry_stride;            /* gradients of entries */
 };
 
 /* One layer's parameters: offsets of its rows in the flat buffer, and packed copies (see
@@ -244,6 +245,8 @@ struct policy_cache {
     uint64_t *writers;
     uint64_t writer_base;
 };
+/* The gradients of the training batch's pages: floats, numbered like these. */
+struct kv_pages policy_gradient_pages(const struct policy *policy);
 struct kv_pages policy_cache_layer(const struct policy_cache *cache, size_t layer);
 /* Spans that cover n_rows rows in order, on pages that exist. */
 MUST_CHECK enum status policy_check_spans(const struct policy_cache *cache,

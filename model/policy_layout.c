@@ -24,6 +24,11 @@ static bool has_dense_layer(const struct model_config *config)
     return model_config_moe_layers(config) < config->n_layers + config->n_mtp_modules;
 }
 
+static size_t whole_lines(size_t n_words)
+{
+    return (n_words + 15) / 16 * 16;
+}
+
 void policy_sizes_fill(struct policy *policy)
 {
     const struct model_config *config = &policy->config;
@@ -47,7 +52,9 @@ void policy_sizes_fill(struct policy *policy)
         s.ffn_up_at[i] = policy_next_panel(s.ffn_width[i]);
         s.gate_up_stride[i] = policy_stride(s.ffn_up_at[i] + s.ffn_width[i]);
     }
-    s.entry_stride = (s.entry_dim + 15) / 16 * 16;
+    s.d_entry_stride = whole_lines(s.entry_dim);
+    s.entry_stride = policy->options.cache == PRECISION_BF16 ? whole_lines((s.entry_dim + 1) / 2)
+                                                             : s.d_entry_stride;
     s.page_stride = s.entry_stride * KV_BLOCK_TOKENS;
     policy->sizes = s;
 }
@@ -200,7 +207,7 @@ static void carve_gradients(struct carver *c, struct policy *policy)
     g->d_hidden = carve_floats(c, t, policy_stride(widest));
     g->d_route_weights = carve_floats(c, t, s->top_k);
     g->d_logits = carve_floats(c, t, s->n_experts);
-    g->d_pages = carve_floats(c, policy->n_entries, s->entry_stride);
+    g->d_pages = carve_floats(c, policy->n_entries, s->d_entry_stride);
     g->d_index = carve_floats(c, t, s->index_stride);
     g->d_index_q = carve_floats(c, t, s->index_q_stride);
     g->index_loss = carve_floats(c, t, 1);
@@ -219,6 +226,14 @@ static void carve_gradients(struct carver *c, struct policy *policy)
     g->merged_scatter = carve_ids(c, nt);
     g->d_eh = carve_floats(c, t, policy_stride(2 * s->d));
     g->d_mtp_hidden = carve_floats(c, t, stride);
+}
+
+struct kv_pages policy_gradient_pages(const struct policy *policy)
+{
+    const size_t stride = policy->sizes.d_entry_stride;
+
+    return (struct kv_pages){
+        .data = policy->grad.d_pages, .entry_stride = stride, .page_stride = stride};
 }
 
 static void carve_module(struct carver *c, const struct policy *policy,
@@ -264,7 +279,8 @@ static void carve_common(struct carver *c, struct policy *policy)
     policy->pages = (struct kv_pages){
         .data = carve_floats(c, policy->n_entries + KV_STEP_TOKENS, s->entry_stride),
         .entry_stride = s->entry_stride,
-        .page_stride = s->entry_stride};
+        .page_stride = s->entry_stride,
+        .precision = policy->options.cache};
     policy->ffn_hidden = carve_floats(c, t, policy_stride(widest));
     policy->router_logits = carve_floats(c, t, s->n_experts);
     policy->normed = carve_floats(c, t, s->d_stride);

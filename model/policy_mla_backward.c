@@ -73,18 +73,17 @@ static enum status values_backward(struct policy *policy, const struct policy_la
 
 /* The entries as they were (pages are shared by all layers), or the gradients of the entries. */
 static enum status copy_entries(struct policy *policy, const struct policy_block_rows *rows,
-                                float *latent, float *rope_key, float *pages, bool to_pages)
+                                float *latent, float *rope_key, struct kv_pages pages,
+                                bool to_pages)
 {
     const struct policy_sizes *s = &policy->sizes;
-    struct kv_pages where = rows->pages;
 
-    where.data = pages;
     return policy_copy_entries(policy, rows,
                                &(struct kv_copy_args){.latent = latent,
                                                       .latent_stride = s->kv_rank_stride,
                                                       .rope_key = rope_key,
                                                       .rope_key_stride = s->project_stride,
-                                                      .pages = where,
+                                                      .pages = pages,
                                                       .rk = s->kv_rank,
                                                       .dr = s->rope,
                                                       .to_pages = to_pages});
@@ -96,13 +95,11 @@ static enum status scores_backward(struct policy *policy, const struct policy_ac
 {
     const struct policy_sizes *s = &policy->sizes;
     const struct backend_ops *ops = policy->backend->ops;
-    struct kv_pages d_pages = rows->pages;
+    const struct kv_pages d_pages = policy_gradient_pages(policy);
 
-    d_pages.data = policy->grad.d_pages;
-    TRY(copy_entries(policy, rows, a->latent, a->project + s->kv_at + s->kv_rank, rows->pages.data,
+    TRY(copy_entries(policy, rows, a->latent, a->project + s->kv_at + s->kv_rank, rows->pages,
                      true));
-    TRY(ops->fill(policy->backend, policy->grad.d_pages, policy->n_entries_used * s->entry_stride,
-                  0));
+    TRY(ops->fill(policy->backend, d_pages.data, policy->n_entries_used * d_pages.entry_stride, 0));
     TRY(ops->attention_backward(policy->backend, &(struct attention_backward_args){
                                                      .forward = policy_mla_args(policy, a, rows),
                                                      .d_out = policy->grad.d_attended,
@@ -110,8 +107,7 @@ static enum status scores_backward(struct policy *policy, const struct policy_ac
                                                      .dq_rope = policy->grad.d_q + s->nope,
                                                      .d_pages = d_pages}));
     return copy_entries(policy, rows, policy->grad.d_latent,
-                        policy->grad.d_project + s->kv_at + s->kv_rank, policy->grad.d_pages,
-                        false);
+                        policy->grad.d_project + s->kv_at + s->kv_rank, d_pages, false);
 }
 
 /* d_absorbed -> the part of d_q without position, and the gradient of UK. */

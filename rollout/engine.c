@@ -29,6 +29,7 @@ struct policy_options engine_policy_options(const struct engine_options *options
                                    .n_drafts = options->n_drafts,
                                    .precision = options->precision,
                                    .unquantised = precision_unquantised(options->precision),
+                                   .cache = options->cache,
                                    .drops_weights = true};
 }
 

@@ -28,6 +28,7 @@ struct engine_options {
                                  DRAFTS_MAX and what the policy was made for; 0: none */
     size_t spec_max_batch;    /* sequences at once with drafts; 0: see engine_measure */
     enum precision precision; /* that the policy is made with; the engine itself does not look */
+    enum precision cache;     /* likewise: policy_options.cache */
 };
 
 enum finish { FINISH_STOP, FINISH_LENGTH, FINISH_ABORT };

@@ -33,7 +33,8 @@ struct engine_options rollout_engine_options(const struct run_config *config)
         .kv_cache_bytes = config->rollout.kv_cache_bytes,
         .n_drafts = config->rollout.speculate,
         .spec_max_batch = config->rollout.spec_max_batch,
-        .precision = precision_of(config->model.dtype)};
+        .precision = precision_of(config->model.dtype),
+        .cache = precision_cache(config->model.kv_cache_dtype, precision_of(config->model.dtype))};
 }
 
 /* 0: the machine's cores divided among the workers that run.yaml starts on it. */

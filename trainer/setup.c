@@ -176,14 +176,15 @@ enum status setup_policy_options(const struct run_config *config, const struct m
     const enum precision precision = precision_of(config->model.dtype);
     struct policy_memory memory;
 
-    *out = (struct policy_options){.max_rows = learner_max_rows(learner),
-                                   .max_entries = learner_max_entries(learner),
-                                   .max_draws = 1,
-                                   .is_trainable = true,
-                                   .precision = precision,
-                                   .unquantised = precision_unquantised(precision),
-                                   .recomputes =
-                                       config->optim.activation_checkpointing == ACTIVATIONS_LAYER};
+    *out = (struct policy_options){
+        .max_rows = learner_max_rows(learner),
+        .max_entries = learner_max_entries(learner),
+        .max_draws = 1,
+        .is_trainable = true,
+        .precision = precision,
+        .unquantised = precision_unquantised(precision),
+        .cache = precision_cache(config->model.kv_cache_dtype, precision),
+        .recomputes = config->optim.activation_checkpointing == ACTIVATIONS_LAYER};
     if (config->optim.activation_checkpointing != ACTIVATIONS_AUTO) {
         return STATUS_OK;
     }

@@ -35,7 +35,7 @@ enum variant_bit {
 };
 #define VARIANT_GROUPED (VARIANT_LLAMA | VARIANT_QWEN3 | VARIANT_QWEN3_MOE | VARIANT_MIXTRAL)
 static unsigned variant; /* of the models that make_policy makes */
-static enum precision precision, unquantised;
+static enum precision precision, unquantised, cache_precision;
 static const unsigned variants[] = {
     0,
     VARIANT_SOFTMAX | VARIANT_NO_NORM | VARIANT_Q_PROJ | VARIANT_YARN,
@@ -56,17 +56,19 @@ static const unsigned variants[] = {
 };
 #define N_VARIANTS (sizeof(variants) / sizeof(variants[0]))
 
-/* A precision, and what FP8 leaves unquantised. */
-static const enum precision profiles[][2] = {{PRECISION_F32, PRECISION_F32},
-                                             {PRECISION_BF16, PRECISION_F32},
-                                             {PRECISION_FP8, PRECISION_F32},
-                                             {PRECISION_FP8, PRECISION_BF16}};
+/* A precision, what FP8 leaves unquantised, and the cache's. */
+static const enum precision profiles[][3] = {{PRECISION_F32, PRECISION_F32, PRECISION_F32},
+                                             {PRECISION_BF16, PRECISION_F32, PRECISION_BF16},
+                                             {PRECISION_FP8, PRECISION_F32, PRECISION_F32},
+                                             {PRECISION_FP8, PRECISION_BF16, PRECISION_BF16},
+                                             {PRECISION_F32, PRECISION_F32, PRECISION_BF16}};
 #define N_PROFILES (sizeof(profiles) / sizeof(profiles[0]))
 
 static inline void set_profile(size_t index)
 {
     precision = profiles[index][0];
     unquantised = profiles[index][1];
+    cache_precision = profiles[index][2];
 }
 
 /* Every kind of model in every profile. */
@@ -202,7 +204,8 @@ static inline struct policy *make_policy(struct backend *backend, bool is_traina
                                            .max_draws = MAX_ROWS,
                                            .is_trainable = is_trainable,
                                            .precision = precision,
-                                           .unquantised = unquantised};
+                                           .unquantised = unquantised,
+                                           .cache = cache_precision};
     struct model_config config;
     struct policy *policy;
 

@@ -147,7 +147,8 @@ static inline struct policy *open_policy(struct backend *backend, bool is_traina
                                            .max_entries = 2 * ROWS_MAX,
                                            .max_draws = 1,
                                            .is_trainable = is_trainable,
-                                           .precision = precision};
+                                           .precision = precision,
+                                           .cache = cache_precision};
     struct model_config config;
     struct policy *policy;
 

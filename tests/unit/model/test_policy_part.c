@@ -114,6 +114,7 @@ static struct policy *make_cutting(struct backend *backend, size_t max_draws, bo
                                            .max_draws = max_draws,
                                            .is_trainable = is_trainable,
                                            .precision = precision,
+                                           .cache = cache_precision,
                                            .part_rows_min = 1};
     struct model_config config;
     struct policy *policy;

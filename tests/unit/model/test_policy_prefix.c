@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "model/precision.h"
 #include "tests/unit/model/prefix_fixture.h"
 
 #include <math.h>
@@ -40,10 +41,12 @@ static void a_shared_prefix_changes_no_bit_forward_and_rounding_backward(void **
     for (size_t i = 0; i < 3 * N_VARIANTS; i++) {
         variant = variants[i / 3];
         precision = precisions[i % 3];
+        cache_precision = precision_cache(KV_CACHE_AUTO, precision);
         check_variant(i / 3 + i, i % 2 == 0);
     }
     variant = 0;
     precision = PRECISION_F32;
+    cache_precision = PRECISION_F32;
 }
 
 /* Of the whole range of threads and instruction sets, for one kind of each attention. */
@@ -56,6 +59,7 @@ static void threads_and_instruction_sets_change_no_bit_of_a_shared_batch(void **
     for (size_t i = 0; i < 6; i++) {
         variant = kinds[i / 3];
         precision = (enum precision)(i % 3);
+        cache_precision = precision_cache(KV_CACHE_AUTO, precision);
         struct outcome *outcomes[3];
         struct packed *packed = NULL;
         size_t n_floats = 0;
@@ -82,6 +86,7 @@ static void threads_and_instruction_sets_change_no_bit_of_a_shared_batch(void **
     }
     variant = 0;
     precision = PRECISION_F32;
+    cache_precision = PRECISION_F32;
 }
 
 /* What keeps no activations (a reference, say) and what makes them again give the same bits. */

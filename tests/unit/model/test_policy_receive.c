@@ -17,6 +17,7 @@ static struct policy_options options_of(bool drops_weights)
                                    .max_draws = MAX_ROWS,
                                    .n_drafts = 2,
                                    .precision = precision,
+                                   .cache = cache_precision,
                                    .drops_weights = drops_weights};
 }
 

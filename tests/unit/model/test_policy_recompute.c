@@ -43,6 +43,7 @@ static struct policy *make(struct backend *backend, bool recomputes)
                                            .max_draws = 1,
                                            .is_trainable = true,
                                            .precision = precision,
+                                           .cache = cache_precision,
                                            .recomputes = recomputes};
     struct model_config config;
     struct policy *policy;

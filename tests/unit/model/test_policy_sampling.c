@@ -154,9 +154,9 @@ static void the_trainer_gives_each_draw_the_samplers_log_probability(void **stat
 /* The profiles are near each other (a route may differ), and not the same. */
 static void a_precision_shows_in_the_log_probabilities(void **state)
 {
-    static const float largest[N_PROFILES] = {0.0f, 0.3f, 3.0f, 3.0f};
+    static const float largest[N_PROFILES] = {0.0f, 0.3f, 3.0f, 3.0f, 0.3f};
     static const char *const numerics[N_PROFILES] = {"cpu-f32-", "cpu-bf16-", "cpu-fp8-",
-                                                     "cpu-fp8-"};
+                                                     "cpu-fp8-", "cpu-f32-"};
     float logp[N_PROFILES][MAX_ROWS], entropy[MAX_ROWS];
 
     (void)state;
@@ -170,7 +170,9 @@ static void a_precision_shows_in_the_log_probabilities(void **state)
         policy = make_policy(backend, true);
         assert_memory_equal(policy_numerics(policy), numerics[i], strlen(numerics[i]));
         assert_true((strstr(policy_numerics(policy), "/head-bf16") != NULL) ==
-                    (i == N_PROFILES - 1));
+                    (unquantised == PRECISION_BF16));
+        assert_true((strstr(policy_numerics(policy), "/kv-bf16") != NULL) ==
+                    (cache_precision == PRECISION_BF16));
         batch_fill(&batch);
         forward(policy, &batch, 0, N_SEQUENCES, plain, logp[i], entropy);
         for (size_t j = 0; j < batch.offsets[N_SEQUENCES]; j++) {

@@ -3,6 +3,7 @@
  * drafts or without, however the work is cut. */
 #include "base/memory.h"
 #include "base/random.h"
+#include "model/precision.h"
 #include "rollout/engine.h"
 #include "rollout/kv_cache.h"
 
@@ -40,8 +41,11 @@ static const struct setting roomy = {
 static struct policy *make_policy(enum precision precision, size_t n_threads, size_t n_modules,
                                   struct backend **backend)
 {
-    const struct policy_options options = {
-        .max_rows = ROWS_MAX, .max_draws = 64, .n_drafts = DRAFTS, .precision = precision};
+    const struct policy_options options = {.max_rows = ROWS_MAX,
+                                           .max_draws = 64,
+                                           .n_drafts = DRAFTS,
+                                           .precision = precision,
+                                           .cache = precision_cache(KV_CACHE_AUTO, precision)};
     struct model_config model;
     struct policy *policy = NULL;
 

@@ -2,6 +2,7 @@
  * for every kind of module, number of drafts, batch, chunk, thread count and distribution. */
 #include "base/memory.h"
 #include "base/random.h"
+#include "model/precision.h"
 #include "rollout/engine.h"
 #include "rollout/speculation.h"
 
@@ -77,7 +78,9 @@ static struct policy *make_policy(const struct plan *plan, struct backend **back
     const struct policy_options options = {.max_rows = ROWS_MAX,
                                            .max_draws = 8,
                                            .n_drafts = plan->n_drafts,
-                                           .precision = plan->precision};
+                                           .precision = plan->precision,
+                                           .cache =
+                                               precision_cache(KV_CACHE_AUTO, plan->precision)};
     struct model_config model;
     struct policy *policy = NULL;
 
