@@ -60,7 +60,7 @@ static const struct cli_option options[] = {
     {OPTION_JSON, "json", NULL, "one object a completion (always so with --file)"},
     {OPTION_BATCH, "batch", "N", "completions drawn at once; changes no result (64)"},
     {OPTION_SPECULATE, "speculate", "N",
-     "tokens an MTP module guesses ahead; changes no result (2)"},
+     "tokens an MTP module guesses ahead at most; changes no result (4)"},
     {OPTION_DTYPE, "dtype", "NAME", "products in fp32, bf16 or fp8 (fp32)"},
     {OPTION_KV_CACHE, "kv-cache-dtype", "NAME",
      "auto, fp32, bf16; auto: fp32 with dtype fp32 (auto)"},
@@ -261,7 +261,7 @@ int cmd_generate(int argc, char **argv)
                                        .n_samples = 1,
                                        .max_tokens = 256,
                                        .max_num_seqs = 64,
-                                       .n_drafts = 2,
+                                       .n_drafts = 4,
                                        .sampling = {.temperature = 1.0F, .top_p = 1.0F}};
     struct cli_parse parse;
     int code = 0;

@@ -153,7 +153,7 @@ static void count_draws(struct engine *engine, const struct schedule_result *res
     engine->stats.n_turn_tokens += result->n_turn_tokens;
     engine->stats.n_fed += result->n_fed;
     engine->stats.n_right += result->n_right;
-    speculation_note(&engine->speculation, result->n_fed, result->n_right);
+    speculation_note(&engine->speculation, result->n_judged_at, result->n_gained_at);
 }
 
 /* Feeds the schedule to the model and hands the draws back to the scheduler. */
@@ -187,8 +187,21 @@ static enum status forward(struct engine *engine, const struct schedule *schedul
     return has_drafts ? look_ahead(engine) : STATUS_OK;
 }
 
+/* Entries for drafts cost something at every row, so that groups which begin among too many
+ * sequences go without. */
+static void want_drafts(struct engine *engine)
+{
+    const size_t n_queued = scheduler_queued(engine->scheduler);
+    const size_t n_most = engine->room.max_num_seqs;
+    const size_t n_running = n_queued < n_most ? n_queued : n_most;
+
+    scheduler_want_drafts(engine->scheduler,
+                          speculation_choose(&engine->speculation, n_running) > 0);
+}
+
 enum status engine_tick(struct engine *engine, const struct completion **completions, size_t *n)
 {
+    want_drafts(engine);
     const struct schedule *schedule = scheduler_next(engine->scheduler, clock_now_us());
     struct schedule_result result = {.n_finished = 0};
 

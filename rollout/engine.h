@@ -24,9 +24,9 @@ struct engine_options {
     size_t max_batch_tokens;  /* rows of one forward: prefill chunk budget */
     size_t max_sequence;      /* prompt + completion tokens of one sequence at most */
     size_t kv_cache_bytes;    /* at least of one full sequence; 0: of max_num_seqs of them */
-    size_t n_drafts;          /* tokens that the MTP modules guess ahead of a sequence, at most
-                                 DRAFTS_MAX and what the policy was made for; 0: none */
-    size_t spec_max_batch;    /* sequences at once with drafts; 0: see engine_measure */
+    size_t n_drafts;          /* tokens that the MTP modules guess ahead of a sequence at most, up
+                                 to DRAFTS_MAX and what the policy was made for; 0: none */
+    size_t spec_max_batch;    /* sequences at once with n_drafts each; 0: see engine_measure */
     enum precision precision; /* that the policy is made with; the engine itself does not look */
     enum precision cache;     /* likewise: policy_options.cache */
 };

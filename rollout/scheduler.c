@@ -258,7 +258,11 @@ static void accept_draws(struct scheduler *s, size_t first, const int32_t *drawn
         accept_token(s, sequence, token, logp[first + i], contains(end->ids, end->n, token));
         sequence->n_new++;
         is_right = i < n_fed && token == sequence->drafts[i];
-        result->n_right += is_right ? 1 : 0;
+        if (i < n_fed) {
+            result->n_judged_at[i]++;
+            result->n_gained_at[i] += is_right && sequence->state != SEQUENCE_FINISHED ? 1 : 0;
+            result->n_right += is_right ? 1 : 0;
+        }
     }
     result->n_tokens += sequence->n_new;
     result->n_turns += is_first ? 0 : 1;

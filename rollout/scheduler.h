@@ -65,7 +65,10 @@ struct schedule_result {
     size_t n_finished;
     size_t n_tokens;               /* that sequences got */
     size_t n_turns, n_turn_tokens; /* sequences that decoded, and what they got */
-    size_t n_fed, n_right;         /* drafts that were judged, and those that were drawn */
+    size_t n_fed, n_right;         /* drafts of what was drawn, and those that were right */
+    /* By place: i-th drafts that were judged, those before them being right, and those that gave
+     * one token more: right, and not the sequence's last token. */
+    size_t n_judged_at[DRAFTS_MAX], n_gained_at[DRAFTS_MAX];
 };
 
 /* cache is borrowed and kept until scheduler_destroy. */
@@ -77,6 +80,9 @@ void scheduler_destroy(struct scheduler *scheduler);
 /* Queues a copy of the request. Errors: BAD_ARGUMENT when it can never run, NO_MEMORY. */
 MUST_CHECK enum status scheduler_add(struct scheduler *scheduler,
                                      const struct engine_request *request);
+/* Whether drafts are wanted of groups that are admitted from now on; true at first. For the others
+ * no plan is made. */
+void scheduler_want_drafts(struct scheduler *scheduler, bool wants_drafts);
 /* Chooses the next forward; n_rows is 0 when nothing can run, which means that nothing is queued.
  * now_us stamps groups that begin. */
 const struct schedule *scheduler_next(struct scheduler *scheduler, int64_t now_us);

@@ -70,13 +70,18 @@ void scheduler_plan_refill(struct scheduler *s, const struct refill *refill, siz
                                  .n_cached = first,
                                  .blocks = refill->blocks};
 
-    if (s->limits.n_drafts == 0 || rows.n_rows == 0) {
+    if (!refill->group->is_drafted || rows.n_rows == 0) {
         return;
     }
     add_span(plan, &rows);
     for (size_t i = 0; i < rows.n_rows; i++) {
         plan->tokens[plan->n_rows++] = group_token(refill->group, refill->drawn, first + i + 1);
     }
+}
+
+void scheduler_want_drafts(struct scheduler *s, bool wants_drafts)
+{
+    s->wants_drafts = wants_drafts && s->limits.n_drafts > 0;
 }
 
 const struct draft_plan *scheduler_prompt_plan(const struct scheduler *s)
@@ -125,7 +130,8 @@ const struct draft_plan *scheduler_draft_plan(struct scheduler *s, size_t n_draf
     for (size_t i = 0; i < schedule->n_draws; i++) {
         struct sequence *sequence = &s->slots[schedule->draw_slots[i]];
 
-        if (schedule->draw_slots[i] != last && sequence->state == SEQUENCE_RUNNING) {
+        if (schedule->draw_slots[i] != last && sequence->state == SEQUENCE_RUNNING &&
+            sequence->group->is_drafted) {
             plan_sequence(s, sequence, (size_t)schedule->draw_rows[i], n_drafts);
         }
         last = schedule->draw_slots[i];

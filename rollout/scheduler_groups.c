@@ -58,6 +58,7 @@ enum status scheduler_create(const struct scheduler_limits *limits, struct kv_ca
     s->limits = *limits;
     s->cache = cache;
     s->last = &s->groups;
+    s->wants_drafts = limits->n_drafts > 0;
     enum status status = allocate_rows(&s->schedule, limits->max_batch_tokens);
     if (status == STATUS_OK) {
         status = allocate_draws(s);

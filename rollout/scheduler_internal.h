@@ -25,6 +25,7 @@ struct scheduler {
     size_t n_copies, n_finished;
     struct draft_plan plan;
     struct scheduler_counts counts;
+    bool wants_drafts; /* of groups that are admitted now */
 };
 
 /* Tokens whose entries are computed without a draw of their own: a group's prompt, or of a sequence

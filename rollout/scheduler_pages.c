@@ -157,6 +157,10 @@ static bool take_sample_pages(struct scheduler *s, struct group *group, size_t n
     if (group->n_blocks == 0) {
         const size_t n = group_prompt_pages(group);
 
+        if (group->n_admitted == 0) {
+            group_set_drafted(group, s->wants_drafts);
+        }
+
         if (!take_pages(s, group, group->blocks, n, n_growing + 1, &n_known)) {
             return false;
         }

@@ -92,6 +92,14 @@ size_t group_sample_pages(const struct group *group)
     return kv_cache_pages_for(group->n_prompt + group->max_tokens - 1) - group_shared_pages(group);
 }
 
+void group_set_drafted(struct group *group, bool is_drafted)
+{
+    for (size_t i = 0; is_drafted != group->is_drafted && i < group_shared_pages(group); i++) {
+        group->names[i].bytes[0] ^= 1;
+    }
+    group->is_drafted = is_drafted;
+}
+
 int32_t group_token(const struct group *group, const int32_t *drawn, size_t position)
 {
     return position < group->n_prompt ? group->prompt[position] : drawn[position - group->n_prompt];

@@ -27,6 +27,7 @@ struct group {
     size_t n_begun;    /* ... and have their first token */
     size_t n_finished;
     int64_t since_us; /* first admission */
+    bool is_drafted;  /* the modules get entries of its tokens, without which nothing is drafted */
 };
 
 enum sequence_state {
@@ -64,6 +65,9 @@ MUST_CHECK enum status group_create(const struct engine_request *request, struct
 size_t group_shared_pages(const struct group *group);
 size_t group_prompt_pages(const struct group *group);
 size_t group_sample_pages(const struct group *group);
+
+/* Before the group has pages: those with entries of modules have other names. */
+void group_set_drafted(struct group *group, bool is_drafted);
 
 /* The token at a position of the prompt or, behind it, of what was drawn. */
 int32_t group_token(const struct group *group, const int32_t *drawn, size_t position);

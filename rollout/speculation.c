@@ -4,12 +4,17 @@
 #include "base/log.h"
 #include "base/memory.h"
 
-#define PRIOR_FED 16.0 /* drafts that a fresh model is credited with */
-#define PRIOR_SHARE 0.85
-#define MEMORY 512.0 /* drafts after which what came before counts half */
+#define PRIOR_SHARE                                                                                \
+    0.85 /* of first drafts, until more is known; of later ones as of those before */
+#define PRIOR_WEIGHT 16.0 /* drafts that this counts for */
+#define GOOD_SHARE 0.92   /* where drafts do not pay with this one they are not looked into */
+#define MEMORY 512.0      /* drafts after which what came before counts half */
+#define MARGIN 1.1        /* that drafts must win by: entries of prompts are not in their cost */
 #define CONTEXT ((size_t)48)
-#define REPEATS 5
-#define GIVE_UP 8.0 /* cost of a batch that was not measured: never worth it */
+#define REPEATS ((size_t)128)
+#define REPEATS_MIN ((size_t)4)
+#define LEVEL_US INT64_C(25000) /* a batch is not timed for longer, but for REPEATS_MIN */
+#define GIVE_UP 1e3             /* cost of what was not measured: never worth it */
 
 void speculation_init(size_t n_drafts, size_t max_batch, struct speculation *out)
 {
@@ -19,39 +24,66 @@ void speculation_init(size_t n_drafts, size_t max_batch, struct speculation *out
 
 void speculation_forget(struct speculation *s)
 {
-    s->fed = PRIOR_FED;
-    s->right = PRIOR_FED * PRIOR_SHARE;
-}
-
-void speculation_note(struct speculation *s, size_t n_fed, size_t n_right)
-{
-    s->fed += (double)n_fed;
-    s->right += (double)n_right;
-    if (s->fed > 2 * MEMORY) {
-        s->right *= MEMORY / s->fed;
-        s->fed = MEMORY;
+    for (size_t i = 0; i < DRAFTS_MAX; i++) {
+        s->judged[i] = 0;
+        s->gained[i] = 0;
     }
 }
 
-/* Of the smallest batch of at least n sequences. */
-static double cost_of(const struct speculation *s, size_t n)
+void speculation_note(struct speculation *s, const size_t *n_judged, const size_t *n_gained)
+{
+    for (size_t i = 0; i < DRAFTS_MAX; i++) {
+        s->judged[i] += (double)n_judged[i];
+        s->gained[i] += (double)n_gained[i];
+        if (s->judged[i] > 2 * MEMORY) {
+            s->gained[i] *= MEMORY / s->judged[i];
+            s->judged[i] = MEMORY;
+        }
+    }
+}
+
+/* Of the smallest batch of at least n sequences; NULL for more than was looked at. */
+static const double *costs_of(const struct speculation *s, size_t n)
 {
     for (size_t i = 0; i < SPECULATION_LEVELS; i++) {
         if (n <= (size_t)1 << i) {
             return s->cost[i];
         }
     }
-    return s->cost[0] > 0 ? GIVE_UP + (double)s->n_drafts : 0;
+    return NULL;
+}
+
+/* The number of drafts that gives most tokens for its cost. */
+static size_t best_of(const struct speculation *s, const double *costs)
+{
+    double share = PRIOR_SHARE, reached = 1,
+           gain = 1; /* of a draft; of all so far; tokens a turn */
+    double best = MARGIN;
+    size_t n_best = 0;
+
+    for (size_t n = 1; n <= s->n_drafts; n++) {
+        share = (s->gained[n - 1] + PRIOR_WEIGHT * share) / (s->judged[n - 1] + PRIOR_WEIGHT);
+        reached *= share;
+        gain += reached;
+        if (gain / costs[n] > best) {
+            best = gain / costs[n];
+            n_best = n;
+        }
+    }
+    return n_best;
 }
 
 size_t speculation_choose(const struct speculation *s, size_t n_running)
 {
+    const double *costs = costs_of(s, n_running);
+
     if (s->max_batch > 0) {
         return n_running <= s->max_batch ? s->n_drafts : 0;
     }
-    const double gain = 1 + (double)s->n_drafts * s->right / s->fed; /* tokens a turn */
-
-    return cost_of(s, n_running) < gain ? s->n_drafts : 0;
+    if (s->cost[0][0] <= 0) {
+        return s->n_drafts; /* nothing is known yet */
+    }
+    return costs == NULL ? 0 : best_of(s, costs);
 }
 
 /* Rows of turns for a batch whose sequences all have the same length, on pages of their own. */
@@ -115,17 +147,18 @@ static void trial_dispose(struct trial *t)
     memory_free(t->blocks);
 }
 
-/* n_new rows for each sequence, tokens of all kinds so that experts are met as they will be. */
-static void fill_rows(struct trial *t, size_t n_new)
+/* Rows for each sequence, tokens of all kinds so that experts are met as they will be. */
+static void fill_rows(struct trial *t, size_t n_drafts)
 {
     const size_t vocab = policy_config(t->policy)->vocab_size;
+    const size_t n_new = 1 + n_drafts;
 
     for (size_t i = 0; i < t->n_seqs; i++) {
         t->spans[i] = (struct kv_span){.first_row = i * n_new,
                                        .n_rows = n_new,
                                        .n_cached = CONTEXT,
                                        .blocks = t->blocks + i * trial_pages(t->n_drafts)};
-        t->n_wanted[i] = t->n_drafts;
+        t->n_wanted[i] = n_drafts;
         for (size_t j = 0; j < n_new; j++) {
             const size_t row = i * n_new + j;
 
@@ -139,9 +172,9 @@ static void fill_rows(struct trial *t, size_t n_new)
 }
 
 /* One turn; with drafts all rows stay, as when every draft comes true. */
-static enum status turn(struct trial *t, bool with_drafts)
+static enum status turn(struct trial *t, size_t n_drafts)
 {
-    const size_t n_rows = t->n_seqs * (with_drafts ? 1 + t->n_drafts : 1);
+    const size_t n_rows = t->n_seqs * (1 + n_drafts);
     const struct policy_extend_args extend = {.tokens = t->tokens,
                                               .positions = t->positions,
                                               .n_rows = n_rows,
@@ -158,7 +191,7 @@ static enum status turn(struct trial *t, bool with_drafts)
                                             .n_rows = n_rows,
                                             .spans = t->spans,
                                             .n_spans = t->n_seqs,
-                                            .n_drafts = with_drafts ? t->n_wanted : NULL,
+                                            .n_drafts = n_drafts > 0 ? t->n_wanted : NULL,
                                             .draws = t->draws,
                                             .drafts = t->drafts,
                                             .drafts_stride = t->n_drafts};
@@ -167,37 +200,65 @@ static enum status turn(struct trial *t, bool with_drafts)
     return policy_draft(t->policy, t->cache, &draft);
 }
 
-/* The quicker of two turns, with and without drafts in turn: what else runs disturbs both. */
-static enum status time_turns(struct trial *t, double *cost)
+/* The quickest turns with each number of drafts, one after the other: what else runs disturbs all.
+ */
+static enum status time_turns(struct trial *t, double *costs)
 {
-    int64_t best_us[2] = {INT64_MAX, INT64_MAX};
+    int64_t best_us[DRAFTS_MAX + 1];
+    const int64_t begin_us = clock_now_us();
 
-    for (size_t i = 0; i < 2 * (size_t)REPEATS; i++) {
-        const bool with_drafts = i % 2 == 1;
-
-        fill_rows(t, with_drafts ? 1 + t->n_drafts : 1);
-        TRY(turn(t, with_drafts)); /* warm */
-        const int64_t since_us = clock_now_us();
-        TRY(turn(t, with_drafts));
-        const int64_t spent_us = clock_now_us() - since_us;
-        best_us[i % 2] = spent_us < best_us[i % 2] ? spent_us : best_us[i % 2];
+    for (size_t i = 0; i < REPEATS; i++) {
+        for (size_t n = 0; n <= t->n_drafts; n++) {
+            fill_rows(t, n);
+            const int64_t since_us = clock_now_us();
+            TRY(turn(t, n));
+            const int64_t spent_us = clock_now_us() - since_us;
+            best_us[n] = i == 0 || spent_us < best_us[n] ? spent_us : best_us[n];
+        }
+        if (i + 1 >= REPEATS_MIN && clock_now_us() - begin_us > LEVEL_US) {
+            break;
+        }
     }
-    *cost = (double)best_us[1] / (double)(best_us[0] > 0 ? best_us[0] : 1);
+    for (size_t n = t->n_drafts; n > 0;
+         n--) { /* fewer drafts cost no more: that was a disturbance */
+        best_us[n - 1] = best_us[n] < best_us[n - 1] ? best_us[n] : best_us[n - 1];
+    }
+    for (size_t n = 0; n <= t->n_drafts; n++) {
+        costs[n] = (double)best_us[n] / (double)(best_us[0] > 0 ? best_us[0] : 1);
+    }
     return STATUS_OK;
 }
 
-/* Batches of 1, 2, 4, ... up to n_max; behind the first that could not pay none is tried. */
+static bool could_pay(const struct speculation *s, const double *costs)
+{
+    double reached = 1, gain = 1;
+    bool could = false;
+
+    for (size_t n = 1; n <= s->n_drafts; n++) {
+        reached *= GOOD_SHARE;
+        gain += reached;
+        could = could || gain > costs[n] * MARGIN;
+    }
+    return could;
+}
+
+/* Batches of 1, 2, 4, ... up to n_max; behind the first where drafts do not pay none is
+ * tried. */
 static enum status measure_levels(struct speculation *s, struct trial *t, size_t n_max)
 {
     for (size_t i = 0; i < SPECULATION_LEVELS; i++) {
-        s->cost[i] = GIVE_UP + (double)s->n_drafts;
+        for (size_t n = 0; n <= s->n_drafts; n++) {
+            s->cost[i][n] = GIVE_UP;
+        }
     }
     for (size_t i = 0; i < SPECULATION_LEVELS && ((size_t)1 << i) <= n_max; i++) {
         t->n_seqs = (size_t)1 << i;
-        TRY(time_turns(t, &s->cost[i]));
-        log_debug("rollout", "speculation drafts=%zu batch=%zu cost=%.3f", s->n_drafts, t->n_seqs,
-                  s->cost[i]);
-        if (s->cost[i] >= 1 + (double)s->n_drafts) {
+        TRY(time_turns(t, s->cost[i]));
+        for (size_t n = 1; n <= s->n_drafts; n++) {
+            log_debug("rollout", "speculation batch=%zu drafts=%zu cost=%.3f", t->n_seqs, n,
+                      s->cost[i][n]);
+        }
+        if (!could_pay(s, s->cost[i])) {
             return STATUS_OK;
         }
     }

@@ -30,7 +30,8 @@ struct paper {
     int32_t tokens[PAGES_MAX][KV_BLOCK_TOKENS];
     int32_t positions[PAGES_MAX][KV_BLOCK_TOKENS];
     int32_t behind[PAGES_MAX][KV_BLOCK_TOKENS];
-    size_t n_drafts;
+    size_t n_drafts, n_turns;
+    bool is_fickle; /* wants drafts of some groups only */
 };
 
 struct outcome {
@@ -55,9 +56,19 @@ static size_t prompt_length(size_t group)
     return lengths[group];
 }
 
+/* Tokens that all prompts begin with. */
+static size_t n_common;
+
+static int forget_common(void **state)
+{
+    (void)state;
+    n_common = 0;
+    return 0;
+}
+
 static int32_t prompt_token(size_t group, size_t i)
 {
-    return (int32_t)(100 + group * PROMPT_MAX + i);
+    return (int32_t)(100 + (i < n_common ? 0 : group) * PROMPT_MAX + i);
 }
 
 /* What is drawn, by position. */
@@ -252,6 +263,9 @@ static bool turn(struct scheduler *scheduler, struct paper *paper, struct outcom
     static int32_t drawn[1024];
     static const float logp[1024];
     struct schedule_result result;
+
+    paper->n_turns++;
+    scheduler_want_drafts(scheduler, !paper->is_fickle || paper->n_turns % 3 == 0);
     const struct schedule *schedule = scheduler_next(scheduler, 1);
 
     if (schedule->n_rows == 0) {
@@ -289,8 +303,8 @@ static bool turn(struct scheduler *scheduler, struct paper *paper, struct outcom
     return true;
 }
 
-static void run_all(const struct scheduler_limits *limits, size_t n_pages, bool is_reversed,
-                    struct outcome *outcome)
+static void run_paper(const struct scheduler_limits *limits, size_t n_pages, bool is_reversed,
+                      bool is_fickle, struct outcome *outcome)
 {
     struct kv_cache *cache = NULL;
     struct scheduler *scheduler = NULL;
@@ -299,6 +313,8 @@ static void run_all(const struct scheduler_limits *limits, size_t n_pages, bool 
     memset(outcome, 0, sizeof(*outcome));
     memset(&paper, 0xff, sizeof(paper));
     paper.n_drafts = limits->n_drafts;
+    paper.n_turns = 0;
+    paper.is_fickle = is_fickle;
     assert_int_equal(kv_cache_create(n_pages, &cache), STATUS_OK);
     assert_int_equal(scheduler_create(limits, cache, &scheduler), STATUS_OK);
     for (size_t i = 0; i < N_GROUPS; i++) {
@@ -315,6 +331,12 @@ static void run_all(const struct scheduler_limits *limits, size_t n_pages, bool 
     assert_int_equal(kv_cache_n_available(cache), n_pages);
     scheduler_destroy(scheduler);
     kv_cache_destroy(cache);
+}
+
+static void run_all(const struct scheduler_limits *limits, size_t n_pages, bool is_reversed,
+                    struct outcome *outcome)
+{
+    run_paper(limits, n_pages, is_reversed, false, outcome);
 }
 
 static void check_same(const struct outcome *outcome, const struct outcome *reference)
@@ -379,6 +401,34 @@ static void samples_do_not_depend_on_drafts(void **state)
             assert_true(outcome.n_fed > 0 || limits[i].max_batch_tokens == 1);
             assert_true(outcome.n_right <= outcome.n_fed);
         }
+    }
+}
+
+/* Groups with drafts and groups without begin alike: the ones find entries for drafts, all of them,
+ * and the others' pages are not theirs. */
+static void groups_with_drafts_and_without_share_no_page(void **state)
+{
+    static const struct scheduler_limits limits[] = {
+        {.max_num_seqs = 64, .max_batch_tokens = 512, .max_sequence = SEQUENCE_MAX, .n_drafts = 2},
+        {.max_num_seqs = 6, .max_batch_tokens = 17, .max_sequence = SEQUENCE_MAX, .n_drafts = 3},
+        {.max_num_seqs = 6, .max_batch_tokens = 17, .max_sequence = SEQUENCE_MAX},
+    };
+    static struct outcome reference;
+    static struct outcome outcome;
+    (void)state;
+
+    n_common = KV_BLOCK_TOKENS + 3;
+    run_all(&limits[2], PAGES_MAX, false, &reference);
+    for (size_t i = 0; i < 2; i++) {
+        size_t n_fed = 0;
+
+        for (size_t j = 0; j < 2 * N_PAGES_TRIED; j++) {
+            run_paper(&limits[i], n_pages_tried[j / 2], j % 2 == 1, true, &outcome);
+            check_same(&outcome, &reference);
+            assert_true(outcome.counts.n_prefix_tokens > 0);
+            n_fed += outcome.n_fed;
+        }
+        assert_true(n_fed > 0);
     }
 }
 
@@ -669,6 +719,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(samples_do_not_depend_on_limits_pages_or_order),
         cmocka_unit_test(samples_do_not_depend_on_drafts),
+        cmocka_unit_test_teardown(groups_with_drafts_and_without_share_no_page, forget_common),
         cmocka_unit_test(samples_survive_any_number_of_preemptions),
         cmocka_unit_test(nobody_is_preempted_where_all_fit),
         cmocka_unit_test(samples_are_admitted_by_what_they_need_now),

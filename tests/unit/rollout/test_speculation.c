@@ -317,7 +317,19 @@ static void a_broken_module_costs_no_token(void **state)
     backend_close(backend);
 }
 
-static void drafts_are_made_where_they_pay(void **state)
+/* n times: the first draft was judged, right or not, and if right the second, right or not. */
+static void note(struct speculation *s, size_t n, bool is_first_right, bool is_second_right)
+{
+    const size_t judged[DRAFTS_MAX] = {1, is_first_right ? 1 : 0};
+    const size_t right[DRAFTS_MAX] = {is_first_right ? 1 : 0,
+                                      is_first_right && is_second_right ? 1 : 0};
+
+    for (size_t i = 0; i < n; i++) {
+        speculation_note(s, judged, right);
+    }
+}
+
+static void as_many_drafts_are_made_as_pay(void **state)
 {
     struct speculation s;
     (void)state;
@@ -328,15 +340,23 @@ static void drafts_are_made_where_they_pay(void **state)
     speculation_init(2, 0, &s);
     assert_int_equal(speculation_choose(&s, 1000), 2); /* nothing measured yet */
     for (size_t i = 0; i < SPECULATION_LEVELS; i++) {
-        s.cost[i] = 1.5 + 0.5 * (double)i; /* 1: 1.5, 2: 2, 4: 2.5, 8: 3 */
+        s.cost[i][0] = 1;
+        s.cost[i][1] = 1.2 + 0.2 * (double)i; /* 1: 1.2, 2: 1.4, 4: 1.6, 8: 1.8 */
+        s.cost[i][2] = 1.5 + 0.5 * (double)i; /* 1: 1.5, 2: 2,   4: 2.5, 8: 3 */
     }
-    assert_int_equal(speculation_choose(&s, 1), 2);
-    assert_int_equal(speculation_choose(&s, 4), 2); /* 1 + 2 * 0.85 tokens a turn are hoped for */
-    assert_int_equal(speculation_choose(&s, 5), 0);
+    /* Hoped for: 1.85 tokens a turn with one draft, 2.57 with two. */
+    assert_int_equal(speculation_choose(&s, 1), 2); /* 1.54 and 1.71 times as fast */
+    assert_int_equal(speculation_choose(&s, 2), 1); /* 1.32 and 1.29 */
+    assert_int_equal(speculation_choose(&s, 3), 1); /* 1.16 and 1.03 */
+    assert_int_equal(speculation_choose(&s, 4), 1);
+    assert_int_equal(speculation_choose(&s, 5), 0); /* 1.03 */
     assert_int_equal(speculation_choose(&s, 1000), 0);
-    for (size_t i = 0; i < 4000; i++) {
-        speculation_note(&s, 4, i % 2); /* an eighth come true: 1.25 tokens a turn */
-    }
+    note(&s, 4000, true, true);
+    assert_int_equal(speculation_choose(&s, 2), 2); /* 1.43 and 1.5 */
+    note(&s, 4000, true, false);
+    assert_int_equal(speculation_choose(&s, 1), 1); /* a second one is never right */
+    assert_int_equal(speculation_choose(&s, 5), 1); /* 2 tokens for 1.8 */
+    note(&s, 4000, false, false);
     assert_int_equal(speculation_choose(&s, 1), 0);
     speculation_forget(&s);
     assert_int_equal(speculation_choose(&s, 1), 2);
@@ -387,7 +407,7 @@ int main(void)
         cmocka_unit_test(drafts_save_turns),
         cmocka_unit_test(an_engine_draws_the_same_after_other_weights_and_measuring),
         cmocka_unit_test(a_broken_module_costs_no_token),
-        cmocka_unit_test(drafts_are_made_where_they_pay),
+        cmocka_unit_test(as_many_drafts_are_made_as_pay),
         cmocka_unit_test(create_fails_cleanly_at_every_allocation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
