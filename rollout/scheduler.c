@@ -240,6 +240,20 @@ static bool contains(const int32_t *ids, size_t n, int32_t id)
     return false;
 }
 
+/* Whether the draft behind the sequence's i-th new token was that token. */
+static bool judge(const struct sequence *sequence, size_t i, size_t n_fed, int32_t token,
+                  struct schedule_result *result)
+{
+    const bool is_right = i < n_fed && token == sequence->drafts[i];
+
+    if (i < n_fed) {
+        result->n_judged_at[i]++;
+        result->n_gained_at[i] += is_right && sequence->state != SEQUENCE_FINISHED ? 1 : 0;
+        result->n_right += is_right ? 1 : 0;
+    }
+    return is_right;
+}
+
 /* The sequence's draws from `first` on count while what was fed behind them is what they drew. */
 static void accept_draws(struct scheduler *s, size_t first, const int32_t *drawn, const float *logp,
                          const struct end_tokens *end, struct schedule_result *result)
@@ -257,12 +271,7 @@ static void accept_draws(struct scheduler *s, size_t first, const int32_t *drawn
 
         accept_token(s, sequence, token, logp[first + i], contains(end->ids, end->n, token));
         sequence->n_new++;
-        is_right = i < n_fed && token == sequence->drafts[i];
-        if (i < n_fed) {
-            result->n_judged_at[i]++;
-            result->n_gained_at[i] += is_right && sequence->state != SEQUENCE_FINISHED ? 1 : 0;
-            result->n_right += is_right ? 1 : 0;
-        }
+        is_right = judge(sequence, i, n_fed, token, result);
     }
     result->n_tokens += sequence->n_new;
     result->n_turns += is_first ? 0 : 1;
