@@ -182,6 +182,20 @@ enum status policy_logits(struct policy *policy, const float *x, size_t n)
                                              .n_out = policy->config.vocab_size});
 }
 
+/* Which of n draws failed for its logits, in the caller's count. */
+static enum status name_draw(const struct policy *policy, size_t n, enum status status)
+{
+    const size_t vocab = policy->config.vocab_size;
+
+    for (size_t i = 0; i < n && status == STATUS_NUMERICS; i++) {
+        if (!are_finite(policy->logits + i * policy_stride(vocab), vocab)) {
+            return status_set(STATUS_NUMERICS, "a logit of draw %zu is not finite",
+                              policy->first_draw + i);
+        }
+    }
+    return status;
+}
+
 enum status policy_draw(struct policy *policy, const float *x, const struct sample_row *draws,
                         size_t n, int32_t *drawn, float *logp)
 {
@@ -189,20 +203,18 @@ enum status policy_draw(struct policy *policy, const float *x, const struct samp
     const size_t vocab = policy->config.vocab_size, stride = policy_stride(vocab);
 
     TRY(policy_logits(policy, x, n));
-    for (size_t i = 0; i < n; i++) {
-        if (!are_finite(policy->logits + i * stride, vocab)) {
-            return status_set(STATUS_NUMERICS, "a logit of draw %zu is not finite",
-                              policy->first_draw + i);
-        }
-    }
     TRY(ops->upload(policy->backend, policy->draws, draws, n * sizeof(struct sample_row)));
-    TRY(ops->sample(policy->backend, &(struct sample_args){.logits = policy->logits,
+    const enum status status =
+        ops->sample(policy->backend, &(struct sample_args){.logits = policy->logits,
                                                            .logits_stride = stride,
                                                            .rows = policy->draws,
                                                            .tokens = policy->drawn,
                                                            .logp = policy->logp,
                                                            .n_rows = n,
-                                                           .vocab = vocab}));
+                                                           .vocab = vocab});
+    if (status != STATUS_OK) {
+        return name_draw(policy, n, status);
+    }
     TRY(ops->download(policy->backend, drawn, policy->drawn, n * sizeof(int32_t)));
     return ops->download(policy->backend, logp, policy->logp, n * sizeof(float));
 }
