@@ -322,21 +322,19 @@ struct extending {
 static enum status extend_part(void *context, size_t index, struct backend *backend)
 {
     const struct extending *e = context;
-    struct policy_part *part = &e->policy->parts[index];
+    const struct policy_part *part = &e->policy->parts[index];
     struct policy_extend_args args = *e->args;
-
-    policy_part_view(e->policy, backend, part);
     args.tokens += part->first_row;
     args.positions += part->first_row;
     args.n_rows = part->n_rows;
-    args.spans = part->view.spans;
+    args.spans = part->spans;
     args.n_spans = part->n_spans;
     args.draw_rows += part->first_draw;
     args.draws += part->first_draw;
     args.n_draws = part->n_draws;
     args.drawn += part->first_draw;
     args.logp += part->first_draw;
-    return extend_rows(&part->view, e->cache, &args);
+    return extend_rows(policy_part_of_draws(e->policy, backend, part), e->cache, &args);
 }
 
 enum status policy_extend(struct policy *policy, struct policy_cache *cache,
@@ -347,7 +345,7 @@ enum status policy_extend(struct policy *policy, struct policy_cache *cache,
     policy->n_rows = 0; /* the activations of a forward pass end here */
     policy->n_extended = 0;
     TRY(check_extend(policy, cache, args));
-    const size_t n_parts = policy_parts_cut(policy, cache, args);
+    const size_t n_parts = policy_cut_extend(policy, cache, args);
 
     if (n_parts == 1) {
         TRY(extend_rows(policy, cache, args));

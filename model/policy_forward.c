@@ -79,21 +79,64 @@ static enum status finish_forward(struct policy *policy, size_t n_rows, float *l
     if (policy->n_targets == 0) {
         return STATUS_OK;
     }
-    TRY(ops->gather_rows(policy->backend, &(struct rows_args){.src = policy->normed,
-                                                              .src_stride = s->d_stride,
-                                                              .rows = policy->target_rows,
-                                                              .dst = policy->head_x,
-                                                              .dst_stride = s->d_stride,
-                                                              .n_rows = policy->n_targets,
-                                                              .d = s->d}));
+    TRY(ops->gather_rows(
+        policy->backend,
+        &(struct rows_args){.src = policy->normed - policy->first_row * s->d_stride,
+                            .src_stride = s->d_stride,
+                            .rows = policy->target_rows,
+                            .dst = policy->head_x,
+                            .dst_stride = s->d_stride,
+                            .n_rows = policy->n_targets,
+                            .d = s->d}));
     return policy_head_forward(policy, 0, policy->targets, policy->n_targets, logp, entropy);
+}
+
+/* The whole pass for the rows of one policy, which may be a part's. */
+static enum status forward_rows(struct policy *policy, size_t n_rows, float *logp, float *entropy)
+{
+    TRY(policy->backend->ops->embedding(
+        policy->backend, &(struct embedding_args){.table = policy->weights + policy->embedding,
+                                                  .ids = policy->tokens,
+                                                  .out = policy_activations_of(policy, 0)->h_in,
+                                                  .out_stride = policy->sizes.d_stride,
+                                                  .n_rows = n_rows,
+                                                  .d = policy->sizes.d}));
+    TRY(run_layers(policy, n_rows));
+    return finish_forward(policy, n_rows, logp, entropy);
+}
+
+struct passing {
+    struct policy *policy;
+    float *logp, *entropy;
+};
+
+static enum status forward_part(void *context, size_t index, struct backend *backend)
+{
+    const struct passing *p = context;
+    const struct policy_part *part = &p->policy->parts[index];
+
+    return forward_rows(policy_part_of_batch(p->policy, backend, part), part->n_rows,
+                        p->logp + part->first_draw,
+                        p->entropy == NULL ? NULL : p->entropy + part->first_draw);
+}
+
+static enum status forward_batch(struct policy *policy, size_t n_rows, float *logp, float *entropy)
+{
+    struct passing passing = {.policy = policy, .logp = logp, .entropy = entropy};
+    const size_t n_parts = policy_cut_batch(policy, n_rows);
+
+    if (n_parts == 1) {
+        return forward_rows(policy, n_rows, logp, entropy);
+    }
+    policy->held_layer = SIZE_MAX; /* nobody's, should it fail half way */
+    TRY(policy->backend->ops->run_parts(policy->backend, n_parts, forward_part, &passing));
+    policy_parts_join(policy, n_parts);
+    return STATUS_OK;
 }
 
 enum status policy_forward(struct policy *policy, const struct policy_batch *batch, float *logp,
                            float *entropy)
 {
-    const struct backend_ops *ops = policy->backend->ops;
-
     policy->n_rows = 0; /* nothing to go back over until this succeeds */
     policy->n_extended = 0;
     policy->n_mtp_run = 0;
@@ -102,15 +145,7 @@ enum status policy_forward(struct policy *policy, const struct policy_batch *bat
     TRY(policy_batch_place(policy, batch));
     memset(policy->counts, 0,
            policy->n_moe_layers * policy->sizes.n_experts * sizeof(policy->counts[0]));
-    TRY(ops->embedding(policy->backend,
-                       &(struct embedding_args){.table = policy->weights + policy->embedding,
-                                                .ids = policy->tokens,
-                                                .out = policy_activations_of(policy, 0)->h_in,
-                                                .out_stride = policy->sizes.d_stride,
-                                                .n_rows = batch->n_rows,
-                                                .d = policy->sizes.d}));
-    TRY(run_layers(policy, batch->n_rows));
-    TRY(finish_forward(policy, batch->n_rows, logp, entropy));
+    TRY(forward_batch(policy, batch->n_rows, logp, entropy));
     policy->n_rows = batch->n_rows;
     return STATUS_OK;
 }

@@ -8,7 +8,7 @@
  *   policy_extend.c  cache, prefill, decode, draws        policy_trace.c   looking inside
  *   policy_batch.c   a batch's rows, pages and prefixes
  *   policy_balance.c the balance loss of routers          policy_draft.c   drafts of modules
- *   policy_part.c    a forward cut for threads
+ *   policy_part.c    a forward for each thread           policy_cut.c     where it is cut
  *   policy_indexer.c the indexer of sparse attention      policy_indexer_backward.c  its losses
  *   policy_recompute.c  activations made again            policy_receive.c weights that come
  *
@@ -205,7 +205,8 @@ struct policy {
     struct sample_row *host_draws; /* (T) of drafts; NULL when there are none */
 
     /* Cutting a forward; a part's policy is a copy whose row buffers begin at its first row. */
-    struct policy_part *parts; /* (n_parts), NULL with one thread */
+    struct policy_part *parts;  /* (n_parts), NULL with one thread */
+    struct kv_span *part_spans; /* (2 T) */
     size_t n_parts;
     size_t first_row, first_draw;         /* of the batch, where the row and draw buffers begin */
     double row_work, key_work, draw_work; /* flop of a row, of a key that it sees, of a draw */
@@ -229,9 +230,10 @@ struct policy {
 /* Rows, spans and draws of a forward that belong together, and the policy that runs them: it owns
  * nothing, and lives until the next cut. */
 struct policy_part {
-    struct policy view;
-    struct policy_activations *activations; /* of the view */
-    size_t first_row, n_rows, first_span, n_spans, first_draw, n_draws;
+    struct policy_part_buffers *buffers;
+    struct kv_span *spans; /* then copies; rows counted from first_row */
+    /* Of the forward's. In training what draws are targets. */
+    size_t first_row, n_rows, first_span, n_spans, first_copy, n_copies, first_draw, n_draws;
     size_t logit_at, logit_rows; /* its rows of the buffers of draws */
     double work;                 /* flop */
 };
@@ -445,14 +447,20 @@ void policy_balance_destroy(struct policy *policy);
 size_t policy_n_activations(const struct policy *policy);
 MUST_CHECK enum status policy_parts_create(struct policy *policy);
 void policy_parts_destroy(struct policy *policy);
-/* Cuts a forward into parts of about equal work that need nothing of each other, in
- * policy->parts, their spans in policy->spans with rows counted from the part's first; returns how
- * many, 1 when it is better run as a whole. */
-size_t policy_parts_cut(struct policy *policy, struct policy_cache *cache,
-                        const struct policy_extend_args *args);
-/* Makes the part's view, which runs on `backend`. */
-void policy_part_view(const struct policy *policy, struct backend *backend,
-                      struct policy_part *part);
+/* policy_cut.c. Cuts a forward into policy->parts of about equal work that need nothing of each
+ * other; returns how many, 1 when it is better run as a whole. */
+size_t policy_cut_extend(struct policy *policy, struct policy_cache *cache,
+                         const struct policy_extend_args *args);
+/* The same for a batch that is placed. */
+size_t policy_cut_batch(struct policy *policy, size_t n_rows);
+/* The policy that runs a part on `backend`, the row buffers moved to it; it owns nothing, and lives
+ * until the next cut. */
+struct policy *policy_part_of_draws(const struct policy *policy, struct backend *backend,
+                                    const struct policy_part *part);
+struct policy *policy_part_of_batch(const struct policy *policy, struct backend *backend,
+                                    const struct policy_part *part);
+/* What n parts of a batch have counted, and which layer's activations are there. */
+void policy_parts_join(struct policy *policy, size_t n);
 
 /* policy_batch.c: checks a batch, and lists and uploads where its rows go. */
 MUST_CHECK enum status policy_batch_place(struct policy *policy, const struct policy_batch *batch);

@@ -1,22 +1,12 @@
-/* Owns the cut of a forward into parts: runs of spans that one thread each takes through the whole
- * step, from the embedding to the draws, without waiting for another one. Rows are independent of
- * one another (DESIGN 3), so a cut changes no bit. A part is the policy over again, its row buffers
- * beginning at the part's first row: parts share weights and pages, and write to rows of their own.
- *
- * What a cut costs: every part reads all weights, where a product that threads share reads its
- * panels once. It pays as soon as a part has arithmetic enough for every byte that it reads. */
+/* Owns the parts of a forward: runs of spans that one thread each takes through the whole step,
+ * from the embedding to the draws or the targets, without waiting for another one. A part is the
+ * policy over again, its row buffers beginning at the part's first row: parts share weights and
+ * pages, and write to rows of their own. policy_cut.c says which spans are whose. */
 #include "base/memory.h"
 #include "model/model_cost.h"
 #include "model/policy_internal.h"
 
-/* Flop of a part for each byte of weights that it reads, at least: where a cache that the threads
- * share holds them, and where memory does. Measured by batches of 2 to 64 sequences; at half as
- * much from memory the cut loses up to 30 %. */
-#define INTENSITY_CACHE 1.0
-#define INTENSITY_MEMORY 10.0
-#define CACHE_BYTES (24.0 * 1024 * 1024) /* most of the last cache of a few cores of a server */
-/* The largest part's work over the mean: above, sharing every product is faster than waiting. */
-#define IMBALANCE_MAX 1.15
+#include <string.h>
 
 size_t policy_n_activations(const struct policy *policy)
 {
@@ -24,32 +14,62 @@ size_t policy_n_activations(const struct policy *policy)
                                         : 1;
 }
 
+/* What a part has of its own beside its place in the forward. */
+struct policy_part_buffers {
+    struct policy view;
+    struct policy_activations *activations; /* of the view */
+    uint32_t *counts;                       /* as the policy's */
+};
+
+static size_t n_counts(const struct policy *policy)
+{
+    return model_config_moe_layers(&policy->config) * policy->sizes.n_experts;
+}
+
+static enum status create_buffers(struct policy *policy)
+{
+    struct policy_part_buffers *buffers;
+
+    TRY(memory_alloc(policy->n_parts, sizeof(*buffers), &buffers));
+    for (size_t i = 0; i < policy->n_parts; i++) {
+        policy->parts[i].buffers = &buffers[i];
+    }
+    for (size_t i = 0; i < policy->n_parts; i++) {
+        TRY(memory_alloc(policy_n_activations(policy), sizeof(struct policy_activations),
+                         &buffers[i].activations));
+        TRY(memory_alloc(n_counts(policy), sizeof(uint32_t), &buffers[i].counts));
+    }
+    return STATUS_OK;
+}
+
 enum status policy_parts_create(struct policy *policy)
 {
-    const size_t n = policy->backend->n_parts;
     const struct model_config *config = &policy->config;
+    const size_t n = policy->backend->n_parts;
 
     if (n < 2) {
         return STATUS_OK;
     }
-    TRY(memory_alloc(n, sizeof(*policy->parts), &policy->parts));
-    policy->n_parts = n;
-    for (size_t i = 0; i < n; i++) {
-        TRY(memory_alloc(policy_n_activations(policy), sizeof(struct policy_activations),
-                         &policy->parts[i].activations));
-    }
     policy->row_work = model_forward_flops(config, 0, true, false);
     policy->key_work = model_forward_flops(config, 1, true, false) - policy->row_work;
     policy->draw_work = 2.0 * (double)(config->vocab_size * config->hidden_size);
-    return STATUS_OK;
+    TRY(memory_alloc(2 * policy->options.max_rows, sizeof(struct kv_span), &policy->part_spans));
+    TRY(memory_alloc(n, sizeof(*policy->parts), &policy->parts));
+    policy->n_parts = n;
+    return create_buffers(policy);
 }
 
 void policy_parts_destroy(struct policy *policy)
 {
-    for (size_t i = 0; i < policy->n_parts; i++) {
-        memory_free(policy->parts[i].activations);
+    struct policy_part_buffers *buffers = policy->n_parts == 0 ? NULL : policy->parts[0].buffers;
+
+    for (size_t i = 0; buffers != NULL && i < policy->n_parts; i++) {
+        memory_free(buffers[i].activations);
+        memory_free(buffers[i].counts);
     }
+    memory_free(buffers);
     memory_free(policy->parts);
+    memory_free(policy->part_spans);
 }
 
 /* --- The view of a part --- */
@@ -109,249 +129,102 @@ static void move_activations(const struct policy_sizes *s, size_t row, size_t ga
     move_attention(s, row, a);
 }
 
-static void view_activations(const struct policy *policy, struct policy_part *part)
+/* Without training, or with activations made again, one set serves layers of different widths: then
+ * the room of a row is that of the widest, lest parts in different layers meet. */
+static bool has_shared_set(const struct policy *policy)
+{
+    return !policy->options.is_trainable || policy->options.recomputes;
+}
+
+static void view_activations(const struct policy *policy, size_t row, struct policy *view)
 {
     const struct policy_sizes *s = &policy->sizes;
     const size_t widest = larger(s->gate_up_stride[0], s->gate_up_stride[1]);
-    const bool is_shared = !policy->options.is_trainable || policy->options.recomputes;
 
     for (size_t i = 0; i < policy_n_activations(policy); i++) {
         const bool is_moe = model_config_is_moe_layer(&policy->config, i);
 
-        part->activations[i] = policy->activations[i];
-        move_activations(s, part->first_row, is_shared ? widest : s->gate_up_stride[is_moe],
-                         &part->activations[i]);
+        view->activations[i] = policy->activations[i];
+        move_activations(s, row, has_shared_set(policy) ? widest : s->gate_up_stride[is_moe],
+                         &view->activations[i]);
     }
-    part->view.activations = part->activations;
 }
 
-/* Buffers of draws: rows logit_at .. of all that one logit row needs. */
-static void view_draws(struct policy *view, size_t logit_at, size_t logit_rows)
+/* Rows `at` .. of the head's inputs and results. */
+static void view_head(struct policy *view, size_t at)
 {
-    view->logit_rows = logit_rows;
-    view->logits += logit_at * policy_stride(view->config.vocab_size);
-    view->head_x += logit_at * view->sizes.d_stride;
-    view->logp += logit_at;
-    view->target_rows += logit_at;
-    view->draws += logit_at;
-    view->drawn += logit_at;
-    view->host_values += logit_at;
+    view->head_x += at * view->sizes.d_stride;
+    view->logp += at;
+    view->entropy += at;
+    view->lse += at;
+    view->target_rows += at;
 }
 
-void policy_part_view(const struct policy *policy, struct backend *backend,
-                      struct policy_part *part)
+static struct policy *view_rows(const struct policy *policy, struct backend *backend,
+                                const struct policy_part *part)
 {
     const struct policy_sizes *s = &policy->sizes;
     const size_t row = part->first_row;
-    struct policy *view = &part->view;
+    struct policy *view = &part->buffers->view;
 
     *view = *policy;
     view->backend = backend;
     view->first_row = row;
     view->first_draw = part->first_draw;
+    view->spans = part->spans;
+    view->n_spans = part->n_spans;
+    view->n_copies = part->n_copies;
+    view->uses += row;
     view->tokens += row;
     view->positions += row;
-    view->spans += part->first_span;
+    view->staging += row * larger(s->top_k, 1);
     view->router_logits = floats_at(view->router_logits, row, s->n_experts);
     view->ffn_hidden += row * policy_stride(larger(s->ffn_width[0], s->ffn_width[1]));
     view->normed += row * s->d_stride;
     view->rstd_final += row;
     view->trunk_out = floats_at(view->trunk_out, row, s->d_stride);
-    view_activations(policy, part);
-    view_draws(view, part->logit_at, part->logit_rows);
+    view->activations = part->buffers->activations;
+    view_activations(policy, row, view);
+    return view;
 }
 
-/* --- Where to cut --- */
-
-/* Draws come with ascending rows, so that a run of rows has a run of draws. */
-static bool are_ascending(const int32_t *rows, size_t n)
+struct policy *policy_part_of_draws(const struct policy *policy, struct backend *backend,
+                                    const struct policy_part *part)
 {
-    for (size_t i = 1; i < n; i++) {
-        if (rows[i] < rows[i - 1]) {
-            return false;
-        }
-    }
-    return true;
+    struct policy *view = view_rows(policy, backend, part);
+
+    view_head(view, part->logit_at);
+    view->logit_rows = part->logit_rows;
+    view->logits += part->logit_at * policy_stride(policy->config.vocab_size);
+    view->draws += part->logit_at;
+    view->drawn += part->logit_at;
+    view->host_values += part->logit_at;
+    return view;
 }
 
-/* Draws of the span, from draw `at` on. */
-static size_t count_draws(const struct policy_extend_args *args, const struct kv_span *span,
-                          size_t at)
+struct policy *policy_part_of_batch(const struct policy *policy, struct backend *backend,
+                                    const struct policy_part *part)
 {
-    size_t n = 0;
+    struct policy *view = view_rows(policy, backend, part);
 
-    while (at + n < args->n_draws &&
-           (size_t)args->draw_rows[at + n] < span->first_row + span->n_rows) {
-        n++;
-    }
-    return n;
+    view_head(view, part->first_draw);
+    view->targets += part->first_draw;
+    view->n_targets = part->n_draws;
+    view->counts = part->buffers->counts;
+    memset(view->counts, 0, n_counts(policy) * sizeof(*view->counts));
+    return view;
 }
 
-static double span_work(const struct policy *policy, const struct kv_span *span, size_t n_draws)
+void policy_parts_join(struct policy *policy, size_t n)
 {
-    const double n_keys = (double)span->n_cached + 0.5 * (double)(span->n_rows + 1);
-
-    return (double)span->n_rows * (policy->row_work + n_keys * policy->key_work) +
-           (double)n_draws * policy->draw_work;
-}
-
-static double total_work(const struct policy *policy, const struct policy_extend_args *args)
-{
-    double work = (double)args->n_draws * policy->draw_work;
-
-    for (size_t i = 0; i < args->n_spans; i++) {
-        work += span_work(policy, &args->spans[i], 0);
-    }
-    return work;
-}
-
-static void take_span(struct policy_part *part, const struct kv_span *span, size_t n_draws,
-                      double work)
-{
-    part->n_rows += span->n_rows;
-    part->n_spans++;
-    part->n_draws += n_draws;
-    part->work += work;
-}
-
-/* Each span to the part in whose share of the work its middle lies; true when the parts are about
- * equal. */
-static bool share_spans(struct policy *policy, const struct policy_extend_args *args, size_t n)
-{
-    const double total = total_work(policy, args);
-    double done = 0, largest = 0;
-    size_t n_drawn = 0, n_rows = 0, at = 0;
+    const size_t *strides = policy->sizes.gate_up_stride;
+    const bool is_moved = has_shared_set(policy) && strides[0] > 0 && strides[1] > 0;
 
     for (size_t i = 0; i < n; i++) {
-        struct policy_part *part = &policy->parts[i];
-        const double end = total * (double)(i + 1) / (double)n;
-
-        *part = (struct policy_part){.activations = part->activations,
-                                     .first_row = n_rows,
-                                     .first_span = at,
-                                     .first_draw = n_drawn};
-        for (; at < args->n_spans; at++) {
-            const struct kv_span *span = &args->spans[at];
-            const size_t n_draws = count_draws(args, span, n_drawn);
-            const double work = span_work(policy, span, n_draws);
-
-            if (i + 1 < n && done + work / 2 > end) {
-                break;
-            }
-            take_span(part, span, n_draws, work);
-            done += work;
-            n_drawn += n_draws;
-            n_rows += span->n_rows;
-        }
-        largest = part->work > largest ? part->work : largest;
-    }
-    return largest * (double)n <= total * IMBALANCE_MAX;
-}
-
-/* Marks the pages that spans of part `index` write to. */
-static void mark_pages(struct policy_cache *cache, const struct policy_part *part, size_t index,
-                       const struct kv_span *spans)
-{
-    for (size_t i = 0; i < part->n_spans; i++) {
-        const struct kv_span *span = &spans[part->first_span + i];
-        const size_t end = span->n_cached + span->n_rows;
-
-        for (size_t j = span->n_cached / KV_BLOCK_TOKENS; j * KV_BLOCK_TOKENS < end; j++) {
-            cache->writers[span->blocks[j]] = cache->writer_base + index;
+        for (size_t j = 0; j < n_counts(policy); j++) {
+            policy->counts[j] += policy->parts[i].buffers->counts[j];
         }
     }
-}
-
-/* true when no span of the part reads a page that another part writes to. */
-static bool reads_own_pages(const struct policy_cache *cache, const struct policy_part *part,
-                            size_t index, const struct kv_span *spans)
-{
-    for (size_t i = 0; i < part->n_spans; i++) {
-        const struct kv_span *span = &spans[part->first_span + i];
-        const size_t n_tokens = span->n_cached + span->n_rows;
-
-        for (size_t j = 0; j * KV_BLOCK_TOKENS < n_tokens; j++) {
-            const uint64_t writer = cache->writers[span->blocks[j]];
-
-            if (writer >= cache->writer_base && writer != cache->writer_base + index) {
-                return false;
-            }
-        }
-    }
-    return true;
-}
-
-static bool are_apart(const struct policy *policy, struct policy_cache *cache,
-                      const struct kv_span *spans, size_t n)
-{
-    bool are_so = true;
-
-    cache->writer_base += policy->n_parts; /* no page has a mark as high as this */
-    for (size_t i = 0; i < n; i++) {
-        mark_pages(cache, &policy->parts[i], i, spans);
-    }
-    for (size_t i = 0; i < n && are_so; i++) {
-        are_so = reads_own_pages(cache, &policy->parts[i], i, spans);
-    }
-    return are_so;
-}
-
-/* Logit rows: a part's own draws, or as equal shares as there are when not all have room. */
-static void share_logits(struct policy *policy, size_t n_draws, size_t n)
-{
-    const size_t n_rows = policy->logit_rows;
-
-    for (size_t i = 0; i < n; i++) {
-        struct policy_part *part = &policy->parts[i];
-
-        part->logit_at = n_draws <= n_rows ? part->first_draw : n_rows * i / n;
-        part->logit_rows =
-            n_draws <= n_rows ? part->n_draws : n_rows * (i + 1) / n - part->logit_at;
-    }
-}
-
-/* The parts' spans, their rows counted from the part's first. */
-static void place_spans(struct policy *policy, const struct kv_span *spans, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        const struct policy_part *part = &policy->parts[i];
-
-        for (size_t j = part->first_span; j < part->first_span + part->n_spans; j++) {
-            policy->spans[j] = spans[j];
-            policy->spans[j].first_row -= part->first_row;
-        }
-    }
-}
-
-/* Whether n parts of n_rows rows in all have work enough, in flop, for the weights they read. */
-static bool is_worth_it(const struct policy *policy, size_t n_rows, double work, size_t n)
-{
-    static const size_t value_bytes[] = {
-        [PRECISION_F32] = 4, [PRECISION_BF16] = 2, [PRECISION_FP8] = 1};
-
-    if (policy->options.part_rows_min > 0) {
-        return n_rows >= n * policy->options.part_rows_min;
-    }
-    const double bytes =
-        model_weight_bytes(&policy->config, n_rows / n, value_bytes[policy_linear(policy)],
-                           value_bytes[policy_unquantised(policy)]);
-    const double least = bytes <= CACHE_BYTES ? INTENSITY_CACHE : INTENSITY_MEMORY;
-
-    return n_rows >= n && work >= least * bytes * (double)n;
-}
-
-size_t policy_parts_cut(struct policy *policy, struct policy_cache *cache,
-                        const struct policy_extend_args *args)
-{
-    const size_t n = policy->n_parts < args->n_spans ? policy->n_parts : args->n_spans;
-
-    if (n < 2 || policy->logit_rows < n ||
-        !is_worth_it(policy, args->n_rows, total_work(policy, args), n) ||
-        !are_ascending(args->draw_rows, args->n_draws) || !share_spans(policy, args, n) ||
-        !are_apart(policy, cache, args->spans, n)) {
-        return 1;
-    }
-    share_logits(policy, args->n_draws, n);
-    place_spans(policy, args->spans, n);
-    return n;
+    /* Rows that lie as the widest layer's would are not what a backward pass expects. */
+    policy->held_layer = is_moved ? SIZE_MAX : policy->config.n_layers - 1;
 }

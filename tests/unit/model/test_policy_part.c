@@ -225,15 +225,121 @@ static void a_page_that_is_read_while_written_keeps_a_forward_whole(void **state
         memcpy(out->logp[0], turn.logp, sizeof(turn.logp));
         const struct policy_extend_args args = {
             .n_rows = turn.n_rows, .spans = turn.spans, .n_spans = turn.n_spans};
-        assert_int_equal(policy_parts_cut(policy, cache, &args), 1);
+        assert_int_equal(policy_cut_extend(policy, cache, &args), 1);
         blocks[1][0] = blocks[2][0];
-        assert_int_equal(policy_parts_cut(policy, cache, &args), n_threads);
+        assert_int_equal(policy_cut_extend(policy, cache, &args), n_threads);
         policy_cache_destroy(cache);
         policy_destroy(policy);
         backend_close(backend);
     }
     assert_memory_equal(whole.drawn[0], cut.drawn[0], sizeof(cut.drawn[0]));
     assert_memory_equal(whole.logp[0], cut.logp[0], sizeof(cut.logp[0]));
+}
+
+/* What a training pass leaves. */
+struct pass {
+    float logp[MAX_ROWS], entropy[MAX_ROWS], hidden[2 * MAX_ROWS * 64];
+    float *gradients;
+    uint32_t counts[4 * 16];
+    size_t n_parts;
+};
+
+/* Six sequences, of which `continues` names those that go on behind the nearest other one. */
+static void train(size_t n_threads, bool recomputes, const bool *continues, struct pass *out)
+{
+    struct backend *backend = open_backend("cpu", n_threads);
+    const struct policy_options options = {.max_rows = MAX_ROWS,
+                                           .max_entries = 2 * MAX_ROWS,
+                                           .is_trainable = true,
+                                           .recomputes = recomputes,
+                                           .precision = precision,
+                                           .part_rows_min = 1};
+    static const size_t offsets[] = {0, 33, 60, 81, 104, 122, 150};
+    struct model_config config;
+    struct policy *policy;
+    struct batch batch;
+
+    memset(out, 0, sizeof(*out));
+    batch_fill(&batch);
+    variant_config(&config);
+    assert_ok(policy_create(backend, &config, &options, &policy));
+    weights_init(&config, policy_table(policy), 7, policy_weights(policy));
+    fill_biases(policy);
+    assert_ok(policy_refresh(policy));
+    for (size_t i = 0; i < 150; i++) {
+        batch.tokens[i] = (int32_t)random_below(8, RANDOM_TEST, 0, i, VOCAB);
+        batch.targets[i] = (int32_t)random_below(8, RANDOM_TEST, 1, i, VOCAB);
+        batch.rows[i] = (int32_t)i;
+        batch.g[i] = normal(2, i);
+        batch.h[i] = normal(3, i);
+    }
+    assert_ok(policy_forward(policy,
+                             &(struct policy_batch){.tokens = batch.tokens,
+                                                    .n_rows = 150,
+                                                    .offsets = offsets,
+                                                    .n_sequences = 6,
+                                                    .continues = continues,
+                                                    .target_rows = batch.rows + 3,
+                                                    .targets = batch.targets,
+                                                    .n_targets = 141,
+                                                    .sampling = plain},
+                             out->logp, out->entropy));
+    out->n_parts = policy_cut_batch(policy, 150);
+    assert_ok(policy_read_trace(policy, &(struct policy_trace){.hidden = out->hidden}));
+    policy_expert_counts(policy, out->counts);
+    assert_ok(policy_backward(policy, batch.g, batch.h));
+    assert_ok(policy_finish_gradients(policy));
+    const size_t n = policy_table(policy)->n_floats;
+    assert_ok(memory_alloc(n, sizeof(float), &out->gradients));
+    memcpy(out->gradients, policy_gradients(policy), n * sizeof(float));
+    policy_destroy(policy);
+    backend_close(backend);
+}
+
+static struct pass passes[2];
+
+static void check_training(bool recomputes, const bool *continues, size_t n_threads,
+                           size_t want_parts)
+{
+    struct model_config config;
+    struct weight_table *table;
+
+    variant_config(&config);
+    assert_ok(weight_table_create(&config, &table));
+    train(1, recomputes, continues, &passes[0]);
+    train(n_threads, recomputes, continues, &passes[1]);
+    assert_int_equal(passes[1].n_parts, want_parts);
+    assert_memory_equal(passes[0].logp, passes[1].logp, sizeof(passes[0].logp));
+    assert_memory_equal(passes[0].entropy, passes[1].entropy, sizeof(passes[0].entropy));
+    assert_memory_equal(passes[0].hidden, passes[1].hidden, sizeof(passes[0].hidden));
+    assert_memory_equal(passes[0].counts, passes[1].counts, sizeof(passes[0].counts));
+    assert_memory_equal(passes[0].gradients, passes[1].gradients, table->n_floats * sizeof(float));
+    memory_free(passes[0].gradients);
+    memory_free(passes[1].gradients);
+    weight_table_destroy(table);
+}
+
+static const bool families[] = {false, true, true, false, true, true};
+
+static void parts_change_no_bit_of_training(void **state)
+{
+    (void)state;
+    for (size_t recomputes = 0; recomputes < 2; recomputes++) {
+        check_training(recomputes != 0, NULL, 2, 2);
+        check_training(recomputes != 0, families, 2, 2);
+        check_training(recomputes != 0, families, 3, 1); /* two families cannot be three parts */
+    }
+}
+
+static void check_families(void)
+{
+    check_training(precision == PRECISION_BF16, families, 2, 2);
+}
+
+static void parts_change_no_bit_of_any_models_training(void **state)
+{
+    (void)state;
+    for_all(check_families);
 }
 
 static void a_failure_of_one_part_reaches_the_caller(void **state)
@@ -285,6 +391,8 @@ int main(void)
         cmocka_unit_test(parts_take_turns_with_few_logit_rows),
         cmocka_unit_test(parts_change_no_draw_of_any_model),
         cmocka_unit_test(a_page_that_is_read_while_written_keeps_a_forward_whole),
+        cmocka_unit_test(parts_change_no_bit_of_training),
+        cmocka_unit_test(parts_change_no_bit_of_any_models_training),
         cmocka_unit_test(a_failure_of_one_part_reaches_the_caller),
         cmocka_unit_test(a_steady_state_takes_nothing_from_the_heap),
     };
