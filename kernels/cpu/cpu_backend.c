@@ -293,8 +293,8 @@ static size_t top_slab(const struct cpu_backend *cpu)
 static enum status add_slab(struct cpu_backend *cpu, size_t bytes)
 {
     const size_t least = cpu->pool == NULL ? PART_SLAB_BYTES_MIN : SLAB_BYTES_MIN;
-    size_t room = bytes;
-    (void)size_add(bytes, bytes / 8, &room); /* the next step's rows are seldom as many */
+    /* The next step's rows are seldom as many. */
+    const size_t room = bytes < SIZE_MAX / 2 ? bytes + bytes / 8 : bytes;
     const size_t wanted = room > least ? room : least;
     if (cpu->n_slabs == N_SLABS_MAX) {
         return status_set(STATUS_NO_MEMORY, "kernel scratch: %zu more bytes do not fit", bytes);
