@@ -390,14 +390,9 @@ enum status learner_visit(struct learner *learner, struct policy *policy,
 {
     for (size_t first = 0; first < n;) {
         const size_t end = pack(learner, sequences, first, n);
-        enum status status = forward(learner, policy);
+        TRY(forward(learner, policy));
         learner->flops += policy_forward_flops(policy);
-        if (status == STATUS_OK) {
-            status = visit_packed(&learner->batch, sequences, first, end, visit, context);
-        }
-        if (status != STATUS_OK) {
-            return status;
-        }
+        TRY(visit_packed(&learner->batch, sequences, first, end, visit, context));
         first = end;
     }
     return STATUS_OK;
