@@ -57,6 +57,12 @@ def small_run(folder, steps=6):
     return folder
 
 
+def assert_other_settings(done):
+    """The run was refused because it began with others: by the database or by the checkpoint, whoever looks first."""
+    told = any(part in done.stderr for part in ("another configuration", "other settings"))
+    assert done.returncode == 2 and told, (done.returncode, done.stderr)
+
+
 def query(run_dir, sql, *parameters):
     """Rows of a read-only query."""
     with sqlite3.connect(f"file:{pathlib.Path(run_dir) / 'run.db'}?mode=ro", uri=True, timeout=10) as db:
