@@ -179,7 +179,10 @@ static void a_precision_shows_in_the_log_probabilities(void **state)
             off = fmaxf(off, fabsf(logp[i][j] - logp[0][j]));
         }
         assert_true(i == 0 || off > 1e-6f);
-        assert_true(i < 3 || memcmp(logp[i], logp[2], sizeof(logp[i])) != 0);
+        if (i == N_PROFILES - 1) { /* head and kv_b in bf16 show */
+            assert_memory_not_equal(logp[i], logp[i - 1],
+                                    batch.offsets[N_SEQUENCES] * sizeof(float));
+        }
         if (off > largest[i]) {
             fail_msg("profile %zu is %g off", i, (double)off);
         }
