@@ -36,6 +36,7 @@ struct session {
     const struct run_config *config;
     const char *run_dir;
     char *checkpoints_dir;
+    struct file_lock *lock; /* of the run's trainer */
     char config_sha[65];
     step_listener *listener;
     void *listener_context;

@@ -2,12 +2,15 @@
 #include "trainer/trainer.h"
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/run_paths.h"
 #include "trainer/session.h"
 
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define WORKER_SILENCE_US INT64_C(3000000)
 #define LEASE_US INT64_C(600000000)
@@ -159,8 +162,23 @@ static enum status open_link(struct session *session)
     return STATUS_OK;
 }
 
+/* Two trainers of one run would tread on each other's checkpoints before the reward service could
+ * tell the second one so. */
+static enum status take_run(struct session *session)
+{
+    char holder[64];
+    char *path = NULL;
+    TRY(folder_create(session->run_dir));
+    TRY(path_join(session->run_dir, "trainer.lock", &path));
+    (void)snprintf(holder, sizeof(holder), "a trainer, pid %ld", (long)getpid());
+    const enum status status = file_lock_acquire(path, holder, &session->lock);
+    memory_free(path);
+    return status;
+}
+
 enum status session_open(struct session *session)
 {
+    TRY(take_run(session));
     TRY(config_digest(session->config, session->config_sha));
     TRY(run_checkpoints_path(session->run_dir, &session->checkpoints_dir));
     TRY(arena_create((size_t)4 << 20, &session->arena));
@@ -186,6 +204,7 @@ void session_close(struct session *session)
     arena_destroy(session->resume_arena);
     arena_destroy(session->arena);
     memory_free(session->checkpoints_dir);
+    file_lock_release(session->lock);
 }
 
 enum status session_checkpoint(struct session *session)
