@@ -25,10 +25,7 @@ math_function math_map_avx512bf16, math_map_avx512, math_map_avx2, math_map_port
 
 /* Blocks that one op and those it calls acquire at a time. */
 #define N_SLABS_MAX 32
-/* Untouched, a slab costs addresses alone. A part's rows differ from step to step, and whether
- * there are parts at all: its stack begins with room for what most steps want. */
-#define SLAB_BYTES_MIN ((size_t)1 << 19)
-#define PART_SLAB_BYTES_MIN ((size_t)1 << 22)
+#define SLAB_BYTES_MIN ((size_t)1 << 19) /* untouched, it costs addresses alone */
 #define ALIGNMENT ((size_t)64)
 #define MESSAGE_ROOM 1024 /* of a status message that passes from a thread to the caller */
 
@@ -292,10 +289,9 @@ static size_t top_slab(const struct cpu_backend *cpu)
 
 static enum status add_slab(struct cpu_backend *cpu, size_t bytes)
 {
-    const size_t least = cpu->pool == NULL ? PART_SLAB_BYTES_MIN : SLAB_BYTES_MIN;
     /* The next step's rows are seldom as many. */
     const size_t room = bytes < SIZE_MAX / 2 ? bytes + bytes / 8 : bytes;
-    const size_t wanted = room > least ? room : least;
+    const size_t wanted = room > SLAB_BYTES_MIN ? room : SLAB_BYTES_MIN;
     if (cpu->n_slabs == N_SLABS_MAX) {
         return status_set(STATUS_NO_MEMORY, "kernel scratch: %zu more bytes do not fit", bytes);
     }
