@@ -25,7 +25,7 @@ math_function math_map_avx512bf16, math_map_avx512, math_map_avx2, math_map_port
 
 /* Blocks that one op and those it calls acquire at a time. */
 #define N_SLABS_MAX 32
-#define SLAB_BYTES_MIN ((size_t)1 << 19) /* untouched, it costs addresses alone */
+#define SLAB_BYTES_MIN ((size_t)1 << 18) /* untouched, it costs addresses alone */
 #define ALIGNMENT ((size_t)64)
 #define MESSAGE_ROOM 1024 /* of a status message that passes from a thread to the caller */
 
