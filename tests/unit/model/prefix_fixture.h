@@ -148,6 +148,7 @@ static inline struct policy *open_policy(struct backend *backend, bool is_traina
                                            .max_draws = 1,
                                            .is_trainable = is_trainable,
                                            .precision = precision,
+                                           .unquantised = unquantised,
                                            .cache = cache_precision};
     struct model_config config;
     struct policy *policy;

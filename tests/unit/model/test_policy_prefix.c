@@ -7,7 +7,6 @@
 
 #include <cmocka.h>
 
-#include "model/precision.h"
 #include "tests/unit/model/prefix_fixture.h"
 
 #include <math.h>
@@ -35,18 +34,14 @@ static void check_variant(size_t turn, bool detached)
 
 static void a_shared_prefix_changes_no_bit_forward_and_rounding_backward(void **state)
 {
-    static const enum precision precisions[] = {PRECISION_F32, PRECISION_BF16, PRECISION_FP8};
-
     (void)state;
-    for (size_t i = 0; i < 3 * N_VARIANTS; i++) {
-        variant = variants[i / 3];
-        precision = precisions[i % 3];
-        cache_precision = precision_cache(KV_CACHE_AUTO, precision);
-        check_variant(i / 3 + i, i % 2 == 0);
+    for (size_t i = 0; i < N_PROFILES * N_VARIANTS; i++) {
+        variant = variants[i / N_PROFILES];
+        set_profile(i % N_PROFILES);
+        check_variant(i / N_PROFILES + i, i % 2 == 0);
     }
     variant = 0;
-    precision = PRECISION_F32;
-    cache_precision = PRECISION_F32;
+    set_profile(0);
 }
 
 /* Of the whole range of threads and instruction sets, for one kind of each attention. */
@@ -56,10 +51,9 @@ static void threads_and_instruction_sets_change_no_bit_of_a_shared_batch(void **
     static const char *const devices[] = {"cpu", "cpu-avx2", "cpu-portable"};
 
     (void)state;
-    for (size_t i = 0; i < 6; i++) {
-        variant = kinds[i / 3];
-        precision = (enum precision)(i % 3);
-        cache_precision = precision_cache(KV_CACHE_AUTO, precision);
+    for (size_t i = 0; i < N_PROFILES; i++) {
+        variant = kinds[i % 2];
+        set_profile(i);
         struct outcome *outcomes[3];
         struct packed *packed = NULL;
         size_t n_floats = 0;
@@ -85,8 +79,7 @@ static void threads_and_instruction_sets_change_no_bit_of_a_shared_batch(void **
         memory_free(packed);
     }
     variant = 0;
-    precision = PRECISION_F32;
-    cache_precision = PRECISION_F32;
+    set_profile(0);
 }
 
 /* What keeps no activations (a reference, say) and what makes them again give the same bits. */
