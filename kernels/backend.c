@@ -13,6 +13,16 @@ void backend_close(struct backend *backend)
     cpu_backend_close(backend);
 }
 
+void backend_rehearse(struct backend *backend, bool is_rehearsing)
+{
+    cpu_backend_rehearse(backend, is_rehearsing);
+}
+
+size_t backend_scratch_bytes(const struct backend *backend)
+{
+    return cpu_scratch_bytes(backend);
+}
+
 size_t packed_floats(size_t n_in, size_t n_out)
 {
     return (n_out + PANEL_COLUMNS - 1) / PANEL_COLUMNS * PANEL_COLUMNS * n_in;

@@ -594,4 +594,11 @@ struct backend {
 MUST_CHECK enum status backend_open(const char *device, size_t n_threads, struct backend **out);
 void backend_close(struct backend *backend); /* NULL is legal */
 
+/* Ops need memory of their own beside what they are given; it grows with the largest call and
+ * stays. While a backend rehearses, an op plans its call, takes what it needs of that memory and
+ * computes nothing (of what it is given only ids, rows' lists and upstream gradients are read), and
+ * parts run one after the other: calls of these sizes then take no more. */
+void backend_rehearse(struct backend *backend, bool is_rehearsing);
+size_t backend_scratch_bytes(const struct backend *backend);
+
 #endif

@@ -48,6 +48,19 @@ static enum status create_parts(struct policy *policy)
     return policy_layout_create(policy);
 }
 
+/* Weights, gradients and packed copies have an address, and nothing behind it. */
+static enum status create_hollow_parts(struct policy *policy)
+{
+    TRY(create_shape(policy));
+    TRY(policy_parts_create(policy));
+    TRY(policy_layout_create(policy));
+    policy->weights = policy->buffers;
+    policy->gradients = policy->buffers;
+    policy->is_hollow = true;
+    policy_packs_place(policy, policy->buffers);
+    return STATUS_OK;
+}
+
 static void compose_numerics(struct policy *policy)
 {
     const enum precision precision = policy->options.precision;
@@ -62,13 +75,8 @@ static void compose_numerics(struct policy *policy)
                    policy->options.cache == PRECISION_BF16 ? "/kv-bf16" : "");
 }
 
-enum status policy_create(struct backend *backend, const struct model_config *config,
-                          const struct policy_options *options, struct policy **out)
+static enum status check_options(const struct policy_options *options)
 {
-    struct policy *policy;
-    enum status status;
-
-    *out = NULL;
     if (options->max_rows == 0 || options->max_rows > (size_t)INT32_MAX / 4) {
         return status_set(STATUS_BAD_ARGUMENT, "max_rows is %zu, want 1 to %d", options->max_rows,
                           INT32_MAX / 4);
@@ -82,18 +90,42 @@ enum status policy_create(struct backend *backend, const struct model_config *co
     if (options->is_trainable && options->drops_weights) {
         return status_set(STATUS_BAD_ARGUMENT, "a policy that learns keeps its weights");
     }
+    return STATUS_OK;
+}
+
+static enum status create(struct backend *backend, const struct model_config *config,
+                          const struct policy_options *options,
+                          enum status (*parts)(struct policy *policy), struct policy **out)
+{
+    struct policy *policy;
+    enum status status;
+
+    *out = NULL;
+    TRY(check_options(options));
     TRY(memory_alloc(1, sizeof(*policy), &policy));
     policy->backend = backend;
     policy->config = *config;
     policy->options = *options;
     compose_numerics(policy);
-    status = create_parts(policy);
+    status = parts(policy);
     if (status != STATUS_OK) {
         policy_destroy(policy);
         return status;
     }
     *out = policy;
     return STATUS_OK;
+}
+
+enum status policy_create(struct backend *backend, const struct model_config *config,
+                          const struct policy_options *options, struct policy **out)
+{
+    return create(backend, config, options, create_parts, out);
+}
+
+enum status policy_create_hollow(struct backend *backend, const struct model_config *config,
+                                 const struct policy_options *options, struct policy **out)
+{
+    return create(backend, config, options, create_hollow_parts, out);
 }
 
 enum status policy_load(struct backend *backend, const char *dir,
@@ -128,8 +160,10 @@ static void release_device(struct policy *policy)
     ops->release(policy->backend, policy->buffers);
     ops->release(policy->backend, policy->packed);
     ops->release(policy->backend, policy->tied_gradients);
-    ops->release(policy->backend, policy->gradients);
-    ops->release(policy->backend, policy->weights);
+    if (!policy->is_hollow) {
+        ops->release(policy->backend, policy->gradients);
+        ops->release(policy->backend, policy->weights);
+    }
 }
 
 static void destroy_module_arrays(struct policy *policy)

@@ -260,6 +260,20 @@ MUST_CHECK enum status policy_set_indexer_loss(struct policy *policy, enum polic
  * (n_layers + n_mtp_modules). */
 void policy_indexer_losses(const struct policy *policy, double *losses);
 
+/* --- What the backend's ops need beside the policy --- */
+struct policy_rehearsal {
+    size_t longest; /* tokens of a sequence at most */
+    bool samples;   /* policy_extend and policy_draft; else policy_forward, and, if the policy is
+                       trainable, the MTP modules and backward passes */
+    enum policy_indexer_loss indexer_loss; /* that is trained */
+    struct sampling_params sampling;
+};
+/* The backend takes the memory that its ops need for the largest such passes of a policy of these
+ * options; backend_scratch_bytes tells how much. Nothing is computed, and no weights are needed. */
+MUST_CHECK enum status policy_rehearse(struct backend *backend, const struct model_config *config,
+                                       const struct policy_options *options,
+                                       const struct policy_rehearsal *rehearsal);
+
 /* --- Looking inside (hone model check, tests) --- */
 /* What MTP computed stands at the batch row of i; rows without it hold zeros, and index -1. */
 struct policy_trace {

@@ -11,6 +11,7 @@
  *   policy_part.c    a forward for each thread           policy_cut.c     where it is cut
  *   policy_indexer.c the indexer of sparse attention      policy_indexer_backward.c  its losses
  *   policy_recompute.c  activations made again            policy_receive.c weights that come
+ *   policy_rehearse.c  the memory of the backend's ops
  *
  * Letters: T rows, d hidden_size, rq q_lora_rank, rk kv_lora_rank, H heads. Row strides are padded
  * (policy_stride), so buffers are (T, stride). */
@@ -158,6 +159,7 @@ struct policy {
     struct policy_sizes sizes;
     char numerics[64]; /* policy_numerics */
     struct weight_table *table;
+    bool is_hollow; /* policy_create_hollow */
     float *weights, *gradients;
     float *tied_gradients; /* (V, d) of a tied head until policy_finish_gradients, else NULL */
     float *packed;
@@ -270,6 +272,11 @@ size_t policy_stride(size_t n);
 /* First column at or behind n where a panel of packed weights may begin. */
 size_t policy_next_panel(size_t n);
 
+/* policy.c: a policy without weights and packed copies, for rehearsals. */
+MUST_CHECK enum status policy_create_hollow(struct backend *backend,
+                                            const struct model_config *config,
+                                            const struct policy_options *options,
+                                            struct policy **out);
 /* policy_layout.c: sizes from the configuration; all buffers in one block, measured first; host
  * arrays. */
 void policy_sizes_fill(struct policy *policy);
@@ -280,6 +287,8 @@ MUST_CHECK enum status policy_layout_create(struct policy *policy);
 size_t policy_float_bytes(const struct policy *policy, size_t *largest_dropped);
 void policy_packs_measure(struct policy *policy);
 MUST_CHECK enum status policy_packs_create(struct policy *policy);
+/* Gives the copies their places from base on. */
+void policy_packs_place(struct policy *policy, float *base);
 
 /* One layer over n_rows rows whose entries go to spans' pages. */
 struct policy_block_rows {

@@ -300,6 +300,13 @@ static int compare_packs(const void *a, const void *b)
     return (left->src > right->src) - (left->src < right->src);
 }
 
+void policy_packs_place(struct policy *policy, float *base)
+{
+    struct policy_plan plan = {.policy = policy, .base = base};
+
+    plan_all(&plan);
+}
+
 enum status policy_packs_create(struct policy *policy)
 {
     struct policy_plan plan = {.policy = policy};

@@ -52,6 +52,7 @@ struct cpu_backend {
     struct cpu_part *parts; /* one a thread; NULL with one thread */
     struct slab slabs[N_SLABS_MAX];
     size_t n_slabs, most_bytes; /* most_bytes: the most that was in use at a time */
+    bool is_rehearsing;
 };
 
 /* A thread's backend in run_parts, and the first of its parts that failed in the last run. */
@@ -193,6 +194,9 @@ struct pool *cpu_pool(struct backend *backend)
 
 void cpu_run(struct backend *backend, size_t work, pool_task *task, void *context)
 {
+    if (cpu_of(backend)->is_rehearsing) {
+        return;
+    }
     if (backend->n_threads == 1 || work < CPU_WORK_MIN) {
         task(context, 0, 1);
         return;
@@ -249,7 +253,13 @@ enum status cpu_run_parts(struct backend *backend, size_t n_parts, backend_part 
     if (cpu->parts == NULL) {
         return STATUS_OK;
     }
-    pool_run(cpu->pool, parts_task, &job);
+    if (cpu->is_rehearsing) {
+        for (size_t i = 0; i < cpu->base.n_threads; i++) {
+            parts_task(&job, i, cpu->base.n_threads);
+        }
+    } else {
+        pool_run(cpu->pool, parts_task, &job);
+    }
     return first_failure(cpu);
 }
 
@@ -340,6 +350,45 @@ void cpu_scratch_release(struct backend *backend, void *block)
     struct slab *slab = &cpu->slabs[top_slab(cpu)];
     assert((char *)block >= slab->data && (char *)block < slab->data + slab->used);
     slab->used = (size_t)((char *)block - slab->data);
+}
+
+/* What a rehearsal took becomes one slab; without memory for it the next op asks again. */
+static void settle(struct cpu_backend *cpu)
+{
+    void *block = NULL;
+    if (cpu->most_bytes > 0 && cpu_scratch_acquire(&cpu->base, 1, ALIGNMENT, &block) == STATUS_OK) {
+        cpu_scratch_release(&cpu->base, block);
+    }
+}
+
+void cpu_backend_rehearse(struct backend *backend, bool is_rehearsing)
+{
+    struct cpu_backend *cpu = cpu_of(backend);
+    cpu->is_rehearsing = is_rehearsing;
+    settle(cpu);
+    for (size_t i = 0; cpu->parts != NULL && i < backend->n_threads; i++) {
+        cpu->parts[i].cpu.is_rehearsing = is_rehearsing;
+        settle(&cpu->parts[i].cpu);
+    }
+}
+
+static size_t slab_bytes(const struct cpu_backend *cpu)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < cpu->n_slabs; i++) {
+        bytes += cpu->slabs[i].bytes;
+    }
+    return bytes;
+}
+
+size_t cpu_scratch_bytes(const struct backend *backend)
+{
+    const struct cpu_backend *cpu = (const struct cpu_backend *)(const void *)backend;
+    size_t bytes = slab_bytes(cpu);
+    for (size_t i = 0; cpu->parts != NULL && i < backend->n_threads; i++) {
+        bytes += slab_bytes(&cpu->parts[i].cpu);
+    }
+    return bytes;
 }
 
 size_t cpu_fma_burst(struct backend *backend, size_t n_rounds, float *sink)

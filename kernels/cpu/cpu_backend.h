@@ -17,11 +17,15 @@
 /* device: as backend_open, without what is not a CPU. Errors: UNSUPPORTED, NO_MEMORY, IO. */
 MUST_CHECK enum status cpu_backend_open(const char *device, size_t n_threads, struct backend **out);
 void cpu_backend_close(struct backend *backend);
+/* As backend_rehearse and backend_scratch_bytes. */
+void cpu_backend_rehearse(struct backend *backend, bool is_rehearsing);
+size_t cpu_scratch_bytes(const struct backend *backend);
 
 struct pool *cpu_pool(struct backend *backend);
 
-/* Runs task on every thread, or on the caller alone as thread 0 of 1 if work < CPU_WORK_MIN. A task
- * must give the same bits for any number of threads. */
+/* Runs task on every thread, or on the caller alone as thread 0 of 1 if work < CPU_WORK_MIN; while
+ * the backend rehearses, not at all. A task must give the same bits for any number of threads. All
+ * that an op does with the numbers it is given, it does in tasks. */
 void cpu_run(struct backend *backend, size_t work, pool_task *task, void *context);
 
 /* A block of n * size bytes of the backend's scratch stack, 64-byte aligned, contents undefined.
