@@ -14,6 +14,7 @@ enum status local_engine_open(const char *model_dir, const char *device, size_t 
                           "prompt and completion may have %zu tokens, %s has %zu positions",
                           options->max_sequence, model_dir, n_positions);
     }
+    TRY(engine_rehearse(out->backend, policy_config(out->policy), options));
     TRY(engine_create(out->policy, options, &out->engine));
     return engine_measure(out->engine);
 }

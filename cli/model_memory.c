@@ -23,6 +23,7 @@ static const struct {
     [MODEL_MEMORY_REFERENCE] = {"reference", "reference policy"},
     [MODEL_MEMORY_ACTIVATIONS] = {"activations", "activations"},
     [MODEL_MEMORY_CACHE] = {"cache", "key-value cache"},
+    [MODEL_MEMORY_SCRATCH] = {"scratch", "kernel scratch"},
 };
 
 static void set_policy(const struct policy_memory *policy, size_t rows, struct model_memory *out)
@@ -41,6 +42,33 @@ static void add_up(struct model_memory *memory)
     }
 }
 
+/* What the kernels take of their own, gone through without computing anything. */
+static enum status learning_scratch(const struct run_config *run, const struct model_config *model,
+                                    const struct policy_options *sizes, size_t *out)
+{
+    const struct learner_options options = grpo_learner_options(run);
+    struct backend *backend = NULL;
+
+    TRY(backend_open(run->run.device, run->run.threads, &backend));
+    const enum status status = setup_rehearse(backend, model, &options, sizes, run->grpo.beta > 0);
+    *out = backend_scratch_bytes(backend);
+    backend_close(backend);
+    return status;
+}
+
+static enum status sampling_scratch(const struct run_config *run, const struct model_config *model,
+                                    size_t *out)
+{
+    const struct engine_options options = rollout_engine_options(run);
+    struct backend *backend = NULL;
+
+    TRY(backend_open(run->run.device, rollout_thread_count(run), &backend));
+    const enum status status = engine_rehearse(backend, model, &options);
+    *out = backend_scratch_bytes(backend);
+    backend_close(backend);
+    return status;
+}
+
 static enum status measure_trainer(const struct run_config *run, const struct model_config *model,
                                    struct model_memory *out)
 {
@@ -53,6 +81,8 @@ static enum status measure_trainer(const struct run_config *run, const struct mo
     TRY(policy_measure(model, &sizes, &policy));
     set_policy(&policy, max_rows, out);
     out->bytes[MODEL_MEMORY_MOMENTS] = 2 * policy.weights;
+    out->recomputes = sizes.recomputes;
+    TRY(learning_scratch(run, model, &sizes, &out->bytes[MODEL_MEMORY_SCRATCH]));
     if (run->grpo.beta > 0) {
         sizes = setup_reference_options(&sizes);
         TRY(policy_measure(model, &sizes, &reference));
@@ -76,6 +106,7 @@ static enum status measure_sampler(const struct run_config *run, const struct mo
     set_policy(&policy, options.max_batch_tokens, out);
     out->bytes[MODEL_MEMORY_RECEIVED] = policy.arriving + FETCH_WINDOW * WEIGHTS_CHUNK_BYTES;
     out->bytes[MODEL_MEMORY_CACHE] = n_pages * policy.cache_page;
+    TRY(sampling_scratch(run, model, &out->bytes[MODEL_MEMORY_SCRATCH]));
     add_up(out);
     return STATUS_OK;
 }
@@ -111,9 +142,10 @@ void model_memory_print(const struct model_memory *trainer, const struct model_m
     (void)printf("%-24s", "total");
     print_bytes(trainer->total);
     print_bytes(sampler->total);
-    (void)printf("\n%zu rows in a forward pass of the trainer, %zu in one of each of %zu worker%s "
-                 "(--config FILE: of that run)\n",
-                 trainer->rows, sampler->rows, n_samplers, n_samplers == 1 ? "" : "s");
+    (void)printf("\n%zu rows in a forward pass of the trainer, %zu in one of each of %zu worker%s; "
+                 "activations %s\n(--config FILE: of that run)\n",
+                 trainer->rows, sampler->rows, n_samplers, n_samplers == 1 ? "" : "s",
+                 trainer->recomputes ? "are made again, layer by layer" : "of all layers are kept");
 }
 
 static enum status put_all(const struct model_memory *memory, struct json *object)
@@ -124,6 +156,7 @@ static enum status put_all(const struct model_memory *memory, struct json *objec
         }
         TRY(json_put(object, kinds[i].key, json_from_int((int64_t)memory->bytes[i])));
     }
+    TRY(json_put(object, "recomputes", json_from_bool(memory->recomputes)));
     TRY(json_put(object, "rows", json_from_int((int64_t)memory->rows)));
     return json_put(object, "total", json_from_int((int64_t)memory->total));
 }

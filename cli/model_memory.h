@@ -16,8 +16,9 @@ enum model_memory_kind {
     MODEL_MEMORY_GRADIENTS,   /* a tied head's own part included */
     MODEL_MEMORY_MOMENTS,     /* of the optimizer */
     MODEL_MEMORY_REFERENCE,   /* the frozen policy of grpo.beta, as a whole */
-    MODEL_MEMORY_ACTIVATIONS, /* and scratch, for the configured rows */
+    MODEL_MEMORY_ACTIVATIONS, /* and gradients of them, for the configured rows */
     MODEL_MEMORY_CACHE,       /* pages of keys and values */
+    MODEL_MEMORY_SCRATCH,     /* of the kernels */
     MODEL_MEMORY_KINDS
 };
 
@@ -26,6 +27,7 @@ struct model_memory {
     size_t bytes[MODEL_MEMORY_KINDS];
     size_t rows; /* of one forward pass */
     size_t total;
+    bool recomputes; /* activations are made again, layer by layer */
 };
 
 /* As the trainer and a worker of run size themselves. Errors: those of sizes that overflow, and

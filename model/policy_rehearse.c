@@ -9,6 +9,7 @@
 struct drill {
     struct policy *policy;
     const struct policy_rehearsal *rehearsal;
+    struct sampling_params sampling;
     size_t room;               /* rows, or spans and drafts */
     int32_t *zeros, *rows;     /* (room): tokens and targets; 0, 1, 2 ... */
     int32_t *listed;           /* (room) rows that a module has targets for; draws of draft calls */
@@ -82,7 +83,7 @@ static enum status pack_rows(struct drill *drill, size_t n_rows)
                                  .target_rows = drill->rows,
                                  .targets = drill->zeros,
                                  .n_targets = n_rows,
-                                 .sampling = drill->rehearsal->sampling};
+                                 .sampling = drill->sampling};
 
     drill->counts[0] = 0;
     while (drill->counts[batch.n_sequences] < n_rows) {
@@ -210,7 +211,7 @@ static void fill_lists(struct drill *drill)
     for (size_t i = 0; i < drill->room; i++) {
         drill->rows[i] = (int32_t)i;
         drill->ones[i] = 1;
-        drill->draws[i].sampling = drill->rehearsal->sampling;
+        drill->draws[i].sampling = drill->sampling;
     }
     for (size_t i = 0; i < drill->n_blocks; i++) {
         drill->blocks[i] = (int32_t)i;
@@ -253,8 +254,13 @@ static enum status run(struct policy *policy, const struct policy_rehearsal *reh
 {
     const size_t room = larger(policy->options.max_rows, policy->options.max_draws);
     const size_t per_span = (rehearsal->longest + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS + 1;
-    struct drill drill = {.policy = policy, .rehearsal = rehearsal, .room = room};
+    struct drill drill = {
+        .policy = policy, .rehearsal = rehearsal, .sampling = rehearsal->sampling, .room = room};
     enum status status;
+
+    if (drill.sampling.temperature == 0) {
+        drill.sampling.temperature = 1; /* 0 has no gradient */
+    }
 
     if (rehearsal->samples && !size_multiply(room, per_span, &drill.n_blocks)) {
         return status_set(STATUS_NO_MEMORY, "%zu spans of %zu tokens overflow a size", room,

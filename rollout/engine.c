@@ -35,6 +35,18 @@ struct policy_options engine_policy_options(const struct engine_options *options
 
 /* What was asked for, or enough that only slots limit how many sequences
  * run: each its full length and a prompt's last page beside its own copy. */
+enum status engine_rehearse(struct backend *backend, const struct model_config *model,
+                            const struct engine_options *options)
+{
+    const struct policy_options policy = engine_policy_options(options);
+    const size_t longest =
+        options->max_sequence < model->max_positions ? options->max_sequence : model->max_positions;
+    const struct policy_rehearsal rehearsal = {
+        .longest = longest, .samples = true, .sampling = {.temperature = 1, .top_p = 1}};
+
+    return policy_rehearse(backend, model, &policy, &rehearsal);
+}
+
 enum status engine_pages(const struct engine_options *options, size_t page_bytes, size_t *n_pages)
 {
     const size_t n_per_sequence = kv_cache_pages_for(options->max_sequence) + 1;

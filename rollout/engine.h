@@ -62,6 +62,10 @@ MUST_CHECK enum status engine_pages(const struct engine_options *options, size_t
                                     size_t *n_pages);
 /* What the policy of such an engine is made for. */
 struct policy_options engine_policy_options(const struct engine_options *options);
+/* The backend takes what its ops need for an engine of these options, before its first tick does.
+ */
+MUST_CHECK enum status engine_rehearse(struct backend *backend, const struct model_config *model,
+                                       const struct engine_options *options);
 /* policy: borrowed, from policy_create with max_rows >= max_batch_tokens and n_drafts of the same
  * number. The end tokens are the model's. */
 MUST_CHECK enum status engine_create(struct policy *policy, const struct engine_options *options,

@@ -38,7 +38,7 @@ struct engine_options rollout_engine_options(const struct run_config *config)
 }
 
 /* 0: the machine's cores divided among the workers that run.yaml starts on it. */
-static size_t thread_count(const struct run_config *config)
+size_t rollout_thread_count(const struct run_config *config)
 {
     const long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
     const size_t n_workers = config->rollout.workers > 0 ? config->rollout.workers : 1;
@@ -84,7 +84,9 @@ static enum status open_model(struct worker *worker, const struct engine_options
 
     TRY(read_model(dir, options->max_sequence, &model));
     TRY(tokenizer_load(dir, &worker->tokenizer));
-    TRY(backend_open(worker->config->run.device, thread_count(worker->config), &worker->backend));
+    TRY(backend_open(worker->config->run.device, rollout_thread_count(worker->config),
+                     &worker->backend));
+    TRY(engine_rehearse(worker->backend, &model, options));
     TRY(policy_create(worker->backend, &model, &policy_options, &worker->policy));
     TRY(weights_fetch_create(policy_table(worker->policy)->n_floats, policy_weights(worker->policy),
                              &worker->fetch));
@@ -97,10 +99,11 @@ static void log_memory(const struct worker *worker)
 
     log_info("rollout",
              "device=%s threads=%zu weights_mib=%zu packed_mib=%zu arriving_mib=%zu "
-             "activations_mib=%zu kv_cache_mib=%zu",
+             "activations_mib=%zu kv_cache_mib=%zu scratch_mib=%zu",
              worker->backend->name, worker->backend->n_threads, memory.weights / MEBI,
              memory.packed / MEBI, (memory.arriving + FETCH_WINDOW * WEIGHTS_CHUNK_BYTES) / MEBI,
-             memory.activations / MEBI, engine_cache_bytes(worker->engine) / MEBI);
+             memory.activations / MEBI, engine_cache_bytes(worker->engine) / MEBI,
+             backend_scratch_bytes(worker->backend) / MEBI);
 }
 
 static enum status open_outbox(struct worker *worker, size_t max_num_seqs)

@@ -15,6 +15,8 @@ MUST_CHECK enum status rollout_main(const struct run_config *config, const char 
 /* Checks what a worker needs before any is started: positions for a whole sequence, and room for
  * one in rollout.kv_cache_bytes. */
 MUST_CHECK enum status rollout_check(const struct run_config *config);
+/* Threads of each worker. */
+size_t rollout_thread_count(const struct run_config *config);
 /* How large a worker of this configuration makes its engine. */
 struct engine_options rollout_engine_options(const struct run_config *config);
 

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "model/precision.h"
+#include "trainer/learner.h"
 
 #include <string.h>
 
@@ -201,6 +202,21 @@ struct policy_options setup_reference_options(const struct policy_options *train
     options.recomputes = false;
     options.drops_weights = true;
     return options;
+}
+
+enum status setup_rehearse(struct backend *backend, const struct model_config *model,
+                           const struct learner_options *options,
+                           const struct policy_options *trained, bool has_reference)
+{
+    const struct policy_rehearsal rehearsal = {.longest = options->max_sequence_rows,
+                                               .indexer_loss = options->indexer,
+                                               .sampling = options->sampling};
+    TRY(policy_rehearse(backend, model, trained, &rehearsal));
+    if (!has_reference) {
+        return STATUS_OK;
+    }
+    const struct policy_options reference = setup_reference_options(trained);
+    return policy_rehearse(backend, model, &reference, &rehearsal);
 }
 
 static enum status fill_weights(const char *weights_dir, struct policy *policy)

@@ -11,6 +11,8 @@
 #include "trainer/dataset.h"
 #include "trainer/learner.h"
 
+struct learner_options;
+
 struct setup_data {
     struct model_config model; /* of model.path */
     struct tokenizer *tokenizer;
@@ -38,6 +40,12 @@ MUST_CHECK enum status setup_policy_options(const struct run_config *config,
                                             struct policy_options *out);
 /* The same for the frozen policy of grpo.beta. */
 struct policy_options setup_reference_options(const struct policy_options *trained);
+
+/* The backend takes what its ops need to learn with such a policy, and to run its reference, if
+ * there is one, before the first step does. */
+MUST_CHECK enum status setup_rehearse(struct backend *backend, const struct model_config *model,
+                                      const struct learner_options *options,
+                                      const struct policy_options *trained, bool has_reference);
 
 /* A policy with the weights of weights_dir (NULL: left at zero for the caller to fill). */
 MUST_CHECK enum status setup_policy(const struct model_config *model, struct backend *backend,

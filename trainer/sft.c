@@ -188,6 +188,7 @@ static enum status open_sft(struct sft *sft)
     struct policy_options sizes;
     TRY(setup_policy_options(config, &sft->data.model, &options, &sizes));
     TRY(speed_create(sft->backend, sizes.precision, &sft->speed));
+    TRY(setup_rehearse(sft->backend, &sft->data.model, &options, &sizes, false));
     TRY(setup_policy(&sft->data.model, sft->backend, config->model.path, &sizes, &sft->policy));
     TRY(learner_create(sft->backend, sft->policy, &options, &sft->learner));
     sft->schedule = schedule_from_config(config, config->sft.max_steps);

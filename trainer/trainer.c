@@ -115,9 +115,10 @@ static void log_memory(const struct session *session)
     const size_t moments = 2 * policy_table(session->policy)->n_floats * sizeof(float);
     log_info("trainer",
              "device=%s threads=%zu weights_mib=%zu packed_mib=%zu gradients_mib=%zu "
-             "moments_mib=%zu activations_mib=%zu activation_checkpointing=%s",
+             "moments_mib=%zu activations_mib=%zu scratch_mib=%zu activation_checkpointing=%s",
              session->backend->name, session->backend->n_threads, memory.weights / mib,
              memory.packed / mib, memory.gradients / mib, moments / mib, memory.activations / mib,
+             backend_scratch_bytes(session->backend) / mib,
              policy_recomputes(session->policy) ? "layer" : "none");
 }
 
@@ -129,6 +130,8 @@ static enum status open_model(struct session *session)
     TRY(setup_policy_options(config, &session->data.model, &options, &sizes));
     TRY(backend_open(config->run.device, config->run.threads, &session->backend));
     TRY(speed_create(session->backend, sizes.precision, &session->speed));
+    TRY(setup_rehearse(session->backend, &session->data.model, &options, &sizes,
+                       config->grpo.beta > 0.0));
     TRY(setup_policy(&session->data.model, session->backend, NULL, &sizes, &session->policy));
     TRY(learner_create(session->backend, session->policy, &options, &session->learner));
     if (config->grpo.beta > 0.0) {
