@@ -197,6 +197,31 @@ static enum status run_sampling(struct drill *drill)
     return status;
 }
 
+/* A part may get nearly all rows, when the others are behind long contexts. */
+static enum status run_part(void *context, size_t index, struct backend *part)
+{
+    struct drill *const drill = context;
+    struct backend *const whole = drill->policy->backend;
+    (void)index;
+
+    drill->policy->backend = part;
+    const enum status status = run_sampling(drill);
+    drill->policy->backend = whole;
+    return status;
+}
+
+/* By all threads together, and by each alone. */
+static enum status run_uncut_and_cut(struct drill *drill)
+{
+    struct backend *backend = drill->policy->backend;
+
+    drill->policy->n_parts = 0; /* cut no further */
+    TRY(run_sampling(drill));
+    return backend->n_parts < 2
+               ? STATUS_OK
+               : backend->ops->run_parts(backend, backend->n_parts, run_part, drill);
+}
+
 static enum status run_training(struct drill *drill)
 {
     if (drill->policy->options.is_trainable &&
@@ -218,6 +243,14 @@ static void fill_lists(struct drill *drill)
     }
 }
 
+static enum status create_spans(struct drill *drill)
+{
+    TRY(memory_alloc(drill->room + 1, sizeof(size_t), &drill->counts));
+    TRY(memory_alloc(drill->room, sizeof(struct sample_row), &drill->draws));
+    TRY(memory_alloc(drill->room, sizeof(struct kv_span), &drill->spans));
+    return memory_alloc(drill->n_blocks, sizeof(int32_t), &drill->blocks);
+}
+
 static enum status create_lists(struct drill *drill)
 {
     const size_t n = drill->room;
@@ -225,13 +258,10 @@ static enum status create_lists(struct drill *drill)
     TRY(memory_alloc(n, sizeof(int32_t), &drill->zeros));
     TRY(memory_alloc(2 * n, sizeof(int32_t), &drill->rows)); /* and what modules draw */
     TRY(memory_alloc(n, sizeof(int32_t), &drill->listed));
-    TRY(memory_alloc(n + 1, sizeof(size_t), &drill->counts));
     TRY(memory_alloc(n, sizeof(float), &drill->ones));
     TRY(memory_alloc(n, sizeof(float), &drill->out));
     TRY(memory_alloc(n, sizeof(float), &drill->spare));
-    TRY(memory_alloc(n, sizeof(struct sample_row), &drill->draws));
-    TRY(memory_alloc(n, sizeof(struct kv_span), &drill->spans));
-    TRY(memory_alloc(drill->n_blocks, sizeof(int32_t), &drill->blocks));
+    TRY(create_spans(drill));
     fill_lists(drill);
     return STATUS_OK;
 }
@@ -269,7 +299,7 @@ static enum status run(struct policy *policy, const struct policy_rehearsal *reh
     status = create_lists(&drill);
     if (status == STATUS_OK) {
         backend_rehearse(policy->backend, true);
-        status = rehearsal->samples ? run_sampling(&drill) : run_training(&drill);
+        status = rehearsal->samples ? run_uncut_and_cut(&drill) : run_training(&drill);
         backend_rehearse(policy->backend, false);
     }
     destroy_lists(&drill);
