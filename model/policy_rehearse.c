@@ -214,12 +214,16 @@ static enum status run_part(void *context, size_t index, struct backend *part)
 static enum status run_uncut_and_cut(struct drill *drill)
 {
     struct backend *backend = drill->policy->backend;
+    const size_t n_parts = drill->policy->n_parts;
+    enum status status;
 
-    drill->policy->n_parts = 0; /* cut no further */
-    TRY(run_sampling(drill));
-    return backend->n_parts < 2
-               ? STATUS_OK
-               : backend->ops->run_parts(backend, backend->n_parts, run_part, drill);
+    drill->policy->n_parts = 0; /* nothing is cut further */
+    status = run_sampling(drill);
+    if (status == STATUS_OK && backend->n_parts > 1) {
+        status = backend->ops->run_parts(backend, backend->n_parts, run_part, drill);
+    }
+    drill->policy->n_parts = n_parts;
+    return status;
 }
 
 static enum status run_training(struct drill *drill)
