@@ -185,3 +185,22 @@ void ISA(pair_zip)(const float *first, const float *second, size_t width, float 
         memcpy(to + c, pair, sizeof(pair));
     }
 }
+
+void ISA(pair_zip_step)(const float *rows, size_t stride, size_t n_pairs, size_t width, float *to,
+                        size_t to_stride)
+{
+    size_t c = 0;
+
+#ifdef __AVX512BW__
+    for (; c + PAIR_VALUES <= width; c += PAIR_VALUES) {
+        for (size_t k = 0; k < n_pairs; k++) {
+            const float *first = rows + 2 * k * stride + c / 2;
+            zip_32(first, first + stride, to + k * to_stride + c);
+        }
+    }
+#endif
+    for (size_t k = 0; c < width && k < n_pairs; k++) {
+        const float *first = rows + 2 * k * stride + c / 2;
+        ISA(pair_zip)(first, first + stride, width - c, to + k * to_stride + c);
+    }
+}

@@ -40,6 +40,10 @@ void ISA(pair_transpose_step)(const float *entries, size_t entry_stride, size_t 
 /* to[c] = values c of two keys, `second` NULL: with zero. */
 void ISA(pair_zip)(const float *first, const float *second, size_t width, float *to);
 
+/* The same for n_pairs times two keys that lie `stride` words apart. */
+void ISA(pair_zip_step)(const float *rows, size_t stride, size_t n_pairs, size_t width, float *to,
+                        size_t to_stride);
+
 /* Words of n values. */
 static inline size_t half_words(size_t n)
 {

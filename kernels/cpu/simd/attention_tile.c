@@ -109,13 +109,36 @@ SIMD_INLINE void tile_columns(const struct tile_product *t, size_t column, size_
     }
 }
 
+/* All rows of four whole vectors in tiles of about the same height: chains of few rows wait for one
+ * another. */
+static void tile_even_columns(const struct tile_product *t, size_t column)
+{
+    size_t row = 0;
+
+    while (row < t->n_rows) {
+        const size_t left = t->n_rows - row, n_tiles = (left + TILE_ROWS - 1) / TILE_ROWS;
+        const size_t rows = (left + n_tiles - 1) / n_tiles;
+
+        if (rows == 4) {
+            tile_run(t, row, column, 4, 4, SIMD_LANES);
+        } else if (rows == 3) {
+            tile_run(t, row, column, 3, 4, SIMD_LANES);
+        } else if (rows == 2) {
+            tile_run(t, row, column, 2, 4, SIMD_LANES);
+        } else {
+            tile_run(t, row, column, 1, 4, SIMD_LANES);
+        }
+        row += rows;
+    }
+}
+
 void ISA(tile_multiply)(const struct tile_product *product)
 {
     const size_t n = product->n_columns;
     size_t column = 0;
 
     for (; TILE_WIDE == 4 && column + 64 <= n; column += 64) {
-        tile_columns(product, column, TILE_ROWS, 4, SIMD_LANES);
+        tile_even_columns(product, column);
     }
     for (; TILE_WIDE == 4 && column + 32 <= n; column += 32) {
         tile_columns(product, column, TILE_ROWS, 2, SIMD_LANES);
