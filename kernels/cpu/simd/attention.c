@@ -87,7 +87,7 @@ static void fetch_words(const float *step, size_t stride, size_t at, size_t n)
 {
     for (size_t k = 0; k < KV_STEP_TOKENS; k++) {
         for (size_t i = at; i < at + n; i += SIMD_LANES) {
-            __builtin_prefetch(step + k * stride + i, 0, 2);
+            __builtin_prefetch(step + k * stride + i, 0, 3);
         }
     }
 }
