@@ -11,7 +11,7 @@ static void reclaim(struct scheduler *s)
             scheduler_free_slot(s, &s->slots[i]);
         }
     }
-    while (*link != NULL) {
+    while (*link != NULL && (*link)->n_admitted > 0) {
         if ((*link)->n_finished == (*link)->n_samples) {
             scheduler_remove_group(s, link);
         } else {
@@ -180,7 +180,8 @@ const struct schedule *scheduler_next(struct scheduler *s, int64_t now_us)
     s->plan.n_spans = 0;
     schedule_decodes(s);
     schedule_resumptions(s);
-    for (struct group *group = s->groups; group != NULL; group = group->next) {
+    for (struct group *group = s->groups; group != NULL && group->n_admitted > 0;
+         group = group->next) {
         if (group->n_admitted > group->n_begun) {
             schedule_prompt(s, group);
         }
@@ -219,6 +220,7 @@ static void accept_token(struct scheduler *s, struct sequence *sequence, int32_t
         scheduler_unlink(s, sequence);
         sequence->state = SEQUENCE_FINISHED;
         sequence->group->n_finished++;
+        s->n_queued--;
         s->finished[s->n_finished++] = sequence;
     } else if (is_first) {
         fork_sequence(s, sequence);
@@ -294,7 +296,8 @@ void scheduler_accept(struct scheduler *s, const int32_t *drawn, const float *lo
         accept_draws(s, i, drawn, logp, &end, result);
         i += n;
     }
-    for (struct group *group = s->groups; group != NULL; group = group->next) {
+    for (struct group *group = s->groups; group != NULL && group->n_admitted > 0;
+         group = group->next) {
         if (group->n_begun == group->n_samples) {
             scheduler_release_group(s, group); /* the samples own what they still need */
         }

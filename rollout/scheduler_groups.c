@@ -135,6 +135,7 @@ static void drop_group(struct scheduler *s, struct group **link)
         }
         scheduler_free_slot(s, sequence);
     }
+    s->n_queued -= (*link)->n_samples - (*link)->n_finished;
     scheduler_remove_group(s, link);
 }
 
@@ -196,6 +197,7 @@ enum status scheduler_add(struct scheduler *s, const struct engine_request *requ
     }
     *s->last = group;
     s->last = &group->next;
+    s->n_queued += group->n_samples;
     return STATUS_OK;
 }
 
@@ -242,10 +244,5 @@ struct scheduler_counts scheduler_counts(const struct scheduler *s)
 
 size_t scheduler_queued(const struct scheduler *s)
 {
-    size_t n_queued = 0;
-
-    for (const struct group *group = s->groups; group != NULL; group = group->next) {
-        n_queued += group->n_samples - group->n_finished;
-    }
-    return n_queued;
+    return s->n_queued;
 }

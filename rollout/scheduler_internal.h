@@ -9,8 +9,11 @@
 struct scheduler {
     struct scheduler_limits limits;
     struct kv_cache *cache;
-    struct group *groups, **last; /* in order of arrival; last: where the next one is linked */
-    struct sequence *slots;       /* (max_num_seqs) */
+    /* In order of arrival, so that those of which nothing is admitted come last; last: where the
+     * next one is linked. */
+    struct group *groups, **last;
+    size_t n_queued;        /* samples of theirs that are not finished */
+    struct sequence *slots; /* (max_num_seqs) */
     /* Admitted and not finished, in order of admission. All that are preempted come last: the
      * youngest goes first and nobody new is admitted before the last of them is back. */
     struct sequence *oldest, *youngest;
