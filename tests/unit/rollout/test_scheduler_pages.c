@@ -88,6 +88,8 @@ static void samples_are_admitted_by_what_they_need_now(void **state)
     memset(&outcome, 0, sizeof(outcome));
     memset(&paper, 0xff, sizeof(paper));
     paper.n_drafts = 0;
+    paper.n_turns = 0;
+    paper.is_fickle = false;
     assert_int_equal(kv_cache_create(N_SAMPLES + 1 + N_SAMPLES, &cache), STATUS_OK);
     assert_int_equal(scheduler_create(&limits, cache, &scheduler), STATUS_OK);
     assert_int_equal(add_group(scheduler, 0), STATUS_OK);
