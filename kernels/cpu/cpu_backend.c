@@ -241,17 +241,23 @@ static enum status first_failure(const struct cpu_backend *cpu)
     return failed == NULL ? STATUS_OK : status_set(failed->status, "%s", failed->message);
 }
 
+static enum status run_alone(struct backend *backend, size_t n_parts, backend_part *function,
+                             void *context)
+{
+    for (size_t i = 0; i < n_parts; i++) {
+        TRY(function(context, i, backend));
+    }
+    return STATUS_OK;
+}
+
 enum status cpu_run_parts(struct backend *backend, size_t n_parts, backend_part *function,
                           void *context)
 {
     struct cpu_backend *cpu = cpu_of(backend);
     struct parts_job job = {
         .parts = cpu->parts, .function = function, .context = context, .n_parts = n_parts};
-    for (size_t i = 0; cpu->parts == NULL && i < n_parts; i++) {
-        TRY(function(context, i, backend));
-    }
-    if (cpu->parts == NULL) {
-        return STATUS_OK;
+    if (job.parts == NULL) {
+        return run_alone(backend, n_parts, function, context);
     }
     if (cpu->is_rehearsing) {
         for (size_t i = 0; i < cpu->base.n_threads; i++) {
