@@ -251,6 +251,11 @@ static bool could_pay(const struct speculation *s, const double *costs)
     return could;
 }
 
+static double larger(double a, double b)
+{
+    return a > b ? a : b;
+}
+
 /* Batches of 1, 2, 4, ... up to n_max; behind the first where drafts do not pay none is
  * tried. */
 static enum status measure_levels(struct speculation *s, struct trial *t, size_t n_max)
@@ -264,6 +269,9 @@ static enum status measure_levels(struct speculation *s, struct trial *t, size_t
         t->n_seqs = (size_t)1 << i;
         TRY(time_turns(t, s->cost[i]));
         for (size_t n = 1; n <= s->n_drafts; n++) {
+            /* Rows are never cheaper in a larger batch: a smaller ratio is a disturbed plain turn.
+             */
+            s->cost[i][n] = larger(s->cost[i][n], i == 0 ? 1 : s->cost[i - 1][n]);
             log_debug("rollout", "speculation batch=%zu drafts=%zu cost=%.3f", t->n_seqs, n,
                       s->cost[i][n]);
         }
