@@ -19,6 +19,7 @@ struct drill {
     struct kv_span *spans;     /* (room) */
     int32_t *blocks;           /* of all spans */
     size_t n_blocks;
+    bool learns; /* backward passes too */
 };
 
 static size_t smaller(size_t a, size_t b)
@@ -92,7 +93,7 @@ static enum status pack_rows(struct drill *drill, size_t n_rows)
         drill->counts[++batch.n_sequences] = smaller(end, n_rows);
     }
     TRY(policy_forward(drill->policy, &batch, drill->out, drill->spare));
-    return drill->policy->options.is_trainable ? learn_rows(drill, n_rows) : STATUS_OK;
+    return drill->learns ? learn_rows(drill, n_rows) : STATUS_OK;
 }
 
 /* --- Sampling --- */
@@ -157,8 +158,8 @@ static enum status extend_rows(struct drill *drill, struct policy_cache *cache, 
 static enum status sample_rows(struct drill *drill, struct policy_cache *cache, size_t n)
 {
     const size_t longest = drill->rehearsal->longest;
-    const size_t n_each = smaller(1 + policy_max_drafts(drill->policy), longest);
-    const size_t n_prompt = smaller(n, longest);
+    const size_t n_each = larger(smaller(1 + policy_max_drafts(drill->policy), longest), 1);
+    const size_t n_prompt = larger(smaller(n, longest), 1);
 
     TRY(extend_rows(drill, cache, smaller(n, drill->policy->options.max_draws), 1));
     if (n >= n_each) {
@@ -197,6 +198,11 @@ static enum status run_sampling(struct drill *drill)
     return status;
 }
 
+static enum status run_passes(struct drill *drill)
+{
+    return drill->rehearsal->samples ? run_sampling(drill) : run_sizes(drill, NULL);
+}
+
 /* A part may get nearly all rows, when the others are behind long contexts. */
 static enum status run_part(void *context, size_t index, struct backend *part)
 {
@@ -205,12 +211,12 @@ static enum status run_part(void *context, size_t index, struct backend *part)
     (void)index;
 
     drill->policy->backend = part;
-    const enum status status = run_sampling(drill);
+    const enum status status = run_passes(drill);
     drill->policy->backend = whole;
     return status;
 }
 
-/* By all threads together, and by each alone. */
+/* By all threads together, and by each alone what is cut into parts: not the backward passes. */
 static enum status run_uncut_and_cut(struct drill *drill)
 {
     struct backend *backend = drill->policy->backend;
@@ -218,7 +224,9 @@ static enum status run_uncut_and_cut(struct drill *drill)
     enum status status;
 
     drill->policy->n_parts = 0; /* nothing is cut further */
-    status = run_sampling(drill);
+    drill->learns = drill->policy->options.is_trainable;
+    status = run_passes(drill);
+    drill->learns = false;
     if (status == STATUS_OK && backend->n_parts > 1) {
         status = backend->ops->run_parts(backend, backend->n_parts, run_part, drill);
     }
@@ -226,13 +234,14 @@ static enum status run_uncut_and_cut(struct drill *drill)
     return status;
 }
 
-static enum status run_training(struct drill *drill)
+static enum status run_all(struct drill *drill)
 {
-    if (drill->policy->options.is_trainable &&
-        drill->rehearsal->indexer_loss != POLICY_INDEXER_OFF) {
-        TRY(policy_set_indexer_loss(drill->policy, drill->rehearsal->indexer_loss, 1));
+    const enum policy_indexer_loss loss = drill->rehearsal->indexer_loss;
+
+    if (drill->policy->options.is_trainable && loss != POLICY_INDEXER_OFF) {
+        TRY(policy_set_indexer_loss(drill->policy, loss, 1));
     }
-    return run_sizes(drill, NULL);
+    return run_uncut_and_cut(drill);
 }
 
 static void fill_lists(struct drill *drill)
@@ -303,7 +312,7 @@ static enum status run(struct policy *policy, const struct policy_rehearsal *reh
     status = create_lists(&drill);
     if (status == STATUS_OK) {
         backend_rehearse(policy->backend, true);
-        status = rehearsal->samples ? run_uncut_and_cut(&drill) : run_training(&drill);
+        status = run_all(&drill);
         backend_rehearse(policy->backend, false);
     }
     destroy_lists(&drill);
@@ -317,6 +326,9 @@ enum status policy_rehearse(struct backend *backend, const struct model_config *
     struct policy_options hollow = *options;
     struct policy *policy = NULL;
 
+    if (rehearsal->longest == 0) {
+        return status_set(STATUS_BAD_ARGUMENT, "a rehearsal of sequences without a token");
+    }
     hollow.recomputes = true; /* the same passes with fewer buffers */
     TRY(policy_create_hollow(backend, config, &hollow, &policy));
     const enum status status = run(policy, rehearsal);
