@@ -269,17 +269,24 @@ static void attention_task(void *context, size_t thread_index, size_t n_threads)
     }
 }
 
+/* One chunk cannot be shared. */
+static bool is_one_chunk(const struct attention_args *a)
+{
+    return a->n_spans == 1 && a->n_kv_heads == 1 &&
+           a->spans[0].n_rows <= chunk_rows(group_heads(a));
+}
+
 enum status ISA(op_attention)(struct backend *backend, const struct attention_args *args)
 {
     struct attention_call call = {.args = args, .scratch_floats = workspace_floats(args)};
+    const size_t key_work = args->n_heads * 2 * (key_width(args) + args->value_dim);
 
     for (size_t s = 0; s < args->n_spans; s++) {
         call.total_work += attention_work(args, &args->spans[s], args->spans[s].n_rows);
     }
     TRY(cpu_scratch_acquire(backend, backend->n_threads * call.scratch_floats, sizeof(float),
                             &call.scratch));
-    cpu_run(backend, call.total_work * args->n_heads * 2 * (key_width(args) + args->value_dim),
-            attention_task, &call);
+    cpu_run(backend, is_one_chunk(args) ? 0 : call.total_work * key_work, attention_task, &call);
     cpu_scratch_release(backend, call.scratch);
     return STATUS_OK;
 }
