@@ -84,7 +84,8 @@ struct oracle {
     const double *f;
 };
 
-/* One sequence: sum of f_i P_i, P the mean of normalised scores (times n: their sum). */
+/* One sequence: sum of f_i P_i, P the mean of normalised scores (times n: their sum). With a load
+ * given, rows count as often as they are used. */
 static double sequence_loss(const struct balance_loss_args *a, const double *scores, size_t first,
                             size_t n, const double *f)
 {
@@ -97,7 +98,8 @@ static double sequence_loss(const struct balance_loss_args *a, const double *sco
             for (size_t i = 0; i < a->n_experts; i++) {
                 sum += scores[row * a->n_experts + i];
             }
-            p += scores[row * a->n_experts + e] / sum;
+            p += (a->load != NULL && a->uses != NULL ? a->uses[row] : 1.0) *
+                 scores[row * a->n_experts + e] / sum;
         }
         loss += f[e] * p;
     }
@@ -188,17 +190,22 @@ static void loss_and_gradient_agree_with_the_oracle(void **state)
                                        {40, 16, 2, 5}, {33, 17, 5, 8}, {129, 64, 8, 4},
                                        {5, 3, 1, 2}};
     (void)state;
-    for (size_t i = 0; i < 3 * sizeof(shapes) / sizeof(shapes[0]); i++) {
-        const size_t *shape = shapes[i / 3];
+    uint32_t uses[129];
+    for (size_t i = 0; i < sizeof(uses) / sizeof(uses[0]); i++) {
+        uses[i] = random_below(8, RANDOM_TEST, 1, i, 9);
+    }
+    for (size_t i = 0; i < 4 * sizeof(shapes) / sizeof(shapes[0]); i++) {
+        const size_t *shape = shapes[i / 4];
         struct kv_span spans[SPANS_MAX];
-        float *scores = random_scores(shape[0] * shape[1], i / 3),
+        float *scores = random_scores(shape[0] * shape[1], i / 4),
               *load = random_scores(shape[1], 9);
         double *wide_load = widen(load, shape[1]);
         int32_t *routes = random_routes(shape[0], shape[2], shape[1]);
         struct balance_case c = {.loss_before = 0.25,
                                  .args = {.scores = scores,
-                                          .indices = i % 3 == 0 ? NULL : routes,
-                                          .load = i % 3 == 2 ? wide_load : NULL,
+                                          .indices = i % 4 == 0 ? NULL : routes,
+                                          .load = i % 4 >= 2 ? wide_load : NULL,
+                                          .uses = i % 4 == 2 ? NULL : uses,
                                           .spans = spans,
                                           .n_spans = cut_rows(shape[0], shape[3], spans),
                                           .weight = 0.7,

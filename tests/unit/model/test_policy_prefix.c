@@ -13,7 +13,7 @@
 
 static void check_variant(size_t turn, bool detached)
 {
-    struct backend *backend = open_backend("cpu", 2);
+    struct backend *backend = open_backend("cpu", 1);
     struct policy *policy = open_policy(backend, true);
     const size_t n_modules = policy_config(policy)->n_mtp_modules;
     struct packed *whole = pack(n_modules, turn, false);
