@@ -192,7 +192,7 @@ static void loss_and_gradient_agree_with_the_oracle(void **state)
     (void)state;
     uint32_t uses[129];
     for (size_t i = 0; i < sizeof(uses) / sizeof(uses[0]); i++) {
-        uses[i] = random_below(8, RANDOM_TEST, 1, i, 9);
+        uses[i] = (uint32_t)random_below(8, RANDOM_TEST, 1, i, 9);
     }
     for (size_t i = 0; i < 4 * sizeof(shapes) / sizeof(shapes[0]); i++) {
         const size_t *shape = shapes[i / 4];
