@@ -84,6 +84,7 @@ struct gemm_args {
     const float *w;           /* packed, adjacent panels */
     enum precision precision; /* of w */
     const float *bias;        /* (n_out) or NULL */
+    const float *next;        /* packed weights that will be read after these, a hint; or NULL */
     float *y;
     size_t y_stride;
     size_t n_rows, n_in, n_out;
@@ -401,6 +402,7 @@ struct moe_ffn_args {
     const int32_t *indices;
     const float *weights;
     const float *w_gate_up, *w_down;
+    const float *next;        /* packed weights that will be read after these, a hint; or NULL */
     enum precision precision; /* of both */
     float *y;
     size_t y_stride;

@@ -45,12 +45,22 @@ static enum status attention_forward(struct policy *policy, const struct policy_
                             .w = layer->w_o,
                             .precision = policy_linear(policy),
                             .bias = s->has_o_bias ? weight(policy, layer->o_bias) : NULL,
+                            .next = s->ffn_width[layer->is_moe] > 0 ? layer->w_gate_up
+                                                                    : layer->w_router,
                             .y = a->h_mid,
                             .y_stride = s->d_stride,
                             .n_rows = rows->n_rows,
                             .n_in = s->value_dim,
                             .n_out = s->d,
                             .accumulate = true});
+}
+
+/* What is read behind a layer: a hint, so MTP modules may have it wrong. */
+static const float *weights_behind(const struct policy *policy, const struct policy_layer *layer)
+{
+    const size_t next = (size_t)(layer - policy->layers) + 1;
+
+    return next < policy->config.n_layers ? policy->layers[next].w_project : policy->w_head;
 }
 
 /* normed_mid -> gate and up of the dense MLP or the shared experts. */
@@ -65,6 +75,7 @@ static enum status gate_up_forward(struct policy *policy, const struct policy_la
                             .x_stride = s->d_stride,
                             .w = layer->w_gate_up,
                             .precision = policy_linear(policy),
+                            .next = layer->w_down,
                             .y = a->gate_up,
                             .y_stride = s->gate_up_stride[layer->is_moe],
                             .n_rows = n_rows,
@@ -80,6 +91,7 @@ static enum status mlp_forward(struct policy *policy, const struct policy_layer 
     const struct backend_ops *ops = policy->backend->ops;
     const size_t width = s->ffn_width[layer->is_moe];
     const size_t up_at = s->ffn_up_at[layer->is_moe];
+    const float *next = layer->is_moe ? layer->w_router : weights_behind(policy, layer);
 
     if (width == 0) {
         return STATUS_OK;
@@ -97,6 +109,7 @@ static enum status mlp_forward(struct policy *policy, const struct policy_layer 
                                                           .x_stride = policy_stride(width),
                                                           .w = layer->w_down,
                                                           .precision = policy_linear(policy),
+                                                          .next = next,
                                                           .y = a->h_out,
                                                           .y_stride = s->d_stride,
                                                           .n_rows = n_rows,
@@ -116,6 +129,7 @@ static enum status experts_forward(struct policy *policy, const struct policy_la
     TRY(ops->gemm(policy->backend, &(struct gemm_args){.x = a->normed_mid,
                                                        .x_stride = s->d_stride,
                                                        .w = layer->w_router,
+                                                       .next = layer->w_expert_gate_up,
                                                        .y = policy->router_logits,
                                                        .y_stride = s->n_experts,
                                                        .n_rows = n_rows,
@@ -144,6 +158,7 @@ static enum status experts_forward(struct policy *policy, const struct policy_la
                                                .weights = a->route_weights,
                                                .w_gate_up = layer->w_expert_gate_up,
                                                .w_down = layer->w_expert_down,
+                                               .next = weights_behind(policy, layer),
                                                .precision = policy_linear(policy),
                                                .y = a->h_out,
                                                .y_stride = s->d_stride,

@@ -326,20 +326,31 @@ static const float *convert_rows(const struct gemm_plan *plan, const float *x, s
     return rows;
 }
 
-/* Columns [unit, unit_end) of one row unit, which lie side by side, in one call. */
-static void run_units(const struct gemm_plan *plan, size_t row_unit, size_t column_unit,
-                      size_t n_column_units, float *rows)
+/* Where the weights of a unit begin. */
+static const float *unit_weights(const struct gemm_plan *plan, size_t unit)
 {
     const struct gemm_args *const args = plan->args;
+    const size_t batch = unit / plan->n_column_units / plan->n_row_units;
+    const size_t column = unit % plan->n_column_units * UNIT_COLUMNS;
+    return args->w + batch * args->w_batch + packed_words(args->precision, args->n_in, column);
+}
+
+/* n units that lie side by side in one row unit, in one call. next: weights that this thread reads
+ * after theirs, or NULL. */
+static void run_units(const struct gemm_plan *plan, size_t unit, size_t n, const float *next,
+                      float *rows)
+{
+    const struct gemm_args *const args = plan->args;
+    const size_t row_unit = unit / plan->n_column_units;
     const size_t batch = row_unit / plan->n_row_units;
     const size_t index = row_unit % plan->n_row_units;
     const size_t row = args->n_rows * index / plan->n_row_units;
     const size_t row_end = args->n_rows * (index + 1) / plan->n_row_units;
-    const size_t column = column_unit * UNIT_COLUMNS;
-    const size_t column_end = (column_unit + n_column_units) * UNIT_COLUMNS;
+    const size_t column = unit % plan->n_column_units * UNIT_COLUMNS;
+    const size_t column_end = column + n * UNIT_COLUMNS;
     struct gemm_block block = {
-        .w = (const float *)args->w + batch * args->w_batch +
-             packed_words(args->precision, args->n_in, column),
+        .w = unit_weights(plan, unit),
+        .next = next,
         .precision = args->precision,
         .y = args->y + batch * args->y_batch + row * args->y_stride + column,
         .y_stride = args->y_stride,
@@ -363,10 +374,10 @@ static void gemm_task(void *context, size_t thread_index, size_t n_threads)
     size_t unit_end = 0;
     pool_share(n_units, thread_index, n_threads, &unit, &unit_end);
     while (unit < unit_end) {
-        const size_t column = unit % plan->n_column_units;
-        const size_t left = plan->n_column_units - column;
+        const size_t left = plan->n_column_units - unit % plan->n_column_units;
         const size_t n = left < unit_end - unit ? left : unit_end - unit;
-        run_units(plan, unit / plan->n_column_units, column, n,
+        const float *const last = thread_index == 0 ? plan->args->next : NULL;
+        run_units(plan, unit, n, unit + n < unit_end ? unit_weights(plan, unit + n) : last,
                   plan->rows + thread_index * plan->rows_words);
         unit += n;
     }
