@@ -79,20 +79,27 @@ static void soften_row(const struct attention_args *a, struct workspace *w, size
     }
 }
 
-/* y (n_rows, V) from the probabilities x of n keys of the block. */
-static void add_values(const struct attention_args *a, const struct block_values *values,
-                       const float *x, float *y, size_t y_stride, size_t n_rows, size_t n)
+/* Pairs of the chunk, all of which see the first n keys of the block, and their results. */
+struct result_rows {
+    float *y; /* (n_rows, V) */
+    size_t y_stride;
+    size_t pair, n_rows;
+    size_t n;
+};
+
+static void add_values(const struct attention_args *a, const struct workspace *w,
+                       const struct block_values *values, const struct result_rows *rows)
 {
-    const struct tile_product product = {.x = x,
+    const struct tile_product product = {.x = w->scores + rows->pair * KEY_BLOCK,
                                          .x_row_stride = KEY_BLOCK,
                                          .x_k_stride = 1,
                                          .blocks = values->rows->steps,
                                          .block_rows = KV_STEP_TOKENS,
                                          .w_stride = values->rows->stride,
-                                         .y = y,
-                                         .y_stride = y_stride,
-                                         .n_rows = n_rows,
-                                         .n_k = n,
+                                         .y = rows->y,
+                                         .y_stride = rows->y_stride,
+                                         .n_rows = rows->n_rows,
+                                         .n_k = rows->n,
                                          .n_columns = a->value_dim,
                                          .accumulate = !values->is_first};
     ISA(tile_multiply)(&product);
@@ -105,31 +112,31 @@ static const float *row_of_key(const struct key_rows *rows, size_t k)
 }
 
 /* The same over pairs of keys, w->values holding those of the block. */
-static void add_value_pairs(const struct attention_args *a, struct workspace *w,
-                            const struct block_values *values, size_t pair, float *y,
-                            size_t y_stride, size_t n_rows, size_t n)
+static void add_value_pairs(const struct attention_args *a, const struct workspace *w,
+                            const struct block_values *values, const struct result_rows *rows)
 {
     const size_t stride = whole_lanes(a->value_dim);
+    const bool is_odd = rows->n % 2 != 0;
+    float *scores = w->scores + rows->pair * KEY_BLOCK;
     float *last = w->values + KEY_BLOCK / 2 * stride;
-
-    for (size_t r = 0; r < n_rows; r++) {
-        float *row = w->scores + (pair + r) * KEY_BLOCK;
-        ISA(pair_round)(row, n, row);
-    }
-    if (n % 2 != 0) {
-        ISA(pair_zip)(row_of_key(values->rows, n - 1), NULL, a->value_dim, last);
-    }
-    const struct pair_product product = {.x = w->scores + pair * KEY_BLOCK,
+    const struct pair_product product = {.x = scores,
                                          .x_stride = KEY_BLOCK,
                                          .w = w->values,
                                          .w_stride = stride,
-                                         .last = n % 2 != 0 ? last : NULL,
-                                         .y = y,
-                                         .y_stride = y_stride,
-                                         .n_rows = n_rows,
-                                         .n_pairs = n / 2,
+                                         .last = is_odd ? last : NULL,
+                                         .y = rows->y,
+                                         .y_stride = rows->y_stride,
+                                         .n_rows = rows->n_rows,
+                                         .n_pairs = rows->n / 2,
                                          .n_columns = a->value_dim,
                                          .accumulate = !values->is_first};
+
+    for (size_t r = 0; r < rows->n_rows; r++) {
+        ISA(pair_round)(scores + r * KEY_BLOCK, rows->n, scores + r * KEY_BLOCK);
+    }
+    if (is_odd) {
+        ISA(pair_zip)(row_of_key(values->rows, rows->n - 1), NULL, a->value_dim, last);
+    }
     ISA(pair_multiply)(&product);
 }
 
@@ -162,14 +169,17 @@ void ISA(attention_values)(const struct attention_args *a, const struct chunk *c
     }
     for (size_t r = 0; r < c->n_rows; r += step) {
         const size_t seen = chunk_seen(c, r);
-        const size_t n = seen > first_key ? smaller(seen - first_key, n_keys) : 0;
-        const size_t y_stride = is_joint ? a->out_stride : a->value_dim;
+        const struct result_rows rows = {.y = out_of(a, c, r),
+                                         .y_stride = is_joint ? a->out_stride : a->value_dim,
+                                         .pair = r * group,
+                                         .n_rows = step * group,
+                                         .n = seen > first_key ? smaller(seen - first_key, n_keys)
+                                                               : 0};
 
-        if (n > 0 && has_pairs(a)) {
-            add_value_pairs(a, w, values, r * group, out_of(a, c, r), y_stride, step * group, n);
-        } else if (n > 0) {
-            add_values(a, values, w->scores + r * group * KEY_BLOCK, out_of(a, c, r), y_stride,
-                       step * group, n);
+        if (rows.n > 0 && has_pairs(a)) {
+            add_value_pairs(a, w, values, &rows);
+        } else if (rows.n > 0) {
+            add_values(a, w, values, &rows);
         }
     }
 }
