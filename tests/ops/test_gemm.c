@@ -72,6 +72,7 @@ static void run_gemm(struct backend *backend, const void *context, float *out)
                                               .x_stride = p->x_stride,
                                               .w = packed,
                                               .bias = p->has_bias ? p->bias : NULL,
+                                              .next = p->accumulate ? NULL : packed,
                                               .y = out,
                                               .y_stride = p->y_stride,
                                               .n_rows = p->n_rows,
@@ -150,6 +151,18 @@ static void gemm_adds_k_blocks_ascending(void **state)
         struct problem p = problem_make(1 + 4 * i, sizes[i], 80, 1);
         p.has_bias = i % 2 == 0;
         p.accumulate = i % 3 == 0;
+        check_gemm(&p);
+        problem_free(&p);
+    }
+}
+
+/* From one tile of rows to many: what tiles ask for ahead is cut differently for each count. */
+static void gemm_keeps_its_order_at_every_number_of_tiles(void **state)
+{
+    (void)state;
+    for (size_t n_rows = 2; n_rows < 50; n_rows += n_rows < 14 ? 1 : 5) {
+        struct problem p = problem_make(n_rows, 66, 176, 1);
+        p.accumulate = n_rows % 2 == 1;
         check_gemm(&p);
         problem_free(&p);
     }
@@ -394,6 +407,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gemm_follows_its_order_at_edge_shapes),
         cmocka_unit_test(gemm_adds_k_blocks_ascending),
+        cmocka_unit_test(gemm_keeps_its_order_at_every_number_of_tiles),
         cmocka_unit_test(gemm_runs_a_batch_of_heads),
         cmocka_unit_test(gemm_is_close_to_double),
         cmocka_unit_test(a_row_does_not_depend_on_the_rows_around_it),

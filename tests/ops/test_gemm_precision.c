@@ -71,6 +71,7 @@ static void run_gemm(struct backend *backend, const void *context, float *out)
                                                               .w = packed,
                                                               .precision = p->precision,
                                                               .bias = p->has_bias ? p->bias : NULL,
+                                                              .next = p->accumulate ? NULL : packed,
                                                               .y = out,
                                                               .y_stride = p->y_stride,
                                                               .n_rows = n_rows,
@@ -223,6 +224,20 @@ static void long_rows_keep_their_order(void **state)
         p.has_bias = i % 4 < 2;
         check_gemm(&p);
         problem_free(&p);
+    }
+}
+
+static void every_number_of_tiles_keeps_the_order(void **state)
+{
+    (void)state;
+    for (size_t n_rows = 2; n_rows < 50; n_rows += n_rows < 14 ? 1 : 5) {
+        for (size_t i = 0; i < 2; i++) {
+            struct problem p =
+                problem_make(i == 0 ? PRECISION_BF16 : PRECISION_FP8, n_rows, 130, 176);
+            p.accumulate = n_rows % 2 == 1;
+            check_gemm(&p);
+            problem_free(&p);
+        }
     }
 }
 
@@ -468,6 +483,7 @@ int main(void)
         cmocka_unit_test(bf16_follows_its_order_at_edge_shapes),
         cmocka_unit_test(fp8_follows_its_order_at_edge_shapes),
         cmocka_unit_test(long_rows_keep_their_order),
+        cmocka_unit_test(every_number_of_tiles_keeps_the_order),
         cmocka_unit_test(a_batch_of_heads),
         cmocka_unit_test(extreme_values_keep_their_order),
         cmocka_unit_test(products_are_close_to_double),
