@@ -125,6 +125,8 @@ static void entries_and_queries_are_rounded_on_their_way(void **state)
 }
 
 #define N_VALUES ((size_t)37)
+#define ENTRY_WORDS ((size_t)24)
+#define N_ENTRIES ((size_t)3) /* the one before, its own, the one behind */
 
 /* Stores values from the third of an entry on and reads them back; out: those, then a row of the
  * words around them. */
@@ -132,7 +134,7 @@ static void run_copy(struct backend *b, const void *context, float *out)
 {
     static const int32_t block = 0;
     const struct kv_span span = {0, 1, 3, &block};
-    float row[N_VALUES], page[KV_STEP_TOKENS * 24];
+    float row[N_VALUES], page[KV_STEP_TOKENS * ENTRY_WORDS];
     struct kv_copy_args args = {
         .latent = row,
         .latent_stride = N_VALUES,
@@ -140,7 +142,7 @@ static void run_copy(struct backend *b, const void *context, float *out)
         .rope_key_stride = N_VALUES,
         .spans = &span,
         .n_spans = 1,
-        .pages = {.data = page, .entry_stride = 24, .precision = PRECISION_BF16},
+        .pages = {.data = page, .entry_stride = ENTRY_WORDS, .precision = PRECISION_BF16},
         .rk = 20,
         .dr = N_VALUES - 20,
         .entry_at = 3,
@@ -149,7 +151,7 @@ static void run_copy(struct backend *b, const void *context, float *out)
     memcpy(row, context, sizeof(row));
     memset(page, 0, sizeof(page));
     assert_ok(b->ops->kv_copy(b, &args));
-    memcpy(out + N_VALUES, page + 2 * 24, 3 * 24 * sizeof(float));
+    memcpy(out + N_VALUES, page + 2 * ENTRY_WORDS, N_ENTRIES * ENTRY_WORDS * sizeof(float));
     args.latent = out;
     args.rope_key = out + 20;
     args.to_pages = false;
@@ -158,9 +160,9 @@ static void run_copy(struct backend *b, const void *context, float *out)
 
 static void copies_round_to_nearest_even_and_back_is_exact(void **state)
 {
-    const size_t n = N_VALUES + 3 * (size_t)24;
-    float *values = random_floats(N_VALUES, 9, 3.0F), out[N_VALUES + 3 * 24];
-    uint16_t halves[3 * 48];
+    const size_t n = N_VALUES + N_ENTRIES * ENTRY_WORDS;
+    float *values = random_floats(N_VALUES, 9, 3.0F), out[N_VALUES + N_ENTRIES * ENTRY_WORDS];
+    uint16_t halves[2 * N_ENTRIES * ENTRY_WORDS];
     (void)state;
 
     values[0] = 0x1.01p0F;  /* a tie: down to even */
@@ -173,8 +175,8 @@ static void copies_round_to_nearest_even_and_back_is_exact(void **state)
     round_to_bf16(values + 4, N_VALUES - 4);
     assert_same_bits("values", out + 4, values + 4, N_VALUES - 4);
     memcpy(halves, out + N_VALUES, sizeof(halves));
-    for (size_t i = 0; i < 3 * (size_t)48; i++) { /* nothing beside them was written */
-        const bool is_inside = i >= 48 + 3 && i < 48 + 3 + N_VALUES;
+    for (size_t i = 0; i < 2 * N_ENTRIES * ENTRY_WORDS; i++) { /* nothing beside them was written */
+        const bool is_inside = i >= 2 * ENTRY_WORDS + 3 && i < 2 * ENTRY_WORDS + 3 + N_VALUES;
         assert_true(is_inside || halves[i] == 0);
     }
     memory_free(values);
