@@ -171,8 +171,7 @@ struct rms_norm_args {
     size_t n_heads; /* 0 counts as 1 */
     float eps;
 };
-/* dx = (or +=, accumulate) the gradient, dw += ..., heads of a row ascending before the next row.
- */
+/* dx = (or +=, accumulate) the gradient, dw += it, a row's heads ascending before the next row. */
 struct rms_norm_backward_args {
     const float *x;
     size_t x_stride;
@@ -384,8 +383,7 @@ struct balance_loss_args {
     const struct kv_span *spans; /* host; first_row and n_rows count */
     size_t n_spans;
     const double *load;   /* (E), or NULL */
-    const uint32_t *uses; /* (T) host, with load: rows that stand for several weigh that often;
-                             NULL: every row for itself */
+    const uint32_t *uses; /* (T) host, with load: rows of several sequences; NULL: 1 each */
     double weight;
     size_t n_rows, n_experts, top_k;
     float *d_scores; /* (T, E) out */
@@ -406,8 +404,7 @@ struct moe_ffn_args {
     enum precision precision; /* of both */
     float *y;
     size_t y_stride;
-    float *saved_gate_up; /* (T * K, 2 F): gate then up of row t slot k, for the backward pass; or
-                             NULL */
+    float *saved_gate_up; /* (T * K, 2 F): gate then up of a slot, for backward; or NULL */
     size_t n_rows, d, f, n_experts, top_k;
 };
 /* w_gate, w_up (F, d) and w_down (d, F) are weights as they lie in memory, expert e at e *
@@ -469,8 +466,7 @@ struct lm_head_args {
     const float *w;           /* packed head */
     enum precision precision; /* of w */
     const int32_t *targets;
-    float *logp, *entropy,
-        *lse; /* (T); lse over the kept set, of z / temperature; entropy may be NULL */
+    float *logp, *entropy, *lse; /* (T); lse of the kept set's z / temperature; entropy or NULL */
     size_t n_rows, d, vocab;
     struct sampling_params sampling;
 };
@@ -566,8 +562,7 @@ struct backend_ops {
     /* Device memory. alloc: zeroed, 64-byte aligned. upload/download: host <-> device, n bytes. */
     enum status (*alloc)(struct backend *, size_t n, size_t size, void *out_pointer);
     void (*release)(struct backend *, void *block);
-    /* n bytes inside a block are needed no more: the memory behind their whole pages is given back,
-     * and they are zeros until they are written again; the rest stays as it is. */
+    /* n bytes in a block are needed no more: their whole pages go back, and read as zeros. */
     void (*forget)(struct backend *, void *device, size_t n);
     enum status (*upload)(struct backend *, void *device, const void *host, size_t n);
     enum status (*download)(struct backend *, void *host, const void *device, size_t n);
@@ -585,9 +580,7 @@ struct backend {
     /* By enum precision: equal ids give equal bits: "cpu-f32-1", "cpu-bf16-1", "cpu-fp8-1" */
     const char *numerics_ids[3];
     size_t n_threads;
-    /* Parts that run side by side, each in less than the whole's time: the CPU's threads. 1:
-     * cutting work into parts gains nothing. */
-    size_t n_parts;
+    size_t n_parts; /* that run side by side: the CPU's threads. 1: cutting work gains nothing */
 };
 
 /* device: "cpu", or "cpu-avx512bf16", "cpu-avx512", "cpu-avx2", "cpu-portable" to force an
