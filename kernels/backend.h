@@ -11,7 +11,8 @@
  *  - row reductions (norms, log-sum-exp): 16 virtual lanes, lane j takes elements j, j + 16, ...;
  *    then a fixed tree.
  *  - gradients of parameters: ONE chain over rows ascending that starts from the value already
- *    there, so a batch may be cut into micro-batches anywhere without changing a bit.
+ *    there, so a batch may be cut into micro-batches anywhere without changing a bit (products of
+ *    BF16 take rows in pairs, so that a cut may be seen: gemm_dw_args, moe_ffn_backward_args).
  *  - exp, log, sigmoid: the functions of kernels/cpu/simd/ only (cpu.md 5.15), never libm, in any
  *    forward path. The CPU's instruction sets (avx512, avx2, portable) give the same bits, so they
  *    share one numerics id.
@@ -120,7 +121,10 @@ struct gemm_dx_args {
     size_t dy_batch, w_batch, dx_batch; /* a part's row_at grows by w_batch / w_stride */
 };
 
-/* dw[b] (n_out, n_in) += sum over rows ascending of dy[row]^T x[row]. */
+/* dw[b] (n_out, n_in) += sum over rows ascending of dy[row]^T x[row]. BF16: dy and x rounded, rows
+ * in pairs 2 i, 2 i + 1 of the call (a last one alone), each element the chain of such products
+ * over pairs that starts from the value already there: a batch may be cut behind an even number of
+ * rows without changing a bit. */
 struct gemm_dw_args {
     const float *dy;
     size_t dy_stride;
@@ -131,6 +135,7 @@ struct gemm_dw_args {
     size_t n_rows, n_in, n_out;
     size_t n_batch;
     size_t dy_batch, x_batch, dw_batch;
+    enum precision precision; /* of the products: F32 or BF16 */
 };
 
 /* db (n) += sum over rows ascending of dy (n_rows, n). */
@@ -577,7 +582,7 @@ struct backend_ops {
 struct backend {
     const struct backend_ops *ops;
     const char *name; /* "cpu-avx512" */
-    /* By enum precision: equal ids give equal bits: "cpu-f32-1", "cpu-bf16-1", "cpu-fp8-1" */
+    /* By enum precision: equal ids give equal bits: "cpu-f32-1", "cpu-bf16-2", "cpu-fp8-2" */
     const char *numerics_ids[3];
     size_t n_threads;
     size_t n_parts; /* that run side by side: the CPU's threads. 1: cutting work gains nothing */

@@ -24,15 +24,17 @@ static enum status output_backward(struct policy *policy, const struct policy_la
     if (s->has_o_bias) {
         TRY(policy_bias_backward(policy, d_h, s->d_stride, layer->o_bias, s->d, n_rows));
     }
-    TRY(ops->gemm_dw(policy->backend, &(struct gemm_dw_args){.dy = d_h,
-                                                             .dy_stride = s->d_stride,
-                                                             .x = a->values,
-                                                             .x_stride = s->value_stride,
-                                                             .dw = policy->gradients + layer->o,
-                                                             .dw_stride = s->value_dim,
-                                                             .n_rows = n_rows,
-                                                             .n_in = s->value_dim,
-                                                             .n_out = s->d}));
+    TRY(ops->gemm_dw(policy->backend,
+                     &(struct gemm_dw_args){.dy = d_h,
+                                            .dy_stride = s->d_stride,
+                                            .x = a->values,
+                                            .x_stride = s->value_stride,
+                                            .dw = policy->gradients + layer->o,
+                                            .dw_stride = s->value_dim,
+                                            .n_rows = n_rows,
+                                            .n_in = s->value_dim,
+                                            .n_out = s->d,
+                                            .precision = policy_backward_products(policy)}));
     return ops->gemm_dx(
         policy->backend,
         &(struct gemm_dx_args){.dy = d_h,

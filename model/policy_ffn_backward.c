@@ -21,15 +21,17 @@ static enum status mlp_hidden_backward(struct policy *policy, const struct polic
                                                            .h_stride = policy_stride(width),
                                                            .n_rows = n_rows,
                                                            .f = width}));
-    TRY(ops->gemm_dw(policy->backend, &(struct gemm_dw_args){.dy = dy,
-                                                             .dy_stride = s->d_stride,
-                                                             .x = policy->ffn_hidden,
-                                                             .x_stride = policy_stride(width),
-                                                             .dw = policy->gradients + layer->down,
-                                                             .dw_stride = width,
-                                                             .n_rows = n_rows,
-                                                             .n_in = width,
-                                                             .n_out = s->d}));
+    TRY(ops->gemm_dw(policy->backend,
+                     &(struct gemm_dw_args){.dy = dy,
+                                            .dy_stride = s->d_stride,
+                                            .x = policy->ffn_hidden,
+                                            .x_stride = policy_stride(width),
+                                            .dw = policy->gradients + layer->down,
+                                            .dw_stride = width,
+                                            .n_rows = n_rows,
+                                            .n_in = width,
+                                            .n_out = s->d,
+                                            .precision = policy_backward_products(policy)}));
     TRY(ops->gemm_dx(
         policy->backend,
         &(struct gemm_dx_args){.dy = dy,
@@ -72,18 +74,20 @@ static enum status mlp_backward(struct policy *policy, const struct policy_layer
         return ops->fill(policy->backend, policy->grad.d_normed, n_rows * s->d_stride, 0);
     }
     TRY(mlp_hidden_backward(policy, layer, a, n_rows, dy));
-    TRY(ops->gemm_dw(policy->backend, &(struct gemm_dw_args){.dy = d_gate_up,
-                                                             .dy_stride = stride,
-                                                             .x = a->normed_mid,
-                                                             .x_stride = s->d_stride,
-                                                             .dw = policy->gradients + layer->gate,
-                                                             .dw_stride = s->d,
-                                                             .n_rows = n_rows,
-                                                             .n_in = s->d,
-                                                             .n_out = width,
-                                                             .n_batch = 2,
-                                                             .dy_batch = up_at,
-                                                             .dw_batch = layer->up - layer->gate}));
+    TRY(ops->gemm_dw(policy->backend,
+                     &(struct gemm_dw_args){.dy = d_gate_up,
+                                            .dy_stride = stride,
+                                            .x = a->normed_mid,
+                                            .x_stride = s->d_stride,
+                                            .dw = policy->gradients + layer->gate,
+                                            .dw_stride = s->d,
+                                            .n_rows = n_rows,
+                                            .n_in = s->d,
+                                            .n_out = width,
+                                            .n_batch = 2,
+                                            .dy_batch = up_at,
+                                            .dw_batch = layer->up - layer->gate,
+                                            .precision = policy_backward_products(policy)}));
     return ops->gemm_dx(policy->backend,
                         &(struct gemm_dx_args){
                             .dy = d_gate_up,

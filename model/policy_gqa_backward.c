@@ -53,16 +53,17 @@ static enum status weights_backward(struct policy *policy, const struct policy_a
     if (policy->config.has_qkv_bias) {
         TRY(policy_bias_backward(policy, dy, s->project_stride, bias, n, n_rows));
     }
-    return policy->backend->ops->gemm_dw(policy->backend,
-                                         &(struct gemm_dw_args){.dy = dy,
-                                                                .dy_stride = s->project_stride,
-                                                                .x = a->normed_in,
-                                                                .x_stride = s->d_stride,
-                                                                .dw = policy->gradients + weight,
-                                                                .dw_stride = s->d,
-                                                                .n_rows = n_rows,
-                                                                .n_in = s->d,
-                                                                .n_out = n});
+    return policy->backend->ops->gemm_dw(
+        policy->backend, &(struct gemm_dw_args){.dy = dy,
+                                                .dy_stride = s->project_stride,
+                                                .x = a->normed_in,
+                                                .x_stride = s->d_stride,
+                                                .dw = policy->gradients + weight,
+                                                .dw_stride = s->d,
+                                                .n_rows = n_rows,
+                                                .n_in = s->d,
+                                                .n_out = n,
+                                                .precision = policy_backward_products(policy)});
 }
 
 /* d_project -> d_normed, with the gradients of the three projections. */

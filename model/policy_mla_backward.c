@@ -51,7 +51,8 @@ static enum status values_backward(struct policy *policy, const struct policy_la
                                .n_batch = s->heads,
                                .dy_batch = s->v,
                                .x_batch = s->kv_rank,
-                               .dw_batch = (s->nope + s->v) * s->kv_rank}));
+                               .dw_batch = (s->nope + s->v) * s->kv_rank,
+                               .precision = policy_backward_products(policy)}));
     return ops->gemm_dx(policy->backend,
                         &(struct gemm_dx_args){.dy = policy->grad.d_values,
                                                .dy_stride = s->value_stride,
@@ -130,7 +131,8 @@ static enum status absorb_backward(struct policy *policy, const struct policy_la
                                             .n_batch = s->heads,
                                             .dy_batch = s->q_head,
                                             .x_batch = s->kv_rank,
-                                            .dw_batch = (s->nope + s->v) * s->kv_rank}));
+                                            .dw_batch = (s->nope + s->v) * s->kv_rank,
+                                            .precision = policy_backward_products(policy)}));
     return ops->gemm_dx(policy->backend,
                         &(struct gemm_dx_args){.dy = policy->grad.d_absorbed,
                                                .dy_stride = s->latent_stride,
@@ -182,15 +184,17 @@ static enum status q_lora_backward(struct policy *policy, const struct policy_la
     const struct policy_sizes *s = &policy->sizes;
     const struct backend_ops *ops = policy->backend->ops;
 
-    TRY(ops->gemm_dw(policy->backend, &(struct gemm_dw_args){.dy = policy->grad.d_q,
-                                                             .dy_stride = s->q_stride,
-                                                             .x = a->q_latent,
-                                                             .x_stride = s->q_rank_stride,
-                                                             .dw = policy->gradients + layer->q_b,
-                                                             .dw_stride = s->q_rank,
-                                                             .n_rows = n_rows,
-                                                             .n_in = s->q_rank,
-                                                             .n_out = s->q_dim}));
+    TRY(ops->gemm_dw(policy->backend,
+                     &(struct gemm_dw_args){.dy = policy->grad.d_q,
+                                            .dy_stride = s->q_stride,
+                                            .x = a->q_latent,
+                                            .x_stride = s->q_rank_stride,
+                                            .dw = policy->gradients + layer->q_b,
+                                            .dw_stride = s->q_rank,
+                                            .n_rows = n_rows,
+                                            .n_in = s->q_rank,
+                                            .n_out = s->q_dim,
+                                            .precision = policy_backward_products(policy)}));
     TRY(ops->gemm_dx(
         policy->backend,
         &(struct gemm_dx_args){.dy = policy->grad.d_q,
@@ -234,7 +238,8 @@ static enum status project_backward(struct policy *policy, const struct policy_l
                               .dw_stride = s->d,
                               .n_rows = n_rows,
                               .n_in = s->d,
-                              .n_out = s->first};
+                              .n_out = s->first,
+                              .precision = policy_backward_products(policy)};
 
     TRY(ops->rms_norm_backward(policy->backend, &(struct rms_norm_backward_args){
                                                     .x = a->project + s->kv_at,

@@ -343,15 +343,17 @@ static enum status input_backward(struct policy *policy, size_t index)
     const size_t n = module->n_rows, stride = policy_stride(2 * s->d);
     float *d_embedded = policy->grad.d_h + (1 + index) * policy->options.max_rows * s->d_stride;
 
-    TRY(ops->gemm_dw(policy->backend, &(struct gemm_dw_args){.dy = policy->grad.d_h_mtp,
-                                                             .dy_stride = s->d_stride,
-                                                             .x = module->input,
-                                                             .x_stride = stride,
-                                                             .dw = policy->gradients + module->eh,
-                                                             .dw_stride = 2 * s->d,
-                                                             .n_rows = n,
-                                                             .n_in = 2 * s->d,
-                                                             .n_out = s->d}));
+    TRY(ops->gemm_dw(policy->backend,
+                     &(struct gemm_dw_args){.dy = policy->grad.d_h_mtp,
+                                            .dy_stride = s->d_stride,
+                                            .x = module->input,
+                                            .x_stride = stride,
+                                            .dw = policy->gradients + module->eh,
+                                            .dw_stride = 2 * s->d,
+                                            .n_rows = n,
+                                            .n_in = 2 * s->d,
+                                            .n_out = s->d,
+                                            .precision = policy_backward_products(policy)}));
     TRY(ops->gemm_dx(policy->backend, &(struct gemm_dx_args){
                                           .dy = policy->grad.d_h_mtp,
                                           .dy_stride = s->d_stride,

@@ -21,8 +21,7 @@ enum precision policy_unquantised(const struct policy *policy)
 
 enum precision policy_backward_products(const struct policy *policy)
 {
-    (void)policy;
-    return PRECISION_F32;
+    return policy->options.precision == PRECISION_F32 ? PRECISION_F32 : PRECISION_BF16;
 }
 
 struct plan_form plan_linear(const struct policy_plan *plan)

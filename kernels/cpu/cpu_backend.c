@@ -120,7 +120,7 @@ static void init_backend(struct cpu_backend *cpu, const struct cpu_device *devic
 {
     cpu->base = (struct backend){.ops = device->ops,
                                  .name = device->name,
-                                 .numerics_ids = {"cpu-f32-1", "cpu-bf16-1", "cpu-fp8-1"},
+                                 .numerics_ids = {"cpu-f32-1", "cpu-bf16-2", "cpu-fp8-2"},
                                  .n_threads = n_threads,
                                  .n_parts = n_threads};
     cpu->device = *device;
@@ -291,6 +291,7 @@ static void forget_small_slabs(struct cpu_backend *cpu, size_t *bytes_wanted)
     if (*bytes_wanted < cpu->most_bytes) {
         *bytes_wanted = cpu->most_bytes;
     }
+    *bytes_wanted += *bytes_wanted / 4;
 }
 
 /* The topmost slab that holds something, or the bottom one. */

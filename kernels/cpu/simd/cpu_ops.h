@@ -94,6 +94,10 @@ struct dw_block {
     size_t n_rows, n_in, n_out;
 };
 void ISA(dw_block)(const struct dw_block *block);
+/* The same in BF16, pairs of rows from the block's first; pairs: dw_pairs_words(n_in, n_out) of
+ * scratch. */
+void ISA(dw_pairs_block)(const struct dw_block *block, float *pairs);
+size_t ISA(dw_pairs_words)(size_t n_in, size_t n_out);
 
 /* The k largest of n values to indices, largest first, ties to the lower index; what is taken
  * becomes NaN. NaN is never taken, so the values must hold k numbers. */

@@ -204,6 +204,8 @@ void ISA(dw_block)(const struct dw_block *block)
 struct dw_plan {
     const struct gemm_dw_args *args;
     size_t n_batch;
+    float *pairs; /* of a thread: (n_threads, pairs_words); BF16 alone */
+    size_t pairs_words;
 };
 
 static void dw_share(const struct gemm_dw_args *args, size_t thread_index, size_t n_threads,
@@ -251,15 +253,25 @@ static void gemm_dw_task(void *context, size_t thread_index, size_t n_threads)
         if (!by_batch) {
             dw_share(args, thread_index, n_threads, &block);
         }
-        ISA(dw_block)(&block);
+        if (args->precision == PRECISION_F32) {
+            ISA(dw_block)(&block);
+        } else {
+            ISA(dw_pairs_block)(&block, plan->pairs + thread_index * plan->pairs_words);
+        }
     }
 }
 
 enum status ISA(op_gemm_dw)(struct backend *backend, const struct gemm_dw_args *args)
 {
-    struct dw_plan plan = {args, args->n_batch == 0 ? 1 : args->n_batch};
+    struct dw_plan plan = {.args = args, .n_batch = args->n_batch == 0 ? 1 : args->n_batch};
     const size_t work = 2 * plan.n_batch * args->n_rows * args->n_in * args->n_out;
+    if (args->precision != PRECISION_F32) {
+        plan.pairs_words = ISA(dw_pairs_words)(args->n_in, args->n_out);
+        TRY(cpu_scratch_acquire(backend, backend->n_threads * plan.pairs_words, sizeof(float),
+                                &plan.pairs));
+    }
     cpu_run(backend, work, gemm_dw_task, &plan);
+    cpu_scratch_release(backend, plan.pairs);
     return STATUS_OK;
 }
 

@@ -12,9 +12,10 @@
 
 /* Floats of dz at a time, 4 MiB, if that is not less than VOCAB_BLOCK_MIN a row. */
 #define BLOCK_FLOATS ((size_t)1 << 20)
-#define VOCAB_STEP ((size_t)128)    /* whole K blocks, panels, and blocks of FP8 */
-#define ROWS_AT_A_TIME ((size_t)64) /* of a thread: dz follows logits that are still in its cache  \
-                                     */
+#define VOCAB_STEP ((size_t)128) /* whole K blocks, panels, and blocks of FP8 */
+#define ROWS_AT_A_TIME                                                                             \
+    ((size_t)64) /* of a thread: dz follows logits that are still in its cache                     \
+                  */
 
 /* Rows that have a gradient by tokens [token, token_end). */
 struct backward_call {
@@ -206,7 +207,8 @@ static enum status backward_block(struct backend *backend, struct backward_call 
                                                            .dw_stride = d,
                                                            .n_rows = call->n_rows,
                                                            .n_in = d,
-                                                           .n_out = n});
+                                                           .n_out = n,
+                                                           .precision = a->precision});
 }
 
 /* All tokens, for call->rows. */

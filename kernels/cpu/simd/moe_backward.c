@@ -27,6 +27,8 @@ struct moe_job {
     float *converted;        /* (a thread's item, row_words) as products of BF16 read rows */
     float *gate, *up, *down; /* packed for the gradients' products, expert after expert */
     size_t stride_d, stride_f, row_words;
+    float *pairs; /* of a thread: (n_threads, pairs_words) for the weights' gradients in BF16 */
+    size_t pairs_words;
     size_t words_d, words_f; /* of a packed expert's gate or up; of its down */
 };
 
@@ -160,7 +162,6 @@ static void weights_task(void *context, size_t thread_index, size_t n_threads)
 {
     struct moe_job *const job = context;
     const size_t n = job->args.n_experts * N_MATRICES * job->n_parts;
-    (void)thread_index;
     (void)n_threads;
     for (;;) {
         const size_t i = atomic_fetch_add(&job->next_weights, 1);
@@ -175,7 +176,11 @@ static void weights_task(void *context, size_t thread_index, size_t n_threads)
         block.dy += begin;
         block.dw += begin * block.dw_stride;
         block.n_out = end - begin;
-        ISA(dw_block)(&block);
+        if (job->args.precision == PRECISION_F32) {
+            ISA(dw_block)(&block);
+        } else {
+            ISA(dw_pairs_block)(&block, job->pairs + thread_index * job->pairs_words);
+        }
     }
 }
 
@@ -272,7 +277,7 @@ static enum status acquire_buffers(struct backend *backend,
     const size_t item_rows = backend->n_threads * MOE_ITEM_ROWS;
     const size_t rows_f = 3 * n_slots + item_rows;
     const size_t n_words = 3 * n_slots * job->stride_d + rows_f * job->stride_f +
-                           item_rows * job->row_words +
+                           item_rows * job->row_words + backend->n_threads * job->pairs_words +
                            args->n_experts * (2 * job->words_d + job->words_f);
     TRY(cpu_scratch_acquire(backend, n_words, sizeof(float), &job->x));
     job->dy = job->x + n_slots * job->stride_d;
@@ -282,7 +287,8 @@ static enum status acquire_buffers(struct backend *backend,
     job->d_up = job->d_gate + n_slots * job->stride_f;
     job->dh = job->d_up + n_slots * job->stride_f;
     job->converted = job->dh + item_rows * job->stride_f;
-    job->gate = job->converted + item_rows * job->row_words;
+    job->pairs = job->converted + item_rows * job->row_words;
+    job->gate = job->pairs + backend->n_threads * job->pairs_words;
     job->up = job->gate + args->n_experts * job->words_d;
     job->down = job->up + args->n_experts * job->words_d;
     return STATUS_OK;
@@ -293,7 +299,7 @@ enum status ISA(op_moe_ffn_backward)(struct backend *backend,
 {
     const size_t widest = args->d > args->f ? args->d : args->f;
     struct moe_job job = {
-        .n_parts = backend->n_threads,
+        .n_parts = args->n_experts >= 2 * backend->n_threads ? 1 : backend->n_threads,
         .stride_d = cpu_padded_stride(args->d),
         .stride_f = cpu_padded_stride(args->f),
         .words_d = packed_words(args->precision, args->f, args->d),
@@ -301,6 +307,7 @@ enum status ISA(op_moe_ffn_backward)(struct backend *backend,
     };
     if (args->precision != PRECISION_F32) {
         job.row_words = ISA(gemm_row_words)(args->precision, widest);
+        job.pairs_words = ISA(dw_pairs_words)(widest, widest);
     }
     TRY(acquire_buffers(backend, args, &job));
     enum status status = pack_experts(backend, args, &job);

@@ -7,6 +7,8 @@
  *   code_byte        where the code of a column and parity lies in the 64 bytes of a pair of codes
  *   flush_begin/end  around products of BF16, in which compiled code may not be reordered: call
  *                    them only around calls that are not inlined
+ *   pairs_join       the words that pairs_load reads, from the two rows of the pairs
+ *   pair_broadcast_joined  a word of those, broadcast as a pair_x
  *   vec_flush        subnormals become zero, where flush_begin does not see to that */
 #ifndef HONE_KERNELS_CPU_SIMD_PAIRS_H
 #define HONE_KERNELS_CPU_SIMD_PAIRS_H
@@ -48,6 +50,13 @@ SIMD_INLINE f32x16 vec_flush(f32x16 a)
     return vec_select(vec_lt(vec_abs(a), vec_set1(0x1p-126F)), zero, a);
 }
 #endif
+
+/* Subnormals become zero, whatever the mode: sums that come from memory. */
+SIMD_INLINE f32x16 vec_flush_memory(f32x16 a)
+{
+    const f32x16 zero = ivec_as_float(ivec_and(vec_bits(a), ivec_set1(INT32_MIN)));
+    return vec_select(vec_lt(vec_abs(a), vec_set1(0x1p-126F)), zero, a);
+}
 
 /* Round to nearest even, subnormals to zero, NaN stays NaN: what vcvtneps2bf16 gives. */
 SIMD_INLINE f32x16 vec_round_bf16(f32x16 a)

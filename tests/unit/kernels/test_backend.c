@@ -37,8 +37,8 @@ static void every_instruction_set_has_one_numerics_id_and_every_op(void **state)
             assert_non_null(ops[j]);
         }
         assert_string_equal(backend->numerics_ids[PRECISION_F32], "cpu-f32-1");
-        assert_string_equal(backend->numerics_ids[PRECISION_BF16], "cpu-bf16-1");
-        assert_string_equal(backend->numerics_ids[PRECISION_FP8], "cpu-fp8-1");
+        assert_string_equal(backend->numerics_ids[PRECISION_BF16], "cpu-bf16-2");
+        assert_string_equal(backend->numerics_ids[PRECISION_FP8], "cpu-fp8-2");
         assert_int_equal(backend->n_threads, 3);
         backend_close(backend);
     }

@@ -1,5 +1,6 @@
-/* The exactness contract of the policy in training (DESIGN 3): cuts of a batch, threads and
- * instruction sets give the same bits; plus its arguments, its memory and the router's bias rule.
+/* The exactness contract of the policy in training (DESIGN 3): cuts of a batch (in fp32), threads
+ * and instruction sets give the same bits; plus its arguments, its memory and the router's bias
+ * rule.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -105,6 +106,25 @@ static size_t tiny_floats(void)
     return n;
 }
 
+/* Products of BF16 take rows in pairs, which a cut behind an odd row changes: another rounding of
+ * the same sums. */
+static void assert_same_gradients(const float *a, const float *b, size_t n)
+{
+    double error = 0.0, size = 0.0;
+
+    if (precision == PRECISION_F32) {
+        assert_memory_equal(a, b, n * sizeof(float));
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const double difference = (double)a[i] - (double)b[i];
+
+        error += difference * difference;
+        size += (double)a[i] * (double)a[i];
+    }
+    assert_true(size > 0.0 && error <= 1e-12 * size);
+}
+
 static void check_cuts(void)
 {
     static const size_t cuts[] = {1, 3, 4};
@@ -114,7 +134,7 @@ static void check_cuts(void)
         float *whole = gradients_of("cpu", 1, NULL, 0, (enum mtp_use)use);
         float *cut = gradients_of("cpu", 1, cuts, 3, (enum mtp_use)use);
 
-        assert_memory_equal(whole, cut, n * sizeof(float));
+        assert_same_gradients(whole, cut, n);
         memory_free(whole);
         memory_free(cut);
     }

@@ -1,0 +1,360 @@
+/* Products backward in BF16: gemm_dw by the exact order of backend.h in scalar loops, experts and
+ * head against the same ops in fp32; threads and instruction sets by bits. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "model/quant.h"
+#include "tests/ops/op_fixture.h"
+
+#include <math.h>
+
+static const size_t edges[] = {1, 7, 8, 17, 127, 129};
+#define N_EDGES (sizeof(edges) / sizeof(edges[0]))
+
+struct dw_case {
+    size_t n_rows, n_in, n_out, n_batch;
+    size_t dy_stride, x_stride;
+    float *dy, *x, *dw;
+};
+
+static struct dw_case dw_make(size_t n_rows, size_t n_in, size_t n_out, size_t n_batch)
+{
+    struct dw_case c = {.n_rows = n_rows, .n_in = n_in, .n_out = n_out, .n_batch = n_batch};
+
+    c.dy_stride = n_batch * n_out + 3;
+    c.x_stride = n_batch * n_in + 5;
+    c.dy = random_floats(n_rows * c.dy_stride, 1, 1.0F);
+    c.x = random_floats(n_rows * c.x_stride, 2, 1.0F);
+    c.dw = random_floats(n_batch * n_in * n_out, 3, 1.0F);
+    c.dw[0] = 0x1p-130F; /* subnormal: counts as zero */
+    return c;
+}
+
+static void dw_free(struct dw_case *c)
+{
+    memory_free(c->dy);
+    memory_free(c->x);
+    memory_free(c->dw);
+}
+
+static size_t dw_floats(const struct dw_case *c)
+{
+    return c->n_batch * c->n_in * c->n_out;
+}
+
+/* Rows [row, row_end), added to out. */
+static void add_rows(struct backend *backend, const struct dw_case *c, size_t row, size_t row_end,
+                     float *out)
+{
+    assert_ok(
+        backend->ops->gemm_dw(backend, &(struct gemm_dw_args){.dy = c->dy + row * c->dy_stride,
+                                                              .dy_stride = c->dy_stride,
+                                                              .x = c->x + row * c->x_stride,
+                                                              .x_stride = c->x_stride,
+                                                              .dw = out,
+                                                              .dw_stride = c->n_in,
+                                                              .n_rows = row_end - row,
+                                                              .n_in = c->n_in,
+                                                              .n_out = c->n_out,
+                                                              .n_batch = c->n_batch,
+                                                              .dy_batch = c->n_out,
+                                                              .x_batch = c->n_in,
+                                                              .dw_batch = c->n_in * c->n_out,
+                                                              .precision = PRECISION_BF16}));
+}
+
+static void run_dw(struct backend *backend, const void *context, float *out)
+{
+    const struct dw_case *c = context;
+
+    memcpy(out, c->dw, dw_floats(c) * sizeof(*out));
+    add_rows(backend, c, 0, c->n_rows, out);
+}
+
+static float flush(float x)
+{
+    return fabsf(x) < 0x1p-126F ? copysignf(0.0F, x) : x;
+}
+
+static float bf16(float x)
+{
+    return quant_bf16_value(quant_bf16_bits(flush(x)));
+}
+
+static float exact_element(const struct dw_case *c, size_t batch, size_t o, size_t i)
+{
+    const float *dy = c->dy + batch * c->n_out + o, *x = c->x + batch * c->n_in + i;
+    float sum = flush(c->dw[(batch * c->n_out + o) * c->n_in + i]);
+
+    for (size_t row = 0; row < c->n_rows; row += 2) {
+        const bool is_alone = row + 1 == c->n_rows;
+        const float x_odd = is_alone ? 0.0F : bf16(x[(row + 1) * c->x_stride]);
+        const float dy_odd = is_alone ? 0.0F : bf16(dy[(row + 1) * c->dy_stride]);
+
+        sum = flush(fmaf(dy_odd, x_odd, sum));
+        sum = flush(fmaf(bf16(dy[row * c->dy_stride]), bf16(x[row * c->x_stride]), sum));
+    }
+    return sum;
+}
+
+static void check_dw(size_t n_rows, size_t n_in, size_t n_out, size_t n_batch)
+{
+    struct dw_case c = dw_make(n_rows, n_in, n_out, n_batch);
+    float *got = new_floats(dw_floats(&c)), *want = new_floats(dw_floats(&c));
+
+    run_everywhere(run_dw, &c, dw_floats(&c), got);
+    for (size_t at = 0; at < dw_floats(&c); at++) {
+        want[at] = exact_element(&c, at / n_in / n_out, at / n_in % n_out, at % n_in);
+    }
+    assert_same_bits("gemm_dw", got, want, dw_floats(&c));
+    memory_free(got);
+    memory_free(want);
+    dw_free(&c);
+}
+
+static void gemm_dw_is_one_chain_over_pairs_of_rows(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_EDGES * N_EDGES; i++) {
+        check_dw(edges[i % N_EDGES], edges[i / N_EDGES], edges[(i + i / N_EDGES) % N_EDGES], 1);
+    }
+    check_dw(301, 40, 24, 3);
+}
+
+static void gemm_dw_may_be_cut_behind_an_even_row(void **state)
+{
+    static const size_t cuts[] = {2, 130, 132, 259};
+    struct dw_case c = dw_make(259, 33, 50, 1);
+    float *whole = new_floats(dw_floats(&c)), *parts = new_floats(dw_floats(&c));
+    struct backend *backend;
+    size_t row = 0;
+
+    (void)state;
+    assert_ok(backend_open("auto", 2, &backend));
+    run_dw(backend, &c, whole);
+    memcpy(parts, c.dw, dw_floats(&c) * sizeof(*parts));
+    for (size_t i = 0; i < 4; i++) {
+        add_rows(backend, &c, row, cuts[i], parts);
+        row = cuts[i];
+    }
+    assert_same_bits("cut gemm_dw", parts, whole, dw_floats(&c));
+    backend_close(backend);
+    memory_free(whole);
+    memory_free(parts);
+    dw_free(&c);
+}
+
+enum { N_EXPERTS = 5, TOP_K = 2 };
+
+/* Experts backward: what they read, and in which precision. */
+struct expert_case {
+    size_t n_rows, d, f;
+    enum precision precision;
+    float *x, *dy, *weights, *saved, *w;
+    int32_t *indices;
+};
+
+static size_t matrix_floats(const struct expert_case *c)
+{
+    return c->d * c->f;
+}
+
+static struct expert_case experts_make(size_t n_rows, size_t d, size_t f)
+{
+    struct expert_case c = {.n_rows = n_rows, .d = d, .f = f};
+
+    c.x = random_floats(n_rows * d, 1, 1.0F);
+    c.dy = random_floats(n_rows * d, 2, 1.0F);
+    c.weights = random_floats(n_rows * TOP_K, 3, 0.5F);
+    c.saved = random_floats(n_rows * TOP_K * 2 * f, 4, 1.0F);
+    c.w = random_floats(3 * N_EXPERTS * d * f, 5, 0.2F);
+    assert_ok(memory_alloc(n_rows * TOP_K, sizeof(*c.indices), &c.indices));
+    for (size_t i = 0; i < n_rows * TOP_K; i++) {
+        const uint64_t first = random_below(6, RANDOM_TEST, i / TOP_K, 0, N_EXPERTS - 1);
+        c.indices[i] = (int32_t)((first + i % TOP_K) % N_EXPERTS); /* the last one: seldom */
+    }
+    return c;
+}
+
+static void experts_free(struct expert_case *c)
+{
+    memory_free(c->x);
+    memory_free(c->dy);
+    memory_free(c->weights);
+    memory_free(c->saved);
+    memory_free(c->w);
+    memory_free(c->indices);
+}
+
+static size_t expert_floats(const struct expert_case *c)
+{
+    return c->n_rows * (c->d + TOP_K) + 3 * N_EXPERTS * matrix_floats(c);
+}
+
+/* dx, d_weights, then the gradients of gate, up and down. */
+static void run_experts(struct backend *backend, const void *context, float *out)
+{
+    const struct expert_case *c = context;
+    const size_t matrix = matrix_floats(c);
+    float *const dw = out + c->n_rows * (c->d + TOP_K);
+
+    assert_ok(backend->ops->moe_ffn_backward(
+        backend, &(struct moe_ffn_backward_args){.dy = c->dy,
+                                                 .dy_stride = c->d,
+                                                 .x = c->x,
+                                                 .x_stride = c->d,
+                                                 .indices = c->indices,
+                                                 .weights = c->weights,
+                                                 .saved_gate_up = c->saved,
+                                                 .w_gate = c->w,
+                                                 .w_up = c->w + matrix,
+                                                 .w_down = c->w + 2 * matrix,
+                                                 .w_stride = 3 * matrix,
+                                                 .precision = c->precision,
+                                                 .rounding = c->precision,
+                                                 .dx = out,
+                                                 .dx_stride = c->d,
+                                                 .d_weights = out + c->n_rows * c->d,
+                                                 .d_gate = dw,
+                                                 .d_up = dw + matrix,
+                                                 .d_down = dw + 2 * matrix,
+                                                 .grad_stride = 3 * matrix,
+                                                 .n_rows = c->n_rows,
+                                                 .d = c->d,
+                                                 .f = c->f,
+                                                 .n_experts = N_EXPERTS,
+                                                 .top_k = TOP_K}));
+}
+
+/* Of the whole vector: sqrt(sum (got - want)^2 / sum want^2). */
+static void assert_close(const char *what, const float *got, const float *want, size_t n)
+{
+    double error = 0.0, size = 0.0;
+
+    for (size_t i = 0; i < n; i++) {
+        const double difference = (double)got[i] - (double)want[i];
+        error += difference * difference;
+        size += (double)want[i] * (double)want[i];
+    }
+    if (!(error <= 0.02 * 0.02 * size)) {
+        fail_msg("%s: relative error %g", what, sqrt(error / size));
+    }
+}
+
+/* The same op in both precisions; context's precision is at *precision. */
+static void compare_precisions(op_run *run, const void *context, enum precision *precision,
+                               size_t n, const size_t *pieces)
+{
+    float *plain = new_floats(n), *rounded = new_floats(n);
+
+    *precision = PRECISION_F32;
+    run_everywhere(run, context, n, plain);
+    *precision = PRECISION_BF16;
+    run_everywhere(run, context, n, rounded);
+    for (size_t at = 0, i = 0; at < n; at += pieces[i++]) {
+        assert_close("BF16 against fp32", rounded + at, plain + at, pieces[i]);
+    }
+    memory_free(plain);
+    memory_free(rounded);
+}
+
+static void experts_in_bf16_are_close_to_floats(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_EDGES; i++) {
+        struct expert_case c =
+            experts_make(600 + edges[i], edges[i] + 8, edges[N_EDGES - 1 - i] + 8);
+        const size_t pieces[] = {c.n_rows * c.d, c.n_rows * TOP_K,
+                                 3 * N_EXPERTS * matrix_floats(&c)};
+
+        compare_precisions(run_experts, &c, &c.precision, expert_floats(&c), pieces);
+        experts_free(&c);
+    }
+}
+
+/* A head whose forward pass is in fp32 and whose gradients are in `precision`. */
+struct head_case {
+    size_t n_rows, d, vocab;
+    enum precision precision;
+    float *x, *w, *packed, *g, *h;
+    int32_t *targets;
+    struct sampling_params sampling;
+};
+
+static void run_head(struct backend *backend, const void *context, float *out)
+{
+    const struct head_case *c = context;
+    float *values = new_floats(3 * c->n_rows);
+    const struct lm_head_backward_args args = {.forward = {.x = c->x,
+                                                           .x_stride = c->d,
+                                                           .w = c->packed,
+                                                           .targets = c->targets,
+                                                           .logp = values,
+                                                           .entropy = values + c->n_rows,
+                                                           .lse = values + 2 * c->n_rows,
+                                                           .n_rows = c->n_rows,
+                                                           .d = c->d,
+                                                           .vocab = c->vocab,
+                                                           .sampling = c->sampling},
+                                               .weights = c->w,
+                                               .precision = c->precision,
+                                               .g = c->g,
+                                               .h = c->h,
+                                               .dx = out,
+                                               .dx_stride = c->d,
+                                               .dw = out + c->n_rows * c->d};
+
+    assert_ok(backend->ops->pack(
+        backend,
+        &(struct pack_args){
+            .src = c->w, .src_stride = c->d, .n_in = c->d, .n_out = c->vocab, .dst = c->packed}));
+    assert_ok(backend->ops->lm_head_logprob(backend, &args.forward));
+    assert_ok(backend->ops->lm_head_backward(backend, &args));
+    memory_free(values);
+}
+
+static void a_head_in_bf16_is_close_to_floats(void **state)
+{
+    (void)state;
+    /* more than one block of the vocabulary, then chunks of rows of a truncated distribution */
+    for (size_t i = 0; i < 2; i++) {
+        struct head_case c = {.n_rows = i == 0 ? 2051 : 129, .d = 24, .vocab = 700};
+        size_t pieces[2];
+
+        c.sampling = (struct sampling_params){.temperature = 0.9F, .top_p = i == 0 ? 1.0F : 0.9F};
+        c.x = random_floats(c.n_rows * c.d, 1, 1.0F);
+        c.w = random_floats(c.vocab * c.d, 2, 0.4F);
+        c.packed = new_floats(packed_floats(c.d, c.vocab));
+        c.g = random_floats(c.n_rows, 3, 1.0F);
+        c.h = random_floats(c.n_rows, 4, 0.1F);
+        c.g[7] = c.h[7] = 0.0F;
+        assert_ok(memory_alloc(c.n_rows, sizeof(*c.targets), &c.targets));
+        for (size_t row = 0; row < c.n_rows; row++) {
+            c.targets[row] = (int32_t)random_below(5, RANDOM_TEST, row, 0, c.vocab);
+        }
+        pieces[0] = c.n_rows * c.d;
+        pieces[1] = c.vocab * c.d;
+        compare_precisions(run_head, &c, &c.precision, pieces[0] + pieces[1], pieces);
+        memory_free(c.x);
+        memory_free(c.w);
+        memory_free(c.packed);
+        memory_free(c.g);
+        memory_free(c.h);
+        memory_free(c.targets);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gemm_dw_is_one_chain_over_pairs_of_rows),
+        cmocka_unit_test(gemm_dw_may_be_cut_behind_an_even_row),
+        cmocka_unit_test(experts_in_bf16_are_close_to_floats),
+        cmocka_unit_test(a_head_in_bf16_is_close_to_floats),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
