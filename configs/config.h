@@ -65,7 +65,7 @@ struct run_config {
     } run;
     struct {
         char *path, *ref_path, *chat_template;
-        enum model_dtype dtype; /* of forward products, in sampling and training alike */
+        enum model_dtype dtype; /* of products, in sampling and training alike */
         enum kv_cache_dtype kv_cache_dtype;
         bool parse_special;
         enum router_aux_loss router_aux_loss;

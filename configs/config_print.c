@@ -145,11 +145,12 @@ static enum status put_for_digest(struct json *root, const struct run_config *co
     return STATUS_OK;
 }
 
-/* Where a group of samples is cut decides how gradients round, unless nothing is shared. */
+/* Where a group of samples is cut decides how gradients round, unless nothing is shared and no
+ * products take rows in pairs. */
 static bool is_in_digest(const struct run_config *config, const struct setting *row)
 {
     return (row->flags & SETTING_IN_DIGEST) != 0 ||
-           (config->optim.share_prompts &&
+           ((config->optim.share_prompts || config->model.dtype != DTYPE_FP32) &&
             row->offset == offsetof(struct run_config, optim.micro_batch_tokens));
 }
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""In bf16 and FP8 as in fp32: what the sampler drew is what the trainer computes, bit for bit, however the work is cut."""
+"""In bf16 and FP8 as in fp32: what the sampler drew is what the trainer computes, bit for bit, however the work is cut
+(but not into micro-batches: gradients there are sums over pairs of rows)."""
 import json
 import shutil
 
@@ -9,7 +10,6 @@ CUTS = {
     "3 workers": ["rollout.workers=3"],
     "2 worker threads, 1 trainer thread": ["rollout.threads=2", "rollout.workers=1", "run.threads=1"],
     "activations made again": ["optim.activation_checkpointing=layer"],
-    "micro-batches of 100 rows": ["optim.micro_batch_tokens=100"],
     "prefill chunks of 16 rows, 3 sequences at once": ["rollout.max_batch_tokens=16", "rollout.max_num_seqs=3"],
     "no drafts": ["rollout.speculate=0"],
     "without the bf16 instruction": ["run.device=cpu-avx2"],
