@@ -17,9 +17,8 @@
  *    forward path. The CPU's instruction sets (avx512, avx2, portable) give the same bits, so they
  *    share one numerics id.
  *
- * Matrices are row-major, strides are in elements. Letters: T rows (tokens), d width, H heads, rk =
- * kv_lora_rank, dr = qk_rope_head_dim, E experts, K experts per token, F expert width, V
- * vocabulary. */
+ * Matrices are row-major, strides are in elements. Letters: T rows (tokens), d width, H heads, V
+ * vocabulary, rk = kv_lora_rank, dr = qk_rope_head_dim, E experts, K a token's, F their width. */
 #ifndef HONE_KERNELS_BACKEND_H
 #define HONE_KERNELS_BACKEND_H
 
@@ -48,8 +47,7 @@ struct backend;
 enum precision { PRECISION_F32, PRECISION_BF16, PRECISION_FP8 };
 #define FP8_BLOCK ((size_t)128)
 
-/* Floats of a matrix packed for gemm: panels of 32 output columns, k-major inside: w[n / 32][k][n %
- * 32], zero-padded. */
+/* Floats of a matrix packed for gemm: panels of 32 columns, zero-padded: w[n / 32][k][n % 32]. */
 size_t packed_floats(size_t n_in, size_t n_out);
 /* The same for any precision, in words of 4 bytes, which all strides of packed matrices count.
  * BF16: w[n / 32][k / 2][n % 32][2]. FP8: each panel its scales, then the codes of 32 columns, pair
@@ -192,8 +190,8 @@ struct rms_norm_backward_args {
     bool accumulate;
 };
 
-/* y = w * (x - mean) * rstd + b, rstd = (mean((x - mean)^2) + eps)^(-1/2) (model.md 4.2). In place
- * is legal. */
+/* y = w (x - mean) rstd + b, rstd = (mean((x - mean)^2) + eps)^(-1/2) (model.md 4.2); or in place.
+ */
 struct layer_norm_args {
     const float *x;
     size_t x_stride;
@@ -276,8 +274,7 @@ struct kv_copy_args {
  *   GQA: entry [keys of all KV heads | values of all KV heads], rope_dim 0.
  * With BF16 pages queries and exp(S - max) are rounded to bfloat16 too, and both products are
  * chains over pairs as of enum precision: pairs of dimensions, and of keys 2 j and 2 j + 1 (of the
- * selected ones), an odd last one paired with zero. The gradient passes straight through these
- * roundings. */
+ * selected ones), an odd last one paired with zero. Gradients pass straight through these. */
 struct attention_args {
     const float *q; /* (T, H, key_dim) */
     size_t q_stride, q_head_stride;
@@ -462,9 +459,8 @@ struct sampling_params {
     float top_p, min_p;
 };
 
-/* logp[t] = log-probability of targets[t] under the sampling distribution, entropy of softmax(z /
- * temperature) over the whole vocabulary; logits are formed a chunk of rows at a time. The target
- * is always kept. */
+/* logp[t] = log-probability of targets[t], which is always kept, under the sampling distribution,
+ * entropy of softmax(z / temperature) over the whole vocabulary; by chunks of rows. */
 struct lm_head_args {
     const float *x; /* (T, d) after the final norm */
     size_t x_stride;
@@ -517,8 +513,7 @@ struct rows_args {
     size_t n_rows, d;
 };
 
-/* AdamW on n elements (grpo.md 14); gradients are multiplied by grad_scale first. correction1 = 1 -
- * beta1^t etc. */
+/* AdamW (grpo.md 14); gradients are multiplied by grad_scale first. correction1 = 1 - beta1^t. */
 struct adamw_args {
     float *w, *m, *v;
     const float *g;
