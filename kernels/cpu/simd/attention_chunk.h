@@ -140,7 +140,9 @@ static inline float *entry_of(const struct kv_pages *pages, const struct kv_span
 
 static inline const uint16_t *halves_of(const float *words)
 {
-    return (const uint16_t *)words;
+    const void *const values = words;
+
+    return values;
 }
 
 /* A part of the entries of one key block: key k is steps[k / 16] + k % 16 * stride. What is there

@@ -139,11 +139,12 @@ void ISA(pair_transpose_step)(const float *entries, size_t entry_stride, size_t 
                               size_t to_stride)
 {
     const size_t n_words = half_words(width);
-    int32_t *last = (int32_t *)to + (n_words - 1) * to_stride;
+    float *last = to + (n_words - 1) * to_stride;
 
     ISA(tile_transpose_step)(entries, entry_stride, n_words, to, to_stride);
     if (width % 2 != 0) {
-        ivec_store(last, ivec_and(ivec_load(last), ivec_set1(0xFFFF)));
+        const i32x16 words = vec_bits(vec_load(last));
+        vec_store(last, ivec_as_float(ivec_and(words, ivec_set1(0xFFFF))));
     }
 }
 
