@@ -229,17 +229,14 @@ struct rope_args {
     bool inverse;
 };
 
-/* A paged cache of one layer: page p holds KV_BLOCK_TOKENS entries of entry_stride floats, one a
- * token: [latent rk][rotary key dr] (MLA) or [keys][values] of all KV heads (GQA). Entries are read
- * KV_STEP_TOKENS at a time, whether tokens were written there or not. Values are floats, or
- * bfloat16, two to a word, an entry beginning at a word; offsets into an entry count values.
- * Gradients of pages are floats whatever the pages hold. */
+/* A paged cache of one layer: page p holds KV_BLOCK_TOKENS entries, one a token: [latent rk][rotary
+ * key dr] (MLA) or [keys][values] of all KV heads (GQA), floats or bfloat16, two to a word; offsets
+ * into an entry count values. Entries are read KV_STEP_TOKENS at a time, written or not. */
 struct kv_pages {
     float *data;
     size_t entry_stride; /* words of 4 bytes from entry to entry */
-    size_t page_stride;  /* words from page number to page number; less than a page lets pages begin
-                            at any entry */
-    enum precision precision; /* F32 or BF16: kv_copy rounds to nearest even, subnormals to zero */
+    size_t page_stride;  /* words from page number to page number; pages may begin at any entry */
+    enum precision precision; /* F32; BF16: kv_copy rounds. Of gradients always F32 */
 };
 /* New rows of one sequence: rows first_row .. first_row + n_rows - 1 of the batch are its tokens
  * n_cached, n_cached + 1, ... Entry of token t lies in page blocks[t / KV_BLOCK_TOKENS]. Row i
@@ -249,9 +246,8 @@ struct kv_span {
     const int32_t *blocks;
 };
 /* Stores two parts of the entries of all rows, one behind the other (to_pages), or reads them back
- * (gradients of pages). GQA: latent is the keys, rope_key the values. Spans may have rows in common
- * where these are read: to_pages copies such a row to each span's page; accumulate adds the pages'
- * entries to it, spans in order. */
+ * (gradients of pages). GQA: latent is the keys, rope_key the values. Spans may share rows that are
+ * read (to_pages), and rows that are added to (accumulate): spans in order. */
 struct kv_copy_args {
     float *latent; /* (T, rk) */
     size_t latent_stride;
