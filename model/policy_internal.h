@@ -75,9 +75,9 @@ struct policy_layer {
     float *w_expert_gate_up, *w_expert_down, *w_index, *w_index_q;
 };
 
-/* What one layer leaves for its backward pass. Without training all layers share one set and the
- * residual stream is updated in place (h_in == h_mid == h_out); when activations are made again
- * they share all but h_in and h_out. */
+/* What one layer leaves for its backward pass; policy_part.c moves every one of these to a part's
+ * rows. Without training all layers share one set and the residual stream is updated in place (h_in
+ * == h_mid == h_out); when activations are made again they share all but h_in and h_out. */
 struct policy_activations {
     float *h_in, *h_mid, *h_out;   /* (T, d) residual stream before, between, after */
     float *normed_in, *normed_mid; /* (T, d) */
