@@ -9,11 +9,12 @@
 #include "model/policy_internal.h"
 
 /* Flop of a part for each byte of weights that it reads, at least: where a cache that the threads
- * share holds them, and where memory does. Measured by batches of 2 to 64 sequences; at half as
- * much from memory the cut loses up to 30 %. */
-#define INTENSITY_CACHE 1.0
+ * share holds all weights, and where memory does. Measured by batches of 2 to 64 sequences; at half
+ * as much the cut loses up to 10 %, from memory up to 30. */
+#define INTENSITY_CACHE 4.0
 #define INTENSITY_MEMORY 10.0
-#define CACHE_BYTES (24.0 * 1024 * 1024) /* most of the last cache of a few cores of a server */
+#define CACHE_BYTES (24.0 * 1024 * 1024)   /* most of the last cache of a few cores of a server */
+#define ALL_EXPERTS_ROWS ((size_t)1 << 20) /* so many rows leave no expert out */
 /* The largest part's work over the mean: above, sharing every product is faster than waiting. */
 #define IMBALANCE_MAX 1.15
 
@@ -216,10 +217,11 @@ static bool is_worth_it(const struct policy *policy, size_t n_rows, double work,
     if (policy->options.part_rows_min > 0) {
         return n_rows >= n * policy->options.part_rows_min;
     }
-    const double bytes =
-        model_weight_bytes(&policy->config, n_rows / n, value_bytes[policy_linear(policy)],
-                           value_bytes[policy_unquantised(policy)]);
-    const double least = bytes <= CACHE_BYTES ? INTENSITY_CACHE : INTENSITY_MEMORY;
+    const size_t linear = value_bytes[policy_linear(policy)];
+    const size_t head = value_bytes[policy_unquantised(policy)];
+    const double all = model_weight_bytes(&policy->config, ALL_EXPERTS_ROWS, linear, head);
+    const double bytes = model_weight_bytes(&policy->config, n_rows / n, linear, head);
+    const double least = all <= CACHE_BYTES ? INTENSITY_CACHE : INTENSITY_MEMORY;
 
     return n_rows >= n && work >= least * bytes * (double)n;
 }
