@@ -29,8 +29,8 @@ struct policy_options {
     size_t n_drafts;   /* tokens that policy_draft may draft behind a sequence: caches then hold
                           entries of the MTP modules too. 0, or no module: it drafts nothing */
     /* Of the forward products, in sampling and training alike. BF16: all but the routers'. FP8:
-     * the linear layers' (W8A8). Gradients are of the rounded weights, in fp32, for the unrounded
-     * ones (straight through). */
+     * the linear layers' (W8A8). Gradients are of the rounded weights for the unrounded ones
+     * (straight through), their products BF16 with fp32 sums in both. */
     enum precision precision;
     /* F32 or BF16: what FP8 computes head, eh_proj, an indexer's keys and the absorbed kv_b in,
      * whose weights are rounded to codes first (exact in BF16). The other precisions ignore it. */

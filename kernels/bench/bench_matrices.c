@@ -9,14 +9,16 @@
 #include <stdio.h>
 
 enum form {
-    FORM_Y,      /* y = x w^T: forward, and dX through the transposed packing */
+    FORM_Y,      /* y = x w^T */
     FORM_STREAM, /* the same of one row, by the bytes of its weights */
+    FORM_DX,     /* dx = dy w, packing included */
     FORM_DW,     /* dw += dy^T x */
     FORM_EXPERTS,
     FORM_EXPERTS_BACKWARD,
 };
 
-static const char *const form_names[] = {"gemm", "gemm", "gemm_dw", "experts", "experts backward"};
+static const char *const form_names[] = {"gemm",    "gemm",    "gemm_dx",
+                                         "gemm_dw", "experts", "experts backward"};
 
 /* n_rows tokens, n_in -> n_out; experts: d = n_in, width n_out. */
 struct shape {
@@ -49,6 +51,9 @@ static const struct shape shapes[] = {
     {7168, 128, 128, FORM_Y, PRECISION_F32},
     {2048, 256, 256, FORM_Y, PRECISION_F32},
     {2048, 512, 512, FORM_Y, PRECISION_F32},
+    {2048, 128, 384, FORM_DX, PRECISION_F32},
+    {2048, 512, 512, FORM_DX, PRECISION_F32},
+    {256, 512, 512, FORM_DX, PRECISION_F32},
     {2048, 128, 384, FORM_DW, PRECISION_F32},
     {2048, 384, 128, FORM_DW, PRECISION_F32},
     {2048, 128, 64, FORM_DW, PRECISION_F32},
@@ -72,6 +77,13 @@ static const struct shape shapes[] = {
     {64, 128, 192, FORM_EXPERTS, PRECISION_BF16},
     {64, 256, 128, FORM_EXPERTS, PRECISION_BF16},
     {2048, 128, 192, FORM_EXPERTS, PRECISION_BF16},
+    {2048, 128, 384, FORM_DX, PRECISION_BF16},
+    {2048, 512, 512, FORM_DX, PRECISION_BF16},
+    {256, 512, 512, FORM_DX, PRECISION_BF16},
+    {2048, 128, 384, FORM_DW, PRECISION_BF16},
+    {2048, 128, 64, FORM_DW, PRECISION_BF16},
+    {2048, 512, 512, FORM_DW, PRECISION_BF16},
+    {2048, 128, 192, FORM_EXPERTS_BACKWARD, PRECISION_BF16},
     {1, 4096, 12288, FORM_STREAM, PRECISION_BF16},
     {8, 1024, 1024, FORM_Y, PRECISION_FP8},
     {32, 1024, 1024, FORM_Y, PRECISION_FP8},
@@ -110,6 +122,9 @@ static size_t weight_words(const struct shape *s)
 {
     const size_t forth = packed_words(s->precision, s->n_in, s->n_out);
     const size_t back = packed_words(s->precision, s->n_out, s->n_in);
+    if (s->form == FORM_DX || s->form == FORM_EXPERTS_BACKWARD) { /* as they lie in memory */
+        return (is_experts(s) ? 3 * N_EXPERTS : 1) * s->n_in * s->n_out;
+    }
     return is_experts(s) ? 3 * N_EXPERTS * max_size(forth, back) : forth;
 }
 
@@ -127,7 +142,7 @@ static struct sizes largest_sizes(void)
     for (size_t i = 0; i < N_SHAPES; i++) {
         const struct shape *const s = &shapes[i];
         const size_t width = max_size(s->n_in, s->n_out);
-        max.x = max_size(max.x, s->n_rows * (s->n_in + PAD));
+        max.x = max_size(max.x, s->n_rows * (width + PAD));
         max.y = max_size(max.y, s->n_rows * (width + PAD));
         max.w = max_size(max.w, weight_words(s));
         max.dw = max_size(max.dw, gradient_floats(s));
@@ -175,6 +190,7 @@ static double shape_flop(const struct shape *s)
         return 12.0 * (double)TOP_K * products;
     case FORM_Y:
     case FORM_STREAM:
+    case FORM_DX:
     case FORM_DW:
         break;
     }
@@ -254,6 +270,26 @@ static enum status run_gemm(struct backend *backend, const struct shape *s,
                                        });
 }
 
+/* dy is x, dx is y. */
+static enum status run_gemm_dx(struct backend *backend, const struct shape *s,
+                               const struct operands *o)
+{
+    return backend->ops->gemm_dx(backend, &(struct gemm_dx_args){
+                                              .dy = o->x,
+                                              .dy_stride = s->n_out + PAD,
+                                              .parts = {{.w = o->w, .n = s->n_out}},
+                                              .n_parts = 1,
+                                              .w_stride = s->n_in,
+                                              .precision = s->precision,
+                                              .rounding = s->precision,
+                                              .dx = o->y,
+                                              .dx_stride = s->n_in + PAD,
+                                              .n_rows = s->n_rows,
+                                              .n_in = s->n_in,
+                                              .n_out = s->n_out,
+                                          });
+}
+
 static enum status run_gemm_dw(struct backend *backend, const struct shape *s,
                                const struct operands *o)
 {
@@ -267,6 +303,7 @@ static enum status run_gemm_dw(struct backend *backend, const struct shape *s,
                                               .n_rows = s->n_rows,
                                               .n_in = s->n_in,
                                               .n_out = s->n_out,
+                                              .precision = s->precision,
                                           });
 }
 
@@ -277,6 +314,8 @@ static enum status run_shape(struct backend *backend, const struct shape *s,
     case FORM_Y:
     case FORM_STREAM:
         return run_gemm(backend, s, o);
+    case FORM_DX:
+        return run_gemm_dx(backend, s, o);
     case FORM_DW:
         return run_gemm_dw(backend, s, o);
     case FORM_EXPERTS:
