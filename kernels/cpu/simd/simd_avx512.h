@@ -126,6 +126,13 @@ SIMD_INLINE f32x16 vec_round(f32x16 a)
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
+/* p 2^n, rounded once: what simd_math.h makes of several steps elsewhere. */
+#define SIMD_HAS_SCALE
+SIMD_INLINE f32x16 vec_scale(f32x16 p, f32x16 n)
+{
+    return _mm512_scalef_ps(p, n);
+}
+
 SIMD_INLINE mask16 vec_lt(f32x16 a, f32x16 b)
 {
     return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ);

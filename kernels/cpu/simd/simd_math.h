@@ -11,9 +11,20 @@ SIMD_INLINE f32x16 vec_power_of_two(i32x16 n)
     return ivec_as_float(ivec_shift_left(ivec_add(n, ivec_set1(127)), 23));
 }
 
+#ifndef SIMD_HAS_SCALE
+/* p 2^n for p near 1 and integers n of at most 252, rounded once. 2^n is multiplied in two halves:
+ * the first product is exact, so that a subnormal result is rounded once. */
+SIMD_INLINE f32x16 vec_scale(f32x16 p, f32x16 n)
+{
+    const i32x16 k = vec_to_int(n);
+    const i32x16 half = ivec_shift_right_signed(k, 1);
+    p = vec_mul(p, vec_power_of_two(half));
+    return vec_mul(p, vec_power_of_two(ivec_sub(k, half)));
+}
+#endif
+
 /* e^x, at most 0.90 ulp; 0 below -105, infinity above 88.73, NaN gives NaN.
- * x = n ln 2 + r, |r| <= ln 2 / 2, degree 6 in r. 2^n is multiplied in two halves: the first
- * product is exact, so that a subnormal result is rounded once. */
+ * x = n ln 2 + r, |r| <= ln 2 / 2, degree 6 in r. */
 SIMD_INLINE f32x16 vec_exp(f32x16 x)
 {
     x = vec_min(vec_set1(89.5F), vec_max(vec_set1(-105.0F), x));
@@ -26,10 +37,7 @@ SIMD_INLINE f32x16 vec_exp(f32x16 x)
     p = vec_fma(p, r, vec_set1(0.499999934F));
     p = vec_fma(p, r, vec_set1(1.0F));
     p = vec_fma(p, r, vec_set1(1.0F));
-    const i32x16 k = vec_to_int(n);
-    const i32x16 half = ivec_shift_right_signed(k, 1);
-    p = vec_mul(p, vec_power_of_two(half));
-    return vec_mul(p, vec_power_of_two(ivec_sub(k, half)));
+    return vec_scale(p, n);
 }
 
 /* ln x, at most 0.91 ulp; -infinity at 0, NaN below and for NaN, infinity at infinity.
