@@ -148,7 +148,8 @@ static void gemm_dw_may_be_cut_behind_an_even_row(void **state)
     dw_free(&c);
 }
 
-enum { N_EXPERTS = 5, TOP_K = 2 };
+#define N_EXPERTS ((size_t)5)
+#define TOP_K ((size_t)2)
 
 /* Experts backward: what they read, and in which precision. */
 struct expert_case {
@@ -188,11 +189,6 @@ static void experts_free(struct expert_case *c)
     memory_free(c->saved);
     memory_free(c->w);
     memory_free(c->indices);
-}
-
-static size_t expert_floats(const struct expert_case *c)
-{
-    return c->n_rows * (c->d + TOP_K) + 3 * N_EXPERTS * matrix_floats(c);
 }
 
 /* dx, d_weights, then the gradients of gate, up and down. */
@@ -247,16 +243,21 @@ static void assert_close(const char *what, const float *got, const float *want, 
 
 /* The same op in both precisions; context's precision is at *precision. */
 static void compare_precisions(op_run *run, const void *context, enum precision *precision,
-                               size_t n, const size_t *pieces)
+                               const size_t *pieces, size_t n_pieces)
 {
-    float *plain = new_floats(n), *rounded = new_floats(n);
+    size_t n = 0, at = 0;
 
+    for (size_t i = 0; i < n_pieces; i++) {
+        n += pieces[i];
+    }
+    float *plain = new_floats(n), *rounded = new_floats(n);
     *precision = PRECISION_F32;
     run_everywhere(run, context, n, plain);
     *precision = PRECISION_BF16;
     run_everywhere(run, context, n, rounded);
-    for (size_t at = 0, i = 0; at < n; at += pieces[i++]) {
+    for (size_t i = 0; i < n_pieces; i++) {
         assert_close("BF16 against fp32", rounded + at, plain + at, pieces[i]);
+        at += pieces[i];
     }
     memory_free(plain);
     memory_free(rounded);
@@ -271,7 +272,7 @@ static void experts_in_bf16_are_close_to_floats(void **state)
         const size_t pieces[] = {c.n_rows * c.d, c.n_rows * TOP_K,
                                  3 * N_EXPERTS * matrix_floats(&c)};
 
-        compare_precisions(run_experts, &c, &c.precision, expert_floats(&c), pieces);
+        compare_precisions(run_experts, &c, &c.precision, pieces, 3);
         experts_free(&c);
     }
 }
@@ -289,25 +290,25 @@ static void run_head(struct backend *backend, const void *context, float *out)
 {
     const struct head_case *c = context;
     float *values = new_floats(3 * c->n_rows);
-    const struct lm_head_backward_args args = {.forward = {.x = c->x,
-                                                           .x_stride = c->d,
-                                                           .w = c->packed,
-                                                           .targets = c->targets,
-                                                           .logp = values,
-                                                           .entropy = values + c->n_rows,
-                                                           .lse = values + 2 * c->n_rows,
-                                                           .n_rows = c->n_rows,
-                                                           .d = c->d,
-                                                           .vocab = c->vocab,
-                                                           .sampling = c->sampling},
-                                               .weights = c->w,
-                                               .precision = c->precision,
-                                               .g = c->g,
-                                               .h = c->h,
-                                               .dx = out,
-                                               .dx_stride = c->d,
-                                               .dw = out + c->n_rows * c->d};
+    struct lm_head_backward_args args = {.forward = {.x = c->x,
+                                                     .x_stride = c->d,
+                                                     .w = c->packed,
+                                                     .targets = c->targets,
+                                                     .logp = values,
+                                                     .entropy = values + c->n_rows,
+                                                     .lse = values + 2 * c->n_rows,
+                                                     .n_rows = c->n_rows,
+                                                     .d = c->d,
+                                                     .vocab = c->vocab,
+                                                     .sampling = c->sampling},
+                                         .weights = c->w,
+                                         .precision = c->precision,
+                                         .g = c->g,
+                                         .h = c->h,
+                                         .dx_stride = c->d,
+                                         .dw = out + c->n_rows * c->d};
 
+    args.dx = out;
     assert_ok(backend->ops->pack(
         backend,
         &(struct pack_args){
@@ -338,7 +339,7 @@ static void a_head_in_bf16_is_close_to_floats(void **state)
         }
         pieces[0] = c.n_rows * c.d;
         pieces[1] = c.vocab * c.d;
-        compare_precisions(run_head, &c, &c.precision, pieces[0] + pieces[1], pieces);
+        compare_precisions(run_head, &c, &c.precision, pieces, 2);
         memory_free(c.x);
         memory_free(c.w);
         memory_free(c.packed);
