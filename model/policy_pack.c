@@ -301,8 +301,9 @@ static int compare_packs(const void *a, const void *b)
 
 void policy_packs_place(struct policy *policy, float *base)
 {
-    struct policy_plan plan = {.policy = policy, .base = base};
+    struct policy_plan plan = {.policy = policy};
 
+    plan.base = base;
     plan_all(&plan);
 }
 

@@ -12,8 +12,8 @@ struct copy_call {
 
 /* The values of an entry, from value `at` on: floats or halves. */
 struct entry {
-    float *floats;
-    uint16_t *halves; /* NULL: it holds floats */
+    void *data;
+    bool has_halves;
 };
 
 static struct entry entry_at(const struct kv_pages *pages, const struct kv_span *span, size_t token,
@@ -23,22 +23,28 @@ static struct entry entry_at(const struct kv_pages *pages, const struct kv_span 
     float *words =
         pages->data + page * pages->page_stride + token % KV_BLOCK_TOKENS * pages->entry_stride;
 
-    return pages->precision == PRECISION_BF16 ? (struct entry){.halves = (uint16_t *)words + at}
-                                              : (struct entry){.floats = words + at};
+    return pages->precision == PRECISION_BF16
+               ? (struct entry){.data = (uint16_t *)words + at, .has_halves = true}
+               : (struct entry){.data = words + at};
 }
 
 static f32x16 entry_load(const struct entry *entry, size_t j, size_t n)
 {
-    return entry->halves != NULL ? halves_load(entry->halves + j, n)
-                                 : lanes_load(entry->floats + j, n);
+    const uint16_t *halves = entry->data;
+    const float *floats = entry->data;
+
+    return entry->has_halves ? halves_load(halves + j, n) : lanes_load(floats + j, n);
 }
 
 static void entry_store(const struct entry *entry, size_t j, f32x16 values, size_t n)
 {
-    if (entry->halves != NULL) {
-        halves_store(entry->halves + j, values, n);
+    uint16_t *halves = entry->data;
+    float *floats = entry->data;
+
+    if (entry->has_halves) {
+        halves_store(halves + j, values, n);
     } else {
-        lanes_store(entry->floats + j, values, n);
+        lanes_store(floats + j, values, n);
     }
 }
 

@@ -39,11 +39,13 @@ static struct turn turn;
 
 static void add_draw(size_t row, size_t sequence, size_t position)
 {
-    turn.draw_rows[turn.n_draws] = (int32_t)row;
-    turn.draws[turn.n_draws++] = (struct sample_row){
+    const size_t i = turn.n_draws++;
+
+    turn.draw_rows[i] = (int32_t)row;
+    turn.draws[i] = (struct sample_row){
         .seed = 3,
         .group = sequence,
-        .sample = (uint32_t)turn.n_draws,
+        .sample = (uint32_t)i,
         .position = (uint32_t)position,
         .sampling = {.temperature = 0.8f, .top_k = 30, .top_p = 0.95f, .min_p = 0.001f}};
 }
