@@ -10,7 +10,7 @@
 
 #include <stddef.h>
 
-#define BENCH_RESULTS_MAX ((size_t)64)
+#define BENCH_RESULTS_MAX ((size_t)128)
 
 struct bench_result {
     char name[64];    /* "gemm 8 x 1024 x 1024" (rows, in, out) */

@@ -95,6 +95,8 @@ static const struct shape shapes[] = {
     {1, 8192, 12288, FORM_STREAM, PRECISION_FP8},
 };
 #define N_SHAPES (sizeof(shapes) / sizeof(shapes[0]))
+/* Two precisions, each with two rows of peaks and two of streams beside the shapes. */
+_Static_assert(N_SHAPES + 8 <= BENCH_RESULTS_MAX, "more results than there is room for");
 
 /* Operands all cases share, each as large as the largest case needs; one block, which x starts. */
 struct operands {
