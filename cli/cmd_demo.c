@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/process.h"
+#include "model/precision.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -26,6 +27,7 @@ static const struct cli_option options[] = {
     {'d', "dir", "DIR", "folder for everything (default: demo)"},
     {CODE_SEED, "seed", "N", "of data, weights and draws (default: 42)"},
     {CODE_STEPS, "steps", "N", "of GRPO (default: 50)"},
+    {'y', "dtype", "NAME", "products in fp32, bf16 or fp8 (default: fp32)"},
     {CODE_FORCE, "force", NULL, "remove an earlier demo in DIR first"},
     {CODE_KEEP, "keep", NULL, "go on with an interrupted demo in DIR: do only what is missing"},
     {'j', "json", NULL, "one object at the end, nothing else on stdout"},
@@ -39,7 +41,7 @@ static const struct cli_command command = {
     .options = options,
     .n_options = sizeof options / sizeof options[0],
     .n_arguments_max = 0,
-    .examples = "  hone demo\n  hone demo --dir /tmp/demo --seed 7 --json\n",
+    .examples = "  hone demo\n  hone demo --dir /tmp/demo --seed 7 --dtype bf16 --json\n",
 };
 
 /* --- Options --- */
@@ -63,6 +65,8 @@ static bool take_option(struct demo *demo, int code, const char *value, bool *is
         *is_forced = true;
     } else if (code == CODE_KEEP) {
         demo->keeps = true;
+    } else if (code == 'y') {
+        return precision_parse(value, &demo->precision);
     } else if (code == CODE_SEED) {
         return parse_number(value, (uint64_t)1 << 53, &demo->seed);
     } else if (code == CODE_STEPS) {
@@ -223,7 +227,9 @@ int cmd_demo(int argc, char **argv)
     cli_parse_begin(&parse, &command, argc, argv);
     while ((code = cli_parse_next(&parse)) > 0) {
         if (!take_option(&demo, code, parse.value, &is_forced)) {
-            return cli_usage_error(&command, "\"%.60s\" is not a number that fits", parse.value);
+            return code == 'y' ? cli_usage_error(&command, "--dtype: want fp32, bf16 or fp8")
+                               : cli_usage_error(&command, "\"%.60s\" is not a number that fits",
+                                                 parse.value);
         }
     }
     if (code < 0) {

@@ -14,6 +14,7 @@
 
 #include "base/json.h"
 #include "base/status.h"
+#include "kernels/backend.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -26,8 +27,9 @@ struct demo {
     const char *dir;
     uint64_t seed;
     size_t steps;
-    bool is_json; /* one object at the end and nothing else on stdout */
-    bool keeps;   /* goes on with what is in dir */
+    enum precision precision; /* model.dtype of every configuration */
+    bool is_json;             /* one object at the end and nothing else on stdout */
+    bool keeps;               /* goes on with what is in dir */
     char *own_path;
     const char *shown_path; /* own_path as a person would type it here */
     int exit_code;          /* of the command that failed */

@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "model/precision.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -12,13 +13,13 @@
 
 #define FILE_ROOM 2048u
 
-/* {seed} */
+/* {seed, dtype} */
 static const char phase1_text[] =
     "# Cold start, phase 1: worked examples only. Both losses are small after about 200 steps; the "
     "rest\n"
     "# makes the sums reliable.\n"
     "run: {seed: %" PRIu64 "}\n"
-    "model: {path: model, router_bias_update: 3e-3, mtp_train: true, mtp_coef: 0.3}\n"
+    "model: {path: model, dtype: %s, router_bias_update: 3e-3, mtp_train: true, mtp_coef: 0.3}\n"
     "data: {train: data/sft-worked.jsonl}\n"
     "optim: {learning_rate: 1e-3, lr_scheduler_type: wsd, warmup_steps: 20, decay_ratio: 0.2}\n"
     "sft:\n"
@@ -27,22 +28,23 @@ static const char phase1_text[] =
     "  output: sft-phase1\n"
     "log: {every_steps: 25}\n";
 
-/* {seed} */
+/* {seed, dtype} */
 static const char phase2_text[] =
     "# Cold start, phase 2: one worked example to four bare answers, so that the model can think\n"
     "# but seldom does.\n"
     "run: {seed: %" PRIu64 "}\n"
-    "model: {path: sft-phase1, router_bias_update: 3e-3, mtp_train: true, mtp_coef: 0.3}\n"
+    "model: {path: sft-phase1, dtype: %s, router_bias_update: 3e-3, mtp_train: true, mtp_coef: "
+    "0.3}\n"
     "data: {train: data/sft-mix.jsonl}\n"
     "optim: {learning_rate: 1e-3, lr_scheduler_type: wsd, warmup_steps: 20, decay_ratio: 0.2}\n"
     "sft: {batch_size: 64, max_steps: 100, output: sft}\n"
     "log: {every_steps: 25}\n";
 
-/* {seed, steps} */
+/* {seed, steps, dtype} */
 static const char run_text[] =
     "# GRPO: a point for the right answer, nothing for the form.\n"
     "run: {name: rl, output_dir: runs, seed: %" PRIu64 ", max_steps: %zu}\n"
-    "model: {path: sft}\n"
+    "model: {path: sft, dtype: %s}\n"
     "data: {train: data/train.jsonl, eval: data/heldout.jsonl}\n"
     "grpo: {prompts_per_step: 16, num_generations: 16, loss_type: dapo, scale_rewards: group}\n"
     "rollout: {max_completion_length: 24, temperature: 1, workers: 2}\n"
@@ -65,12 +67,13 @@ static enum status write_file(const char *dir, const char *name, const char *tex
 
 enum status demo_write_files(const struct demo *demo)
 {
+    const char *const dtype = precision_name(demo->precision);
     char text[FILE_ROOM];
-    (void)snprintf(text, sizeof text, phase1_text, demo->seed);
+    (void)snprintf(text, sizeof text, phase1_text, demo->seed, dtype);
     TRY(write_file(demo->dir, "sft-phase1.yaml", text));
-    (void)snprintf(text, sizeof text, phase2_text, demo->seed);
+    (void)snprintf(text, sizeof text, phase2_text, demo->seed, dtype);
     TRY(write_file(demo->dir, "sft.yaml", text));
-    (void)snprintf(text, sizeof text, run_text, demo->seed, demo->steps);
+    (void)snprintf(text, sizeof text, run_text, demo->seed, demo->steps, dtype);
     return write_file(demo->dir, "run.yaml", text);
 }
 
