@@ -47,7 +47,7 @@ const struct setting settings[] = {
     {"model.path", SETTING_PATH, AT(model.path), "\"\"", 0, 0, NULL, DIGEST | FOR_ALL,
      "folder of config.json, *.safetensors, tokenizer.json", "TRL model_name_or_path"},
     {"model.dtype", SETTING_ENUM, AT(model.dtype), "fp32", 0, 0, dtype_names, DIGEST,
-     "products of sampling and of the training forward: fp32, bf16, or fp8 (W8A8)",
+     "products of sampling and training: fp32, bf16, or fp8 (W8A8; backward bf16)",
      "verl rollout.dtype"},
     {"model.kv_cache_dtype", SETTING_ENUM, AT(model.kv_cache_dtype), "auto", 0, 0, kv_cache_names,
      DIGEST,
