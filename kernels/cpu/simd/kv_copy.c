@@ -20,12 +20,14 @@ static struct entry entry_at(const struct kv_pages *pages, const struct kv_span 
                              size_t at)
 {
     const size_t page = (size_t)span->blocks[token / KV_BLOCK_TOKENS];
-    float *words =
+    void *words =
         pages->data + page * pages->page_stride + token % KV_BLOCK_TOKENS * pages->entry_stride;
+    uint16_t *halves = words;
+    float *floats = words;
 
     return pages->precision == PRECISION_BF16
-               ? (struct entry){.data = (uint16_t *)words + at, .has_halves = true}
-               : (struct entry){.data = words + at};
+               ? (struct entry){.data = halves + at, .has_halves = true}
+               : (struct entry){.data = floats + at};
 }
 
 static f32x16 entry_load(const struct entry *entry, size_t j, size_t n)
