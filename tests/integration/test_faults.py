@@ -13,7 +13,7 @@ import support
 # Long enough that a worker is always at work: 16 groups of 16, 100 tokens.
 LONG = ["grpo.prompts_per_step=16", "grpo.num_generations=16", "rollout.max_completion_length=100",
         "rollout.max_num_seqs=16"]
-LONG_STEPS = 6
+LONG_STEPS = 16
 # One sample (group 6, index 2) in 64 is the bad one.
 SCORER = """\
 import json, os, sys, time
