@@ -1,5 +1,5 @@
 /* Owns the load-balance term of a router's scores and its gradient (model.md 8). Counting, sums and
- * the loss are scalar and in double, in the order that kernels/backend.h states, so the result
+ * the loss are scalar and in double, in the order that kernels/op_experts.h states, so the result
  * depends neither on threads nor on where a batch is cut; rows are shared out. */
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/simd/cpu_ops.h"

@@ -1,6 +1,6 @@
 /* Owns the list of operations of one instruction set: every .c of this folder is compiled once for
  * each, and cpu_ops.c gathers the op_* functions below into `ISA(cpu_ops)`, which cpu_backend.c
- * picks from. What each op does is in kernels/backend.h. */
+ * picks from. What each op does is in kernels/op_*.h. */
 #ifndef HONE_KERNELS_CPU_SIMD_CPU_OPS_H
 #define HONE_KERNELS_CPU_SIMD_CPU_OPS_H
 

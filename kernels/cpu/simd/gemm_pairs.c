@@ -1,5 +1,5 @@
 /* Owns y = x . w^T where w is packed as BF16 or FP8: the tiles, and rows of x as they read them.
- * The order for one output is in kernels/backend.h; tiles, rows and threads do not change it.
+ * The order for one output is in kernels/op_packing.h; tiles, rows and threads do not change it.
  *
  * A row of x: BF16 has its pairs; FP8 has a scale each 128 of k, padded to whole cache lines, then
  * the pairs of its rounded values. */
