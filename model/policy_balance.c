@@ -3,7 +3,7 @@
  * often each expert was taken) is given before its first backward pass, so cutting it into
  * micro-batches changes no bit; every layer's loss is a chain of its own over rows. */
 #include "base/memory.h"
-#include "model/policy_internal.h"
+#include "model/policy_backward_internal.h"
 
 #include <string.h>
 

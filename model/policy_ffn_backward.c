@@ -1,6 +1,6 @@
 /* Owns the backward pass of a layer's second half: MLP, experts, router, norm (model.md 4.3, 7.3).
  * Gradients of parameters are added in row order, so batches may be cut between rows. */
-#include "model/policy_internal.h"
+#include "model/policy_backward_internal.h"
 
 /* d_hidden = dy W_down, then through SwiGLU to d_gate_up. policy->ffn_hidden is formed again. */
 static enum status mlp_hidden_backward(struct policy *policy, const struct policy_layer *layer,
@@ -21,31 +21,17 @@ static enum status mlp_hidden_backward(struct policy *policy, const struct polic
                                                            .h_stride = policy_stride(width),
                                                            .n_rows = n_rows,
                                                            .f = width}));
-    TRY(ops->gemm_dw(policy->backend,
-                     &(struct gemm_dw_args){.dy = dy,
-                                            .dy_stride = s->d_stride,
-                                            .x = policy->ffn_hidden,
-                                            .x_stride = policy_stride(width),
-                                            .dw = policy->gradients + layer->down,
-                                            .dw_stride = width,
-                                            .n_rows = n_rows,
-                                            .n_in = width,
-                                            .n_out = s->d,
-                                            .precision = policy_backward_products(policy)}));
-    TRY(ops->gemm_dx(
-        policy->backend,
-        &(struct gemm_dx_args){.dy = dy,
-                               .dy_stride = s->d_stride,
-                               .parts = {{.w = policy->weights + layer->down, .n = s->d}},
-                               .n_parts = 1,
-                               .w_stride = width,
-                               .precision = policy_backward_products(policy),
-                               .rounding = policy_linear(policy),
-                               .dx = policy->grad.d_hidden,
-                               .dx_stride = policy_stride(width),
-                               .n_rows = n_rows,
-                               .n_in = width,
-                               .n_out = s->d}));
+    TRY(policy_linear_backward(
+        policy, &(struct policy_linear_gradient){.parts = {{layer->down, 0, s->d, 0}},
+                                                 .n_parts = 1,
+                                                 .n_in = width,
+                                                 .dy = dy,
+                                                 .dy_stride = s->d_stride,
+                                                 .x = policy->ffn_hidden,
+                                                 .x_stride = policy_stride(width),
+                                                 .dx = policy->grad.d_hidden,
+                                                 .dx_stride = policy_stride(width),
+                                                 .n_rows = n_rows}));
     return ops->swiglu_backward(policy->backend,
                                 &(struct swiglu_backward_args){.gate = a->gate_up,
                                                                .up = a->gate_up + up_at,
@@ -88,21 +74,16 @@ static enum status mlp_backward(struct policy *policy, const struct policy_layer
                                             .dy_batch = up_at,
                                             .dw_batch = layer->up - layer->gate,
                                             .precision = policy_backward_products(policy)}));
-    return ops->gemm_dx(policy->backend,
-                        &(struct gemm_dx_args){
-                            .dy = d_gate_up,
-                            .dy_stride = stride,
-                            .parts = {{.w = policy->weights + layer->gate, .n = width},
-                                      {.w = policy->weights + layer->up, .n = width, .at = up_at}},
-                            .n_parts = 2,
-                            .w_stride = s->d,
-                            .precision = policy_backward_products(policy),
-                            .rounding = policy_linear(policy),
-                            .dx = policy->grad.d_normed,
-                            .dx_stride = s->d_stride,
-                            .n_rows = n_rows,
-                            .n_in = s->d,
-                            .n_out = up_at + width});
+    return policy_inputs_backward(
+        policy, &(struct policy_linear_gradient){
+                    .parts = {{layer->gate, 0, width, 0}, {layer->up, 0, width, up_at}},
+                    .n_parts = 2,
+                    .n_in = s->d,
+                    .dy = d_gate_up,
+                    .dy_stride = stride,
+                    .dx = policy->grad.d_normed,
+                    .dx_stride = s->d_stride,
+                    .n_rows = n_rows});
 }
 
 /* Adds to d_normed the gradient through the routed experts; d_route_weights out. */
@@ -147,11 +128,10 @@ static enum status router_backward(struct policy *policy, const struct policy_la
                                    const struct policy_activations *a, size_t n_rows)
 {
     const struct policy_sizes *s = &policy->sizes;
-    const struct backend_ops *ops = policy->backend->ops;
     const float *d_scores;
 
     TRY(policy_balance_backward(policy, layer, a, n_rows, &d_scores));
-    TRY(ops->router_backward(
+    TRY(policy->backend->ops->router_backward(
         policy->backend,
         &(struct router_backward_args){
             .scores = a->scores,
@@ -166,53 +146,28 @@ static enum status router_backward(struct policy *policy, const struct policy_la
             .scoring = policy->config.has_softmax_router ? ROUTER_SOFTMAX : ROUTER_SIGMOID,
             .normalise = model_config_normalises_routes(&policy->config),
             .scaling = (float)model_config_route_scale(&policy->config)}));
-    TRY(ops->gemm_dw(policy->backend,
-                     &(struct gemm_dw_args){.dy = policy->grad.d_logits,
-                                            .dy_stride = s->n_experts,
-                                            .x = a->normed_mid,
-                                            .x_stride = s->d_stride,
-                                            .dw = policy->gradients + layer->router,
-                                            .dw_stride = s->d,
-                                            .n_rows = n_rows,
-                                            .n_in = s->d,
-                                            .n_out = s->n_experts}));
-    return ops->gemm_dx(
-        policy->backend,
-        &(struct gemm_dx_args){.dy = policy->grad.d_logits,
-                               .dy_stride = s->n_experts,
-                               .parts = {{.w = policy->weights + layer->router, .n = s->n_experts}},
-                               .n_parts = 1,
-                               .w_stride = s->d,
-                               .dx = policy->grad.d_normed,
-                               .dx_stride = s->d_stride,
-                               .n_rows = n_rows,
-                               .n_in = s->d,
-                               .n_out = s->n_experts,
-                               .accumulate = true});
+    return policy_linear_backward(
+        policy, &(struct policy_linear_gradient){.parts = {{layer->router, 0, s->n_experts, 0}},
+                                                 .n_parts = 1,
+                                                 .n_in = s->d,
+                                                 .dy = policy->grad.d_logits,
+                                                 .dy_stride = s->n_experts,
+                                                 .x = a->normed_mid,
+                                                 .x_stride = s->d_stride,
+                                                 .dx = policy->grad.d_normed,
+                                                 .dx_stride = s->d_stride,
+                                                 .n_rows = n_rows,
+                                                 .arithmetic = POLICY_EXACT,
+                                                 .accumulates = true});
 }
 
 enum status policy_ffn_backward(struct policy *policy, const struct policy_layer *layer,
                                 const struct policy_activations *a, size_t n_rows, float *d_h)
 {
-    const struct policy_sizes *s = &policy->sizes;
-
     TRY(mlp_backward(policy, layer, a, n_rows, d_h));
     if (layer->is_moe) {
         TRY(experts_backward(policy, layer, a, n_rows, d_h));
         TRY(router_backward(policy, layer, a, n_rows));
     }
-    return policy->backend->ops->rms_norm_backward(
-        policy->backend,
-        &(struct rms_norm_backward_args){.x = a->h_mid,
-                                         .x_stride = s->d_stride,
-                                         .w = policy->weights + layer->post_norm,
-                                         .rstd = a->rstd_mid,
-                                         .dy = policy->grad.d_normed,
-                                         .dy_stride = s->d_stride,
-                                         .dx = d_h,
-                                         .dx_stride = s->d_stride,
-                                         .dw = policy->gradients + layer->post_norm,
-                                         .n_rows = n_rows,
-                                         .d = s->d,
-                                         .accumulate = true});
+    return policy_residual_backward(policy, layer->post_norm, a->h_mid, a->rstd_mid, n_rows, d_h);
 }

@@ -1,6 +1,6 @@
 /* Owns the backward pass of grouped attention: from the gradient of values to that of the block's
  * normed input. Keys and values gather what all query heads of their group ask of them. */
-#include "model/policy_internal.h"
+#include "model/policy_backward_internal.h"
 
 /* d_values -> gradients of rotated queries and keys in d_q, of values in d_project. */
 static enum status scores_backward(struct policy *policy, const struct policy_activations *a,
@@ -42,56 +42,26 @@ static enum status norm_backward(struct policy *policy, const struct policy_acti
                                                           .n_heads = n_heads});
 }
 
-/* The weight and, where there is one, the bias of q, k or v: n columns of d_project from `part`. */
-static enum status weights_backward(struct policy *policy, const struct policy_activations *a,
-                                    size_t part, size_t weight, size_t bias, size_t n,
-                                    size_t n_rows)
-{
-    const struct policy_sizes *s = &policy->sizes;
-    const float *dy = policy->grad.d_project + part;
-
-    if (policy->config.has_qkv_bias) {
-        TRY(policy_bias_backward(policy, dy, s->project_stride, bias, n, n_rows));
-    }
-    return policy->backend->ops->gemm_dw(
-        policy->backend, &(struct gemm_dw_args){.dy = dy,
-                                                .dy_stride = s->project_stride,
-                                                .x = a->normed_in,
-                                                .x_stride = s->d_stride,
-                                                .dw = policy->gradients + weight,
-                                                .dw_stride = s->d,
-                                                .n_rows = n_rows,
-                                                .n_in = s->d,
-                                                .n_out = n,
-                                                .precision = policy_backward_products(policy)});
-}
-
 /* d_project -> d_normed, with the gradients of the three projections. */
 static enum status project_backward(struct policy *policy, const struct policy_layer *layer,
                                     const struct policy_activations *a, size_t n_rows)
 {
     const struct policy_sizes *s = &policy->sizes;
 
-    TRY(weights_backward(policy, a, 0, layer->q, layer->q_bias, s->q_dim, n_rows));
-    TRY(weights_backward(policy, a, s->kv_at, layer->k, layer->k_bias, s->kv_half, n_rows));
-    TRY(weights_backward(policy, a, s->v_at, layer->v, layer->v_bias, s->kv_half, n_rows));
-    return policy->backend->ops->gemm_dx(
-        policy->backend,
-        &(struct gemm_dx_args){
-            .dy = policy->grad.d_project,
-            .dy_stride = s->project_stride,
-            .parts = {{.w = policy->weights + layer->q, .n = s->q_dim},
-                      {.w = policy->weights + layer->k, .n = s->kv_half, .at = s->kv_at},
-                      {.w = policy->weights + layer->v, .n = s->kv_half, .at = s->v_at}},
-            .n_parts = 3,
-            .w_stride = s->d,
-            .precision = policy_backward_products(policy),
-            .rounding = policy_linear(policy),
-            .dx = policy->grad.d_normed,
-            .dx_stride = s->d_stride,
-            .n_rows = n_rows,
-            .n_in = s->d,
-            .n_out = s->project});
+    return policy_linear_backward(
+        policy,
+        &(struct policy_linear_gradient){.parts = {{layer->q, layer->q_bias, s->q_dim, 0},
+                                                   {layer->k, layer->k_bias, s->kv_half, s->kv_at},
+                                                   {layer->v, layer->v_bias, s->kv_half, s->v_at}},
+                                         .n_parts = 3,
+                                         .n_in = s->d,
+                                         .dy = policy->grad.d_project,
+                                         .dy_stride = s->project_stride,
+                                         .x = a->normed_in,
+                                         .x_stride = s->d_stride,
+                                         .dx = policy->grad.d_normed,
+                                         .dx_stride = s->d_stride,
+                                         .n_rows = n_rows});
 }
 
 enum status policy_gqa_backward(struct policy *policy, const struct policy_layer *layer,

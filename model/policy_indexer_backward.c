@@ -1,6 +1,6 @@
 /* Owns the losses of the indexers (model.md 11.2): when they are wanted, a layer's loss, and the
  * gradients of its indexer. Inputs of an indexer are constants: nothing goes on from here. */
-#include "model/policy_internal.h"
+#include "model/policy_backward_internal.h"
 
 #include <string.h>
 
@@ -39,15 +39,7 @@ static enum status fill_pages(struct policy *policy, const struct policy_activat
 {
     const struct policy_sizes *s = &policy->sizes;
 
-    TRY(policy_copy_entries(policy, rows,
-                            &(struct kv_copy_args){.latent = a->latent,
-                                                   .latent_stride = s->kv_rank_stride,
-                                                   .rope_key = a->project + s->kv_at + s->kv_rank,
-                                                   .rope_key_stride = s->project_stride,
-                                                   .pages = rows->pages,
-                                                   .rk = s->kv_rank,
-                                                   .dr = s->rope,
-                                                   .to_pages = true}));
+    TRY(policy_mla_copy(policy, rows, a->latent, a->project, rows->pages, true));
     TRY(policy_indexer_copy(policy, rows, a->index_key, s->index_key_stride, rows->pages, true));
     return policy->backend->ops->fill(policy->backend, policy->grad.d_pages,
                                       policy->n_entries_used * s->d_entry_stride, 0);
@@ -79,32 +71,30 @@ static enum status projections_backward(struct policy *policy, const struct poli
                                         const struct policy_activations *a, size_t n_rows)
 {
     const struct policy_sizes *s = &policy->sizes;
-    const struct backend_ops *ops = policy->backend->ops;
-    struct gemm_dw_args dw = {.dy = policy->grad.d_index,
-                              .dy_stride = s->index_stride,
-                              .x = a->normed_in,
-                              .x_stride = s->d_stride,
-                              .dw = policy->gradients + layer->index_k,
-                              .dw_stride = s->d,
-                              .n_rows = n_rows,
-                              .n_in = s->d,
-                              .n_out = s->index_dim};
 
-    TRY(ops->gemm_dw(policy->backend, &dw));
-    dw.dy = policy->grad.d_index + s->index_w_at;
-    dw.dw = policy->gradients + layer->index_w;
-    dw.n_out = s->index_heads;
-    TRY(ops->gemm_dw(policy->backend, &dw));
-    return ops->gemm_dw(policy->backend,
-                        &(struct gemm_dw_args){.dy = policy->grad.d_index_q,
-                                               .dy_stride = s->index_q_stride,
-                                               .x = a->q_latent,
-                                               .x_stride = s->q_rank_stride,
-                                               .dw = policy->gradients + layer->index_q,
-                                               .dw_stride = s->q_rank,
-                                               .n_rows = n_rows,
-                                               .n_in = s->q_rank,
-                                               .n_out = s->index_heads * s->index_dim});
+    TRY(policy_weights_backward(policy,
+                                &(struct policy_linear_gradient){
+                                    .parts = {{layer->index_k, 0, s->index_dim, 0},
+                                              {layer->index_w, 0, s->index_heads, s->index_w_at}},
+                                    .n_parts = 2,
+                                    .n_in = s->d,
+                                    .dy = policy->grad.d_index,
+                                    .dy_stride = s->index_stride,
+                                    .x = a->normed_in,
+                                    .x_stride = s->d_stride,
+                                    .n_rows = n_rows,
+                                    .arithmetic = POLICY_EXACT}));
+    return policy_weights_backward(
+        policy, &(struct policy_linear_gradient){
+                    .parts = {{layer->index_q, 0, s->index_heads * s->index_dim, 0}},
+                    .n_parts = 1,
+                    .n_in = s->q_rank,
+                    .dy = policy->grad.d_index_q,
+                    .dy_stride = s->index_q_stride,
+                    .x = a->q_latent,
+                    .x_stride = s->q_rank_stride,
+                    .n_rows = n_rows,
+                    .arithmetic = POLICY_EXACT});
 }
 
 static enum status count_loss(struct policy *policy, const struct policy_layer *layer,

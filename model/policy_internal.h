@@ -12,6 +12,7 @@
  *   policy_indexer.c the indexer of sparse attention      policy_indexer_backward.c  its losses
  *   policy_recompute.c  activations made again            policy_receive.c weights that come
  *   policy_rehearse.c  the memory of the backend's ops
+ *   policy_linear_backward.c  linear layers and norms, backward
  *
  * Letters: T rows, d hidden_size, rq q_lora_rank, rk kv_lora_rank, H heads. Row strides are padded
  * (policy_stride), so buffers are (T, stride). */
@@ -347,6 +348,14 @@ MUST_CHECK enum status policy_mla_project_keys(struct policy *policy,
                                                const struct policy_layer *layer,
                                                const struct policy_activations *a,
                                                const struct policy_block_rows *rows);
+/* Rotates queries (or none: NULL) and the one rotary key of rows of the projection, forth or back.
+ */
+MUST_CHECK enum status policy_mla_rotate(struct policy *policy, float *q, float *project,
+                                         const struct policy_block_rows *rows, bool is_inverse);
+/* Latents and the rotary keys of rows of the projection to entries of the pages, or from them. */
+MUST_CHECK enum status policy_mla_copy(struct policy *policy, const struct policy_block_rows *rows,
+                                       float *latent, float *project, struct kv_pages pages,
+                                       bool to_pages);
 /* The attention op's arguments, the same in both directions. */
 struct attention_args policy_mla_args(const struct policy *policy,
                                       const struct policy_activations *a,
@@ -440,16 +449,6 @@ MUST_CHECK enum status policy_block_backward(struct policy *policy,
                                              const struct policy_layer *layer,
                                              const struct policy_activations *a,
                                              const struct policy_block_rows *rows, float *d_h);
-/* The feed-forward half of the above. */
-MUST_CHECK enum status policy_ffn_backward(struct policy *policy, const struct policy_layer *layer,
-                                           const struct policy_activations *a, size_t n_rows,
-                                           float *d_h);
-
-/* The balance loss of a layer: *d_scores (n_rows, E), or NULL without one. */
-MUST_CHECK enum status policy_balance_backward(struct policy *policy,
-                                               const struct policy_layer *layer,
-                                               const struct policy_activations *a, size_t n_rows,
-                                               const float **d_scores);
 void policy_balance_destroy(struct policy *policy);
 
 /* policy_part.c. Sets of activations that there are. */
@@ -483,10 +482,6 @@ MUST_CHECK enum status policy_copy_entries(struct policy *policy,
 /* Small shared steps. */
 /* Offset of "model.layers.LAYER.REST", 0 where the table has no such row. */
 size_t policy_offset_of(const struct policy *policy, size_t layer, const char *rest);
-/* The gradient of a bias (n) at offset: sums of the columns of dy. */
-MUST_CHECK enum status policy_bias_backward(struct policy *policy, const float *dy,
-                                            size_t dy_stride, size_t offset, size_t n,
-                                            size_t n_rows);
 struct policy_activations *policy_activations_of(struct policy *policy, size_t layer);
 /* The rows of the last policy_forward (or policy_mtp_forward: a module's layer) in a layer. */
 struct policy_block_rows policy_rows_of(const struct policy *policy, size_t layer);

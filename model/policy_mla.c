@@ -68,43 +68,37 @@ static enum status project_rows(struct policy *policy, const struct policy_layer
                                                           .n_out = s->q_dim});
 }
 
-/* n_heads rotary parts of rows, the first at x. */
-static enum status rotate(struct policy *policy, float *x, size_t row_stride, size_t n_heads,
-                          const struct policy_block_rows *rows)
+enum status policy_mla_rotate(struct policy *policy, float *q, float *project,
+                              const struct policy_block_rows *rows, bool is_inverse)
 {
     const struct policy_sizes *s = &policy->sizes;
+    struct rope_args args = {.row_stride = s->q_stride,
+                             .head_stride = s->q_head,
+                             .positions = rows->positions,
+                             .cos_table = policy->cos_table,
+                             .sin_table = policy->sin_table,
+                             .n_rows = rows->n_rows,
+                             .n_heads = s->heads,
+                             .dr = s->rope,
+                             .interleaved = policy->config.rope_interleave,
+                             .inverse = is_inverse};
 
-    return policy->backend->ops->rope(
-        policy->backend, &(struct rope_args){.x = x,
-                                             .row_stride = row_stride,
-                                             .head_stride = s->q_head,
-                                             .positions = rows->positions,
-                                             .cos_table = policy->cos_table,
-                                             .sin_table = policy->sin_table,
-                                             .n_rows = rows->n_rows,
-                                             .n_heads = n_heads,
-                                             .dr = s->rope,
-                                             .interleaved = policy->config.rope_interleave});
-}
-
-/* Rotates the one rotary key. */
-static enum status rotate_key(struct policy *policy, const struct policy_activations *a,
-                              const struct policy_block_rows *rows)
-{
-    const struct policy_sizes *s = &policy->sizes;
-
-    return rotate(policy, a->project + s->kv_at + s->kv_rank, s->project_stride, 1, rows);
+    if (q != NULL) {
+        args.x = q + s->nope;
+        TRY(policy->backend->ops->rope(policy->backend, &args));
+    }
+    args.x = project + s->kv_at + s->kv_rank;
+    args.row_stride = s->project_stride;
+    args.n_heads = 1;
+    return policy->backend->ops->rope(policy->backend, &args);
 }
 
 enum status policy_mla_project(struct policy *policy, const struct policy_layer *layer,
                                const struct policy_activations *a,
                                const struct policy_block_rows *rows)
 {
-    const struct policy_sizes *s = &policy->sizes;
-
     TRY(project_rows(policy, layer, a, rows->n_rows));
-    TRY(rotate(policy, a->q + s->nope, s->q_stride, s->heads, rows));
-    return rotate_key(policy, a, rows);
+    return policy_mla_rotate(policy, a->q, a->project, rows, false);
 }
 
 enum status policy_mla_project_keys(struct policy *policy, const struct policy_layer *layer,
@@ -112,25 +106,23 @@ enum status policy_mla_project_keys(struct policy *policy, const struct policy_l
                                     const struct policy_block_rows *rows)
 {
     TRY(project_from(policy, layer, a, rows->n_rows, policy->sizes.kv_at));
-    return rotate_key(policy, a, rows);
+    return policy_mla_rotate(policy, NULL, a->project, rows, false);
 }
 
-/* Latent and behind it the rotary key to the rows' entries. */
-static enum status store_rows(struct policy *policy, const struct policy_activations *a,
-                              const struct policy_block_rows *rows)
+enum status policy_mla_copy(struct policy *policy, const struct policy_block_rows *rows,
+                            float *latent, float *project, struct kv_pages pages, bool to_pages)
 {
     const struct policy_sizes *s = &policy->sizes;
-    float *key = a->project + s->kv_at + s->kv_rank;
 
     return policy_copy_entries(policy, rows,
-                               &(struct kv_copy_args){.latent = a->latent,
+                               &(struct kv_copy_args){.latent = latent,
                                                       .latent_stride = s->kv_rank_stride,
-                                                      .rope_key = key,
+                                                      .rope_key = project + s->kv_at + s->kv_rank,
                                                       .rope_key_stride = s->project_stride,
-                                                      .pages = rows->pages,
+                                                      .pages = pages,
                                                       .rk = s->kv_rank,
                                                       .dr = s->rope,
-                                                      .to_pages = true});
+                                                      .to_pages = to_pages});
 }
 
 struct attention_args policy_mla_args(const struct policy *policy,
@@ -210,7 +202,7 @@ enum status policy_mla_forward(struct policy *policy, const struct policy_layer 
                                const struct policy_block_rows *rows)
 {
     TRY(policy_mla_project(policy, layer, a, rows));
-    TRY(store_rows(policy, a, rows));
+    TRY(policy_mla_copy(policy, rows, a->latent, a->project, rows->pages, true));
     if (policy->sizes.index_heads > 0) {
         TRY(policy_indexer_forward(policy, layer, a, rows));
     }
@@ -222,7 +214,7 @@ enum status policy_mla_entries(struct policy *policy, const struct policy_layer 
                                const struct policy_block_rows *rows)
 {
     TRY(policy_mla_project_keys(policy, layer, a, rows));
-    TRY(store_rows(policy, a, rows));
+    TRY(policy_mla_copy(policy, rows, a->latent, a->project, rows->pages, true));
     return policy->sizes.index_heads == 0 ? STATUS_OK
                                           : policy_indexer_entries(policy, layer, a, rows);
 }

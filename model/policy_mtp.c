@@ -2,7 +2,7 @@
  * hidden row i (of the trunk, or of module m - 1) and the embedding of token i + m + 1, and
  * predicts token i + m + 2. Its rows are the batch's rows without the last m + 1 of each sequence,
  * packed; embedding and head are the main model's. */
-#include "model/policy_internal.h"
+#include "model/policy_backward_internal.h"
 
 #include <string.h>
 
@@ -339,34 +339,21 @@ static enum status input_backward(struct policy *policy, size_t index)
 {
     const struct policy_mtp_module *module = &policy->modules[index];
     const struct policy_sizes *s = &policy->sizes;
-    const struct backend_ops *ops = policy->backend->ops;
-    const size_t n = module->n_rows, stride = policy_stride(2 * s->d);
+    const size_t stride = policy_stride(2 * s->d);
     float *d_embedded = policy->grad.d_h + (1 + index) * policy->options.max_rows * s->d_stride;
 
-    TRY(ops->gemm_dw(policy->backend,
-                     &(struct gemm_dw_args){.dy = policy->grad.d_h_mtp,
-                                            .dy_stride = s->d_stride,
-                                            .x = module->input,
-                                            .x_stride = stride,
-                                            .dw = policy->gradients + module->eh,
-                                            .dw_stride = 2 * s->d,
-                                            .n_rows = n,
-                                            .n_in = 2 * s->d,
-                                            .n_out = s->d,
-                                            .precision = policy_backward_products(policy)}));
-    TRY(ops->gemm_dx(policy->backend, &(struct gemm_dx_args){
-                                          .dy = policy->grad.d_h_mtp,
-                                          .dy_stride = s->d_stride,
-                                          .parts = {{.w = policy->weights + module->eh, .n = s->d}},
-                                          .n_parts = 1,
-                                          .w_stride = 2 * s->d,
-                                          .precision = policy_backward_products(policy),
-                                          .rounding = policy_unquantised(policy),
-                                          .dx = policy->grad.d_eh,
-                                          .dx_stride = stride,
-                                          .n_rows = n,
-                                          .n_in = 2 * s->d,
-                                          .n_out = s->d}));
+    TRY(policy_linear_backward(
+        policy, &(struct policy_linear_gradient){.parts = {{module->eh, 0, s->d, 0}},
+                                                 .n_parts = 1,
+                                                 .n_in = 2 * s->d,
+                                                 .dy = policy->grad.d_h_mtp,
+                                                 .dy_stride = s->d_stride,
+                                                 .x = module->input,
+                                                 .x_stride = stride,
+                                                 .dx = policy->grad.d_eh,
+                                                 .dx_stride = stride,
+                                                 .n_rows = module->n_rows,
+                                                 .arithmetic = POLICY_AS_UNQUANTISED}));
     TRY(input_norm_backward(policy, module, module->embedded, module->enorm, 0, module->rstd_e,
                             d_embedded));
     return input_norm_backward(policy, module, module->hidden, module->hnorm, s->d, module->rstd_h,
