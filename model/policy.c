@@ -2,7 +2,7 @@
 #include "model/policy.h"
 
 #include "base/memory.h"
-#include "model/policy_internal.h"
+#include "model/policy_part_internal.h"
 
 #include <stdio.h>
 #include <string.h>

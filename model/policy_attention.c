@@ -1,5 +1,5 @@
 /* Owns the table of attention kinds: to add one, write its six functions and a row here. */
-#include "model/policy_internal.h"
+#include "model/policy_attention_internal.h"
 
 const struct policy_attention *policy_attention_of(const struct policy *policy)
 {

@@ -3,7 +3,7 @@
  * Head and embedding are shared with the MTP module. When its gradient reaches them, their rows are
  * merged in the order of the batch's rows (the trunk's before the module's at the same row) into
  * ONE chain of additions, so that cutting a batch between sequences still changes no bit. */
-#include "model/policy_internal.h"
+#include "model/policy_attention_internal.h"
 
 #include <string.h>
 

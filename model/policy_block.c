@@ -1,6 +1,6 @@
 /* Owns one transformer layer, forward: attention of the model's kind, then a dense MLP or shared
  * plus routed experts (7.1). Training, prefill and decode come through here alike. */
-#include "model/policy_internal.h"
+#include "model/policy_attention_internal.h"
 
 /* Weights by their offset in the flat buffer. */
 static const float *weight(const struct policy *policy, size_t offset)

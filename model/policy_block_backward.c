@@ -1,5 +1,6 @@
 /* Owns the backward pass of a layer as a whole: residual additions, norms and o_proj around its
  * attention and feed-forward part. */
+#include "model/policy_attention_internal.h"
 #include "model/policy_backward_internal.h"
 
 /* d_h -> d_values, with the gradients of o_proj. */

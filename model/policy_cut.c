@@ -6,7 +6,7 @@
  * it saves is more than waiting: rows that stay with a thread never cross from one core's cache to
  * another. */
 #include "model/model_cost.h"
-#include "model/policy_internal.h"
+#include "model/policy_part_internal.h"
 
 /* Flop of a part for each byte of weights that it reads, at least: where a cache that the threads
  * share holds all weights, and where memory does. Measured by batches of 2 to 64 sequences; at half

@@ -2,7 +2,7 @@
  * rows are keys and values, head by head. It serves comparison: with checkpoints' W8A8 results,
  * where kv_b is quantised like the others, and with the absorbed form. An entry of the cache is
  * [key without rotation | rotary key | value] of each head. */
-#include "model/policy_internal.h"
+#include "model/policy_attention_internal.h"
 
 static size_t head_floats(const struct policy_sizes *s)
 {

@@ -1,7 +1,7 @@
 /* Owns sampling's side: the latent cache of every layer, and one forward over new tokens with a
  * draw for some of them. Prefill, chunks of it and decode differ only in the spans. */
 #include "base/memory.h"
-#include "model/policy_internal.h"
+#include "model/policy_part_internal.h"
 
 #include <string.h>
 

@@ -1,6 +1,6 @@
 /* Owns the forward pass over a packed batch, and the head's log-probabilities. */
 #include "base/memory.h"
-#include "model/policy_internal.h"
+#include "model/policy_part_internal.h"
 
 #include <string.h>
 

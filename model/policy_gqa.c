@@ -1,7 +1,7 @@
 /* Owns grouped attention, forward (model.md 12.1): MHA, GQA and MQA alike. The projection's row is
  * [q | k | v]; with head norms queries and keys then have rows of their own, else they are rotated
  * in place. An entry of the cache is [keys of all KV heads | values of all KV heads]. */
-#include "model/policy_internal.h"
+#include "model/policy_attention_internal.h"
 
 /* One norm for every head of queries (part 0) or keys. */
 static enum status norm_heads(struct policy *policy, const struct policy_activations *a,

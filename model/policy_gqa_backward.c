@@ -1,5 +1,6 @@
 /* Owns the backward pass of grouped attention: from the gradient of values to that of the block's
  * normed input. Keys and values gather what all query heads of their group ask of them. */
+#include "model/policy_attention_internal.h"
 #include "model/policy_backward_internal.h"
 
 /* d_values -> gradients of rotated queries and keys in d_q, of values in d_project. */

@@ -1,5 +1,5 @@
 /* Owns sizes, names and packed copies of grouped attention: q, k and v in one gemm. */
-#include "model/policy_internal.h"
+#include "model/policy_attention_internal.h"
 #include "model/policy_plan_internal.h"
 
 void policy_gqa_sizes(const struct model_config *config, struct policy_sizes *s)

@@ -1,7 +1,7 @@
 /* Owns the indexer of sparse attention, forward (model.md 11.1): its queries, keys and weights, and
  * the selection of keys. Only the newest tokens are projected; older keys stand in the cache's
  * entries, behind latent and rotary key. */
-#include "model/policy_internal.h"
+#include "model/policy_attention_internal.h"
 #include "model/policy_plan_internal.h"
 
 #include <math.h>

@@ -1,5 +1,6 @@
 /* Owns the losses of the indexers (model.md 11.2): when they are wanted, a layer's loss, and the
  * gradients of its indexer. Inputs of an indexer are constants: nothing goes on from here. */
+#include "model/policy_attention_internal.h"
 #include "model/policy_backward_internal.h"
 
 #include <string.h>

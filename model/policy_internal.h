@@ -14,6 +14,9 @@
  *   policy_rehearse.c  the memory of the backend's ops
  *   policy_linear_backward.c  linear layers and norms, backward
  *
+ * Beside it: policy_attention_internal.h (the kinds of attention, the indexer),
+ * policy_backward_internal.h, policy_part_internal.h (cuts), policy_plan_internal.h (packing).
+ *
  * Letters: T rows, d hidden_size, rq q_lora_rank, rk kv_lora_rank, H heads. Row strides are padded
  * (policy_stride), so buffers are (T, stride). */
 #ifndef HONE_MODEL_POLICY_INTERNAL_H
@@ -230,17 +233,6 @@ struct policy {
     bool mtp_reaches_trunk; /* module 0's gradient waits in d_mtp_hidden */
 };
 
-/* Rows, spans and draws of a forward that belong together, and the policy that runs them: it owns
- * nothing, and lives until the next cut. */
-struct policy_part {
-    struct policy_part_buffers *buffers;
-    struct kv_span *spans; /* then copies; rows counted from first_row */
-    /* Of the forward's. In training what draws are targets. */
-    size_t first_row, n_rows, first_span, n_spans, first_copy, n_copies, first_draw, n_draws;
-    size_t logit_at, logit_rows; /* its rows of the buffers of draws */
-    double work;                 /* flop */
-};
-
 /* The latent cache; the MTP modules that draft have layers behind the model's. */
 struct policy_cache {
     struct policy *policy; /* borrowed */
@@ -302,135 +294,6 @@ struct policy_block_rows {
     struct kv_pages pages;
     bool is_dense; /* attention to all keys, whatever an indexer would select */
 };
-/* A kind of attention. Between it and the block lie normed_in (T, d) and values (T, value_dim),
- * their gradients, and the cache's pages; o_proj, norms and residual are the block's. */
-struct policy_plan;
-struct policy_attention {
-    /* The attention's part of the sizes; d and heads are there. */
-    void (*sizes)(const struct model_config *config, struct policy_sizes *s);
-    /* Offsets of its rows in the flat buffer. */
-    void (*find)(const struct policy *policy, size_t index, struct policy_layer *layer);
-    /* Its packed copies. */
-    void (*plan)(struct policy_plan *plan, struct policy_layer *layer);
-    /* normed_in -> values; the rows' entries go to the pages. */
-    enum status (*forward)(struct policy *policy, const struct policy_layer *layer,
-                           const struct policy_activations *a,
-                           const struct policy_block_rows *rows);
-    /* normed_in -> the rows' entries alone. */
-    enum status (*entries)(struct policy *policy, const struct policy_layer *layer,
-                           const struct policy_activations *a,
-                           const struct policy_block_rows *rows);
-    /* d_values -> d_normed, and the gradients of its parameters; pages are filled again. */
-    enum status (*backward)(struct policy *policy, const struct policy_layer *layer,
-                            const struct policy_activations *a,
-                            const struct policy_block_rows *rows);
-};
-const struct policy_attention *policy_attention_of(const struct policy *policy);
-
-void policy_mla_sizes(const struct model_config *config, struct policy_sizes *s);
-void policy_mla_find(const struct policy *policy, size_t index, struct policy_layer *layer);
-void policy_mla_plan(struct policy_plan *plan, struct policy_layer *layer);
-MUST_CHECK enum status policy_mla_forward(struct policy *policy, const struct policy_layer *layer,
-                                          const struct policy_activations *a,
-                                          const struct policy_block_rows *rows);
-MUST_CHECK enum status policy_mla_entries(struct policy *policy, const struct policy_layer *layer,
-                                          const struct policy_activations *a,
-                                          const struct policy_block_rows *rows);
-MUST_CHECK enum status policy_mla_backward(struct policy *policy, const struct policy_layer *layer,
-                                           const struct policy_activations *a,
-                                           const struct policy_block_rows *rows);
-/* normed_in -> project, q (rotated), latent; the one rotary key of project is rotated. */
-MUST_CHECK enum status policy_mla_project(struct policy *policy, const struct policy_layer *layer,
-                                          const struct policy_activations *a,
-                                          const struct policy_block_rows *rows);
-/* The same without queries. */
-MUST_CHECK enum status policy_mla_project_keys(struct policy *policy,
-                                               const struct policy_layer *layer,
-                                               const struct policy_activations *a,
-                                               const struct policy_block_rows *rows);
-/* Rotates queries (or none: NULL) and the one rotary key of rows of the projection, forth or back.
- */
-MUST_CHECK enum status policy_mla_rotate(struct policy *policy, float *q, float *project,
-                                         const struct policy_block_rows *rows, bool is_inverse);
-/* Latents and the rotary keys of rows of the projection to entries of the pages, or from them. */
-MUST_CHECK enum status policy_mla_copy(struct policy *policy, const struct policy_block_rows *rows,
-                                       float *latent, float *project, struct kv_pages pages,
-                                       bool to_pages);
-/* The attention op's arguments, the same in both directions. */
-struct attention_args policy_mla_args(const struct policy *policy,
-                                      const struct policy_activations *a,
-                                      const struct policy_block_rows *rows);
-
-/* MLA as it is written down, kv_b a linear layer; find is MLA's. */
-void policy_expanded_sizes(const struct model_config *config, struct policy_sizes *s);
-MUST_CHECK enum status policy_expanded_forward(struct policy *policy,
-                                               const struct policy_layer *layer,
-                                               const struct policy_activations *a,
-                                               const struct policy_block_rows *rows);
-MUST_CHECK enum status policy_expanded_entries(struct policy *policy,
-                                               const struct policy_layer *layer,
-                                               const struct policy_activations *a,
-                                               const struct policy_block_rows *rows);
-/* UNSUPPORTED. */
-MUST_CHECK enum status policy_expanded_backward(struct policy *policy,
-                                                const struct policy_layer *layer,
-                                                const struct policy_activations *a,
-                                                const struct policy_block_rows *rows);
-
-void policy_gqa_sizes(const struct model_config *config, struct policy_sizes *s);
-void policy_gqa_find(const struct policy *policy, size_t index, struct policy_layer *layer);
-void policy_gqa_plan(struct policy_plan *plan, struct policy_layer *layer);
-MUST_CHECK enum status policy_gqa_forward(struct policy *policy, const struct policy_layer *layer,
-                                          const struct policy_activations *a,
-                                          const struct policy_block_rows *rows);
-MUST_CHECK enum status policy_gqa_entries(struct policy *policy, const struct policy_layer *layer,
-                                          const struct policy_activations *a,
-                                          const struct policy_block_rows *rows);
-MUST_CHECK enum status policy_gqa_backward(struct policy *policy, const struct policy_layer *layer,
-                                           const struct policy_activations *a,
-                                           const struct policy_block_rows *rows);
-/* Rotates queries and keys of rows [q | k], forth or back. */
-MUST_CHECK enum status policy_gqa_rotate(struct policy *policy, float *q,
-                                         const struct policy_block_rows *rows, bool is_inverse);
-/* Keys of rows [q | k] and values of rows [q | k | v] to entries of the pages, or from them. */
-MUST_CHECK enum status policy_gqa_copy(struct policy *policy, const struct policy_block_rows *rows,
-                                       float *q, float *project, struct kv_pages pages,
-                                       bool to_pages);
-struct attention_args policy_gqa_args(const struct policy *policy,
-                                      const struct policy_activations *a,
-                                      const struct policy_block_rows *rows);
-
-/* The indexer (policy_indexer.c): its part of sizes, offsets and packed copies, with MLA's. */
-void policy_indexer_sizes(const struct model_config *config, struct policy_sizes *s);
-void policy_indexer_find(const struct policy *policy, size_t index, struct policy_layer *layer);
-void policy_indexer_plan(struct policy_plan *plan, struct policy_layer *layer);
-/* normed_in, q_latent -> keys in the pages, and the selection of every row unless rows is dense. */
-MUST_CHECK enum status policy_indexer_forward(struct policy *policy,
-                                              const struct policy_layer *layer,
-                                              const struct policy_activations *a,
-                                              const struct policy_block_rows *rows);
-/* normed_in -> keys in the pages alone. */
-MUST_CHECK enum status policy_indexer_entries(struct policy *policy,
-                                              const struct policy_layer *layer,
-                                              const struct policy_activations *a,
-                                              const struct policy_block_rows *rows);
-/* The loss of a layer's indexer and the gradients of its parameters; pages are filled again. */
-MUST_CHECK enum status policy_indexer_backward(struct policy *policy,
-                                               const struct policy_layer *layer,
-                                               const struct policy_activations *a,
-                                               const struct policy_block_rows *rows);
-/* The selection op's arguments. */
-struct index_args policy_index_args(const struct policy *policy, const struct policy_activations *a,
-                                    const struct policy_block_rows *rows);
-/* Index keys of rows to the pages, or (their gradients) from them. */
-MUST_CHECK enum status policy_indexer_copy(struct policy *policy,
-                                           const struct policy_block_rows *rows, float *keys,
-                                           size_t stride, struct kv_pages pages, bool to_pages);
-/* Rotates queries and keys (key_stride apart), forth or back. */
-MUST_CHECK enum status policy_indexer_rotate(struct policy *policy, float *q, float *keys,
-                                             size_t key_stride,
-                                             const struct policy_block_rows *rows, bool is_inverse);
-
 /* h_in of `a` -> h_out of `a`. */
 MUST_CHECK enum status policy_block_forward(struct policy *policy, const struct policy_layer *layer,
                                             const struct policy_activations *a,
@@ -449,26 +312,9 @@ MUST_CHECK enum status policy_block_backward(struct policy *policy,
                                              const struct policy_layer *layer,
                                              const struct policy_activations *a,
                                              const struct policy_block_rows *rows, float *d_h);
-void policy_balance_destroy(struct policy *policy);
 
-/* policy_part.c. Sets of activations that there are. */
-size_t policy_n_activations(const struct policy *policy);
-MUST_CHECK enum status policy_parts_create(struct policy *policy);
-void policy_parts_destroy(struct policy *policy);
-/* policy_cut.c. Cuts a forward into policy->parts of about equal work that need nothing of each
- * other; returns how many, 1 when it is better run as a whole. */
-size_t policy_cut_extend(struct policy *policy, struct policy_cache *cache,
-                         const struct policy_extend_args *args);
-/* The same for a batch that is placed. */
-size_t policy_cut_batch(struct policy *policy, size_t n_rows);
-/* The policy that runs a part on `backend`, the row buffers moved to it; it owns nothing, and lives
- * until the next cut. */
-struct policy *policy_part_of_draws(const struct policy *policy, struct backend *backend,
-                                    const struct policy_part *part);
-struct policy *policy_part_of_batch(const struct policy *policy, struct backend *backend,
-                                    const struct policy_part *part);
-/* What n parts of a batch have counted, and which layer's activations are there. */
-void policy_parts_join(struct policy *policy, size_t n);
+/* What policy_balance.c keeps. */
+void policy_balance_destroy(struct policy *policy);
 
 /* policy_batch.c: checks a batch, and lists and uploads where its rows go. */
 MUST_CHECK enum status policy_batch_place(struct policy *policy, const struct policy_batch *batch);
@@ -482,6 +328,8 @@ MUST_CHECK enum status policy_copy_entries(struct policy *policy,
 /* Small shared steps. */
 /* Offset of "model.layers.LAYER.REST", 0 where the table has no such row. */
 size_t policy_offset_of(const struct policy *policy, size_t layer, const char *rest);
+/* Sets of activations that there are. */
+size_t policy_n_activations(const struct policy *policy);
 struct policy_activations *policy_activations_of(struct policy *policy, size_t layer);
 /* The rows of the last policy_forward (or policy_mtp_forward: a module's layer) in a layer. */
 struct policy_block_rows policy_rows_of(const struct policy *policy, size_t layer);

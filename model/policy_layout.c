@@ -1,7 +1,7 @@
 /* Owns the sizes of a policy and the one block that holds every buffer of it. The layout function
  * runs twice: without a base it measures, with a base it assigns. */
 #include "base/memory.h"
-#include "model/policy_internal.h"
+#include "model/policy_attention_internal.h"
 #include "model/rope_table.h"
 
 #define LINE_BYTES ((size_t)64)

@@ -1,6 +1,6 @@
 /* Owns latent attention, forward, in its absorbed form (model.md 6.2): rows of the block's normed
  * input in, values before o_proj out. */
-#include "model/policy_internal.h"
+#include "model/policy_attention_internal.h"
 
 /* Columns `at` .. (a panel border) of the joint projection: x (T, d) -> a->project, and from it the
  * normed latent. */

@@ -1,5 +1,6 @@
 /* Owns the backward pass of latent attention (model.md 6.5): from the gradient of values to that of
  * the block's normed input. */
+#include "model/policy_attention_internal.h"
 #include "model/policy_backward_internal.h"
 
 /* Of the first head: rows `row` .. of kv_b, n of what gradients meet. */

@@ -1,6 +1,6 @@
 /* Owns sizes, names and packed copies of latent attention: q_a with kv_a in one gemm, kv_b split
  * per head into the absorbed UK and UV. */
-#include "model/policy_internal.h"
+#include "model/policy_attention_internal.h"
 #include "model/policy_plan_internal.h"
 
 void policy_mla_sizes(const struct model_config *config, struct policy_sizes *s)

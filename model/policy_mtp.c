@@ -2,6 +2,7 @@
  * hidden row i (of the trunk, or of module m - 1) and the embedding of token i + m + 1, and
  * predicts token i + m + 2. Its rows are the batch's rows without the last m + 1 of each sequence,
  * packed; embedding and head are the main model's. */
+#include "model/policy_attention_internal.h"
 #include "model/policy_backward_internal.h"
 
 #include <string.h>

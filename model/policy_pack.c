@@ -2,7 +2,7 @@
  * up; those of attention are the attention kind's). Gradients read the weights themselves. The plan
  * runs twice: without a base it counts, with a base it assigns. */
 #include "base/memory.h"
-#include "model/policy_internal.h"
+#include "model/policy_attention_internal.h"
 #include "model/policy_plan_internal.h"
 
 #include <stdio.h>

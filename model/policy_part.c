@@ -4,7 +4,7 @@
  * pages, and write to rows of their own. policy_cut.c says which spans are whose. */
 #include "base/memory.h"
 #include "model/model_cost.h"
-#include "model/policy_internal.h"
+#include "model/policy_part_internal.h"
 
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* Owns reading intermediate values back after a forward pass, for checks against known numbers. */
-#include "model/policy_internal.h"
+#include "model/policy_attention_internal.h"
 
 #include <string.h>
 

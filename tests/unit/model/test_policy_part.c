@@ -7,7 +7,7 @@
 #include <cmocka.h>
 
 #include "base/memory.h"
-#include "model/policy_internal.h"
+#include "model/policy_part_internal.h"
 #include "tests/unit/model/policy_fixture.h"
 
 #include <math.h>
