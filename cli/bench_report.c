@@ -83,6 +83,61 @@ enum status bench_report_rate(const struct bench_rate *rate, bool is_json)
     return STATUS_OK;
 }
 
+/* --- With and without drafts --- */
+
+static double ratio(double a, double b)
+{
+    return b > 0 ? a / b : 0;
+}
+
+static enum status put_drafts(struct json *object, const struct bench_speculation *r)
+{
+    TRY(json_put(object, "acceptance",
+                 json_from_number(ratio((double)r->n_right, (double)r->n_fed))));
+    TRY(json_put(object, "tokens_per_turn",
+                 json_from_number(ratio((double)r->n_turn_tokens, (double)r->n_turns))));
+    TRY(json_put(object, "drafts_max", json_from_int((int64_t)r->n_drafts)));
+    TRY(json_put(object, "drafts", json_from_int((int64_t)r->n_fed)));
+    return json_put(object, "drafts_right", json_from_int((int64_t)r->n_right));
+}
+
+static enum status fill_speculation(struct json *object, const struct bench_speculation *r)
+{
+    const double speedup = ratio(r->tokens_per_s, r->plain_tokens_per_s);
+    const double total = ratio(r->all_tokens_per_s, r->plain_all_tokens_per_s);
+
+    TRY(json_put(object, "bench", text_or_null("speculate")));
+    TRY(put_common(object, r->preset, r->dtype, r->batch, r->tokens_per_s,
+                   share_of(r->tokens_per_s * r->flop_per_token, r->peak)));
+    TRY(json_put(object, "plain_tokens_per_s", json_from_number(r->plain_tokens_per_s)));
+    TRY(json_put(object, "speedup", json_from_number(speedup)));
+    TRY(json_put(object, "speedup_with_prompts", json_from_number(total)));
+    TRY(put_drafts(object, r));
+    TRY(json_put(object, "prompts", json_from_int((int64_t)r->n_rows)));
+    TRY(json_put(object, "tokens", json_from_int((int64_t)r->n_tokens)));
+    TRY(json_put(object, "context", json_from_number(r->context)));
+    return json_put(object, "peak_gflop_per_s", json_from_number(1e-9 * r->peak));
+}
+
+enum status bench_report_speculation(const struct bench_speculation *r, bool is_json)
+{
+    if (is_json) {
+        struct json *object = json_object_create();
+        return finish(object, fill_speculation(object, r));
+    }
+    (void)printf("decode %s %s, batch %zu: %.0f tokens/s without drafts, %.0f with up to %zu: "
+                 "%.2f times (prompts included %.2f)\n"
+                 "  %.1f %% of %zu drafts right, %.2f tokens a turn; %zu prompts, %zu tokens, on "
+                 "both sides the same\n",
+                 r->preset, r->dtype, r->batch, r->plain_tokens_per_s, r->tokens_per_s, r->n_drafts,
+                 ratio(r->tokens_per_s, r->plain_tokens_per_s),
+                 ratio(r->all_tokens_per_s, r->plain_all_tokens_per_s),
+                 100 * ratio((double)r->n_right, (double)r->n_fed), r->n_fed,
+                 ratio((double)r->n_turn_tokens, (double)r->n_turns), r->n_rows, r->n_tokens);
+    (void)fflush(stdout);
+    return STATUS_OK;
+}
+
 /* --- Other results --- */
 
 /* A rate under its unit, for those who look for one number. */

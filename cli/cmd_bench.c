@@ -1,6 +1,7 @@
 /* hone bench: how fast the shipped code is here, as a share of what this machine can do. */
 #include "cli/bench_files.h"
 #include "cli/bench_model.h"
+#include "cli/bench_speculate.h"
 #include "cli/cli.h"
 #include "cli/commands.h"
 
@@ -23,6 +24,8 @@ enum {
     OPTION_JSON = 'j',
     OPTION_SCRATCH = 256,
     OPTION_SPECULATE,
+    OPTION_PROMPTS,
+    OPTION_MAX_TOKENS,
     OPTION_RECOMPUTE,
     OPTION_KV_CACHE
 };
@@ -34,7 +37,10 @@ static const struct cli_option options[] = {
     {OPTION_KV_CACHE, "kv-cache-dtype", "NAME",
      "auto, fp32, bf16; auto: fp32 with dtype fp32 (auto)"},
     {OPTION_BATCH, "batch", "N", "of decoding, repeatable (1, 8, 32, 64, 256)"},
-    {OPTION_SPECULATE, "speculate", "N", "decode with as many MTP drafts too (0)"},
+    {OPTION_SPECULATE, "speculate", "N", "decode with as many MTP drafts too (0; --prompts: 4)"},
+    {OPTION_PROMPTS, "prompts", "F.jsonl",
+     "engine: answer these with and without drafts, at batch 1 and 8"},
+    {OPTION_MAX_TOKENS, "max-tokens", "N", "of an answer to --prompts at most (256)"},
     {OPTION_RECOMPUTE, "recompute", NULL, "train with activations made again, layer by layer"},
     {OPTION_SECONDS, "seconds", "S", "for each measurement of a model, about (1)"},
     {OPTION_DEVICE, "device", "NAME",
@@ -55,27 +61,35 @@ static const struct cli_command command = {
         "  tokenize  text on one core\n"
         "Shares are of the rate of the dtype's products (fp32 FMA, or bf16 pairs) or of memory,\n"
         "measured in the same run. Weights of a preset are random and in memory alone; medium\n"
-        "takes 6 GB for engine, 18 GB for train.",
+        "takes 6 GB for engine, 18 GB for train. With --prompts (rows as of hone generate --file)\n"
+        "engine tells what MTP drafts are worth: the same answers with them, where they pay, and\n"
+        "without, in turns.",
     .options = options,
     .n_options = sizeof(options) / sizeof(options[0]),
     .n_arguments_max = 5,
     .examples = "  hone bench engine train --preset small\n"
                 "  hone bench engine --preset medium --batch 1 --batch 64 --json\n"
-                "  hone bench load --model DIR\n",
+                "  hone bench load --model DIR\n"
+                "  hone bench engine --model demo/sft --prompts demo/data/heldout.jsonl\n",
 };
 
 enum part { PART_ENGINE, PART_TRAIN, PART_KERNELS, PART_LOAD, PART_TOKENIZE, N_PARTS };
 static const char *const part_names[N_PARTS] = {"engine", "train", "kernels", "load", "tokenize"};
 static const size_t batches_default[] = {1, 8, 32, 64, 256};
+#define BATCHES_DEFAULT (sizeof(batches_default) / sizeof(batches_default[0]))
+#define PROMPT_BATCHES ((size_t)2) /* of these with --prompts */
+#define PROMPT_DRAFTS ((size_t)4)
+#define TOKENS_MAX ((size_t)1048576)
 
 struct request {
     const char *device, *preset;
     enum precision precision;
     enum kv_cache_dtype cache;
     struct bench_places places;
+    struct bench_prompts prompts;
     size_t n_threads;
     bool wants[N_PARTS];
-    bool is_json, recomputes;
+    bool is_json, recomputes, has_drafts;
     double seconds, memory_gb_per_s;
     size_t batches[BENCH_BATCHES_MAX];
     size_t n_batches, n_drafts;
@@ -103,10 +117,14 @@ static enum status subject_results(const struct request *request, struct bench_s
     subject->is_json = request->is_json;
     subject->recomputes = request->recomputes;
     memcpy(subject->batches, request->batches, sizeof(subject->batches));
-    if (!request->is_json) {
+    if (request->wants[PART_ENGINE] && request->prompts.file != NULL) {
+        TRY(bench_speculate(subject, &request->prompts));
+    }
+    const bool wants_rates = request->wants[PART_ENGINE] && request->prompts.file == NULL;
+    if (!request->is_json && (wants_rates || request->wants[PART_TRAIN])) {
         bench_report_heading();
     }
-    if (request->wants[PART_ENGINE]) {
+    if (wants_rates) {
         TRY(bench_engine(subject));
     }
     return request->wants[PART_TRAIN] ? bench_train(subject) : STATUS_OK;
@@ -149,7 +167,8 @@ static enum status bench(struct request *request)
     struct backend *backend = NULL;
     struct bench_subject subject = {.label = NULL};
     if (request->places.model_dir != NULL) {
-        TRY(cli_check_model(request->places.model_dir, request->wants[PART_TOKENIZE]));
+        TRY(cli_check_model(request->places.model_dir,
+                            request->wants[PART_TOKENIZE] || request->prompts.file != NULL));
     }
     TRY(bench_subject_load(request->preset, request->places.model_dir, &subject));
     TRY(backend_open(request->device, request->n_threads, &backend));
@@ -202,6 +221,11 @@ static int take_number(int code, const char *value, struct request *request)
     if (code == OPTION_SPECULATE && !take_size(value, DRAFTS_MAX, &request->n_drafts)) {
         return cli_usage_error(&command, "--speculate: want 0 to %zu", DRAFTS_MAX);
     }
+    request->has_drafts = request->has_drafts || code == OPTION_SPECULATE;
+    if (code == OPTION_MAX_TOKENS && (!take_size(value, TOKENS_MAX, &request->prompts.max_tokens) ||
+                                      request->prompts.max_tokens == 0)) {
+        return cli_usage_error(&command, "--max-tokens: want 1 to %zu", TOKENS_MAX);
+    }
     if (code == OPTION_THREADS && !take_size(value, 1024, &request->n_threads)) {
         return cli_usage_error(&command, "--threads: want 0 to 1024");
     }
@@ -219,6 +243,9 @@ static int take_option(int code, const char *value, struct request *request)
         return 0;
     case OPTION_PRESET:
         request->preset = value;
+        return 0;
+    case OPTION_PROMPTS:
+        request->prompts.file = value;
         return 0;
     case OPTION_SCRATCH:
         request->places.scratch = value;
@@ -269,11 +296,36 @@ static int take_parts(const struct cli_parse *parse, struct request *request)
     return 0;
 }
 
+/* What --prompts needs and what depends on it; 0, or the exit code of what does not fit. */
+static int settle(struct request *request)
+{
+    const bool has_prompts = request->prompts.file != NULL;
+    if (request->n_batches == 0) {
+        request->n_batches = has_prompts ? PROMPT_BATCHES : BATCHES_DEFAULT;
+        memcpy(request->batches, batches_default, sizeof(batches_default));
+    }
+    if (!has_prompts) {
+        return 0;
+    }
+    if (!request->wants[PART_ENGINE] || request->places.model_dir == NULL) {
+        return cli_usage_error(&command, "--prompts is of engine, and wants --model DIR");
+    }
+    if (!request->has_drafts) {
+        request->n_drafts = PROMPT_DRAFTS;
+    }
+    return request->n_drafts > 0
+               ? 0
+               : cli_usage_error(&command, "--prompts wants --speculate 1 to %zu", DRAFTS_MAX);
+}
+
 int cmd_bench(int argc, char **argv)
 {
     struct cli_parse parse;
-    struct request request = {
-        .device = "auto", .preset = "small", .places = {.scratch = "/tmp"}, .seconds = 1};
+    struct request request = {.device = "auto",
+                              .preset = "small",
+                              .places = {.scratch = "/tmp"},
+                              .prompts = {.max_tokens = 256},
+                              .seconds = 1};
     int code = 0;
     int wrong = 0;
     cli_parse_begin(&parse, &command, argc, argv);
@@ -284,12 +336,9 @@ int cmd_bench(int argc, char **argv)
         return parse.exit_code;
     }
     wrong = wrong == 0 ? take_parts(&parse, &request) : wrong;
+    wrong = wrong == 0 ? settle(&request) : wrong;
     if (wrong != 0) {
         return wrong;
-    }
-    if (request.n_batches == 0) {
-        request.n_batches = sizeof(batches_default) / sizeof(batches_default[0]);
-        memcpy(request.batches, batches_default, sizeof(batches_default));
     }
     log_setup("bench", LOG_WARN);
     const enum status status = bench(&request);

@@ -249,10 +249,15 @@ size_t engine_drawn(const struct engine *engine, uint64_t group, uint32_t sample
     return sequence == NULL ? 0 : sequence->n_tokens;
 }
 
+void engine_forget_prompts(struct engine *engine)
+{
+    kv_cache_forget(engine->cache);
+}
+
 enum status engine_measure(struct engine *engine)
 {
     speculation_forget(&engine->speculation);
-    kv_cache_forget(engine->cache);
+    engine_forget_prompts(engine);
     if (engine->is_measured) {
         return STATUS_OK;
     }

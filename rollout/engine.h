@@ -85,6 +85,8 @@ size_t engine_drawn(const struct engine *engine, uint64_t group, uint32_t sample
  * drafts are made whatever the batch is; then (it takes some milliseconds) only where they are
  * measured to be faster. The engine must be idle. */
 MUST_CHECK enum status engine_measure(struct engine *engine);
+/* No page of a prompt that came before is used again. The engine must be idle. */
+void engine_forget_prompts(struct engine *engine);
 /* Since engine_create. */
 struct engine_stats {
     uint64_t n_tokens;         /* drawn */

@@ -370,6 +370,29 @@ def bench_measures_models_of_a_preset_and_of_a_folder():
             fails(support.hone("bench", "engine", *wrong), 2, part)
 
 
+def bench_tells_what_drafts_are_worth():
+    """The same answers with and without them, or it fails; on the model's own prompts."""
+    with support.temporary() as name:
+        folder = demo(name)
+        args = ["bench", "engine", "--model", "model", "--prompts", "rows.jsonl", "--seconds", "0.01", "--max-tokens", 9]
+        rows = objects(support.hone(*args, "--json", cwd=folder, check=0))
+        assert [(row["bench"], row["batch"], row["drafts_max"]) for row in rows] == [("speculate", 1, 4), ("speculate", 8, 4)], rows
+        for row in rows:
+            assert row["preset"] == "model" and row["dtype"] == "fp32" and row["prompts"] % row["batch"] == 0, row
+            assert row["tokens_per_s"] > 0 and row["plain_tokens_per_s"] > 0 and 0 < row["share_of_peak"] < 1.2, row
+            assert abs(row["speedup"] - row["tokens_per_s"] / row["plain_tokens_per_s"]) < 1e-6, row
+            assert 0 <= row["acceptance"] <= 1 <= row["tokens_per_turn"] and row["drafts"] >= row["drafts_right"], row
+            assert row["prompts"] <= row["tokens"] <= 9 * row["prompts"], row
+        text = support.hone(*args, "--batch", 3, "--speculate", 2, "--dtype", "bf16", cwd=folder, check=0).stdout
+        assert "batch 3" in text and "up to 2" in text and "drafts right" in text, text
+        support.hone("model", "init", f"{name}/plain", "--preset", "demo", "--set", "num_nextn_predict_layers=0", check=0)
+        for wrong, code, part in ((["--model", "plain"], 2, "no MTP module"), (["--prompts", "absent"], 2, "absent"),
+                                  (["--speculate", 0], 2, "--speculate"), (["--max-tokens", 0], 2, "--max-tokens")):
+            fails(support.hone(*args, *wrong, "--json", cwd=folder), code, part)
+        fails(support.hone("bench", "train", "--prompts", "rows.jsonl", "--model", "model", cwd=folder), 2, "--prompts")
+        fails(support.hone("bench", "engine", "--prompts", "rows.jsonl", cwd=folder), 2, "--model")
+
+
 def bench_measures_kernels():
     rows = objects(support.hone("bench", "kernels", "--json", check=0))
     products = [row for row in rows if row["bench"] == "gemm"]
@@ -386,4 +409,4 @@ if __name__ == "__main__":
                   an_interrupted_file_keeps_what_is_complete, a_terminal_holds_a_conversation,
                   pass_at_k_is_that_of_the_samples, a_model_folder_is_evaluated_without_a_configuration,
                   bench_measures_loading_and_tokenizing, bench_measures_models_of_a_preset_and_of_a_folder,
-                  bench_measures_kernels])
+                  bench_tells_what_drafts_are_worth, bench_measures_kernels])
