@@ -198,6 +198,29 @@ static inline void fill_biases(struct policy *policy)
     }
 }
 
+/* A policy with random weights, ready to run. */
+static inline struct policy *policy_of(struct backend *backend, const struct model_config *config,
+                                       const struct policy_options *options)
+{
+    struct policy *policy;
+
+    assert_ok(policy_create(backend, config, options, &policy));
+    weights_init(config, policy_table(policy), 7, policy_weights(policy));
+    fill_biases(policy);
+    assert_ok(policy_refresh(policy));
+    return policy;
+}
+
+/* The same of the variant. */
+static inline struct policy *variant_policy(struct backend *backend,
+                                            const struct policy_options *options)
+{
+    struct model_config config;
+
+    variant_config(&config);
+    return policy_of(backend, &config, options);
+}
+
 static inline struct policy *make_policy(struct backend *backend, bool is_trainable)
 {
     const struct policy_options options = {.max_rows = MAX_ROWS,
@@ -206,15 +229,29 @@ static inline struct policy *make_policy(struct backend *backend, bool is_traina
                                            .precision = precision,
                                            .unquantised = unquantised,
                                            .cache = cache_precision};
+
+    return variant_policy(backend, &options);
+}
+
+/* For support_fail_allocations: what is created, and at once destroyed. */
+struct creation {
+    struct backend *backend;
+    struct policy_options options;
+};
+
+static inline enum status create_variant(void *context)
+{
+    const struct creation *creation = context;
     struct model_config config;
-    struct policy *policy;
+    struct policy *policy = NULL;
 
     variant_config(&config);
-    assert_ok(policy_create(backend, &config, &options, &policy));
-    weights_init(&config, policy_table(policy), 7, policy_weights(policy));
-    fill_biases(policy);
-    assert_ok(policy_refresh(policy));
-    return policy;
+
+    const enum status status =
+        policy_create(creation->backend, &config, &creation->options, &policy);
+
+    policy_destroy(policy);
+    return status;
 }
 
 static inline struct backend *open_backend(const char *device, size_t n_threads)
@@ -249,5 +286,29 @@ static inline void forward(struct policy *policy, const struct batch *batch, siz
 }
 
 static const struct sampling_params plain = {.temperature = 1, .top_p = 1};
+
+/* The rows of sequences [first, last) that a module predicts something for, from row 0. */
+struct mtp_rows {
+    int32_t rows[MAX_ROWS], targets[MAX_ROWS];
+    float g[MAX_ROWS];
+    size_t n;
+};
+
+static inline void list_mtp_rows(const struct batch *batch, size_t first, size_t last,
+                                 size_t module, struct mtp_rows *out)
+{
+    const size_t begin = batch->offsets[first];
+
+    out->n = 0;
+    for (size_t i = first; i < last; i++) {
+        for (size_t row = batch->offsets[i]; row + module + 2 < batch->offsets[i + 1]; row++) {
+            out->rows[out->n] = (int32_t)(row - begin);
+            out->targets[out->n] = batch->targets[row];
+            out->g[out->n++] = normal(4 + module, row);
+        }
+    }
+}
+
+enum mtp_use { WITHOUT_MTP, MTP_DETACHED, MTP_ATTACHED };
 
 #endif

@@ -150,15 +150,8 @@ static inline struct policy *open_policy(struct backend *backend, bool is_traina
                                            .precision = precision,
                                            .unquantised = unquantised,
                                            .cache = cache_precision};
-    struct model_config config;
-    struct policy *policy;
 
-    variant_config(&config);
-    assert_ok(policy_create(backend, &config, &options, &policy));
-    weights_init(&config, policy_table(policy), 7, policy_weights(policy));
-    fill_biases(policy);
-    assert_ok(policy_refresh(policy));
-    return policy;
+    return variant_policy(backend, &options);
 }
 
 static inline void run_forward(struct policy *policy, const struct packed *packed, bool detached,

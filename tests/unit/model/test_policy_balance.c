@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "model/policy_internal.h"
 #include "tests/unit/model/policy_fixture.h"
+#include "tests/unit/model/slope.h"
 
 #include <math.h>
 #include <string.h>
@@ -32,35 +33,10 @@ static struct policy *make_deep(struct backend *backend)
     const struct policy_options options = {
         .max_rows = MAX_ROWS, .max_draws = 1, .is_trainable = true};
     struct model_config config;
-    struct policy *policy;
 
     variant_config(&config);
     config.n_layers++;
-    assert_ok(policy_create(backend, &config, &options, &policy));
-    weights_init(&config, policy_table(policy), 7, policy_weights(policy));
-    fill_biases(policy);
-    assert_ok(policy_refresh(policy));
-    return policy;
-}
-
-/* What module 0 predicts in sequences [first, last), rows counted from their first. */
-struct mtp_rows {
-    int32_t rows[MAX_ROWS], targets[MAX_ROWS];
-    float g[MAX_ROWS];
-    size_t n;
-};
-
-static void list_rows(const struct batch *batch, size_t first, size_t last, float scale,
-                      struct mtp_rows *out)
-{
-    out->n = 0;
-    for (size_t i = first; i < last; i++) {
-        for (size_t row = batch->offsets[i]; row + 2 < batch->offsets[i + 1]; row++) {
-            out->rows[out->n] = (int32_t)(row - batch->offsets[first]);
-            out->targets[out->n] = batch->targets[row];
-            out->g[out->n++] = scale * normal(4, row);
-        }
-    }
+    return policy_of(backend, &config, &options);
 }
 
 /* Forward and backward of sequences [first, last), module 0 attached; upstream gradients times
@@ -72,7 +48,10 @@ static void learn(struct policy *policy, const struct batch *batch, size_t first
     float logp[MAX_ROWS], g[MAX_ROWS];
     struct mtp_rows mtp;
 
-    list_rows(batch, first, last, scale, &mtp);
+    list_mtp_rows(batch, first, last, 0, &mtp);
+    for (size_t i = 0; i < mtp.n; i++) {
+        mtp.g[i] *= scale;
+    }
     for (size_t i = begin; i < end; i++) {
         g[i - begin] = scale * batch->g[i];
     }
@@ -202,25 +181,6 @@ static void the_loss_is_what_its_kind_says(void **state)
 
 /* --- Gradient --- */
 
-static double move(struct policy *policy, float step)
-{
-    const struct weight_table *table = policy_table(policy);
-    double component = 0;
-
-    for (size_t i = 0; i < table->n_rows; i++) {
-        const struct weight_row *row = &table->rows[i];
-
-        for (size_t j = 0; j < row->count && row->is_trainable; j++) {
-            const float direction = normal(100 + i, j);
-
-            policy_weights(policy)[row->offset + j] += step * direction;
-            component += (double)direction * (double)policy_gradients(policy)[row->offset + j];
-        }
-    }
-    assert_ok(policy_refresh(policy));
-    return component;
-}
-
 static double loss_now(struct policy *policy, const struct batch *batch,
                        enum policy_balance_kind kind, const uint32_t *counts)
 {
@@ -237,14 +197,15 @@ static bool slope_agrees(struct policy *policy, const struct batch *batch,
     (void)loss_now(policy, batch, kind, counts);
     assert_ok(policy_finish_gradients(policy));
 
-    const double component = move(policy, step);
+    const double component =
+        move_weights(policy, policy_gradients(policy), 100, every_trainable, step);
     const double above = loss_now(policy, batch, kind, counts);
 
-    (void)move(policy, -2 * step);
+    (void)move_weights(policy, policy_gradients(policy), 100, every_trainable, -2 * step);
 
     const double slope = (above - loss_now(policy, batch, kind, counts)) / (2 * (double)step);
 
-    (void)move(policy, step);
+    (void)move_weights(policy, policy_gradients(policy), 100, every_trainable, step);
     print_message("variant %u, kind %d, step %g: slope %g, gradient %g\n", variant, (int)kind,
                   (double)step, slope, component);
     return fabs(slope - component) <= 0.01 * fabs(component) + 0.002;
@@ -268,7 +229,7 @@ static void the_gradient_agrees_with_finite_differences(void **state)
         for (int j = 0; j < 4 && !agrees; j++) {
             count(policy, &batch, counts);
             agrees = slope_agrees(policy, &batch, kind, counts, j == 0 ? 1e-4f : 3e-5f);
-            (void)move(policy, 3e-3f);
+            (void)move_weights(policy, policy_gradients(policy), 100, every_trainable, 3e-3f);
         }
         assert_true(agrees);
         policy_destroy(policy);

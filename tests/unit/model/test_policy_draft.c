@@ -21,15 +21,10 @@ static struct policy *make_drafting(struct backend *backend, bool is_trainable, 
     const struct policy_options options = {
         .max_rows = max_rows, .max_draws = 2, .is_trainable = is_trainable, .n_drafts = n_drafts};
     struct model_config config;
-    struct policy *policy;
 
     variant_config(&config);
     config.n_eos_ids = 0; /* an end token would end a row of drafts */
-    assert_ok(policy_create(backend, &config, &options, &policy));
-    weights_init(&config, policy_table(policy), 7, policy_weights(policy));
-    fill_biases(policy);
-    assert_ok(policy_refresh(policy));
-    return policy;
+    return policy_of(backend, &config, &options);
 }
 
 static struct sample_row noise(size_t sequence, size_t position)

@@ -9,6 +9,7 @@
 
 #include "base/memory.h"
 #include "tests/unit/model/policy_fixture.h"
+#include "tests/unit/model/slope.h"
 
 #include <math.h>
 
@@ -168,24 +169,9 @@ static double objective(struct policy *policy, const struct batch *batch)
     return sum;
 }
 
-/* Moves the indexers along a fixed random direction; returns the gradient's component along it. */
-static double move(struct policy *policy, const float *gradients, float step)
+static bool is_of_indexer(const struct weight_row *row)
 {
-    const struct weight_table *table = policy_table(policy);
-    double component = 0;
-
-    for (size_t i = 0; i < table->n_rows; i++) {
-        const struct weight_row *row = &table->rows[i];
-
-        for (size_t j = 0; j < row->count && row->is_indexer; j++) {
-            const float direction = normal(100 + i, j);
-
-            policy_weights(policy)[row->offset + j] += step * direction;
-            component += (double)direction * (double)gradients[row->offset + j];
-        }
-    }
-    assert_ok(policy_refresh(policy));
-    return component;
+    return row->is_indexer;
 }
 
 static void the_dense_gradient_agrees_with_finite_differences(void **state)
@@ -205,9 +191,9 @@ static void the_dense_gradient_agrees_with_finite_differences(void **state)
     memcpy(gradients, policy_gradients(policy), n * sizeof(float));
 
     const float step = 1e-4f;
-    const double component = move(policy, gradients, step);
+    const double component = move_weights(policy, gradients, 100, is_of_indexer, step);
     const double above = objective(policy, &batch);
-    (void)move(policy, gradients, -2 * step);
+    (void)move_weights(policy, gradients, 100, is_of_indexer, -2 * step);
     const double slope = (above - objective(policy, &batch)) / (2 * (double)step);
     print_message("slope %g, gradient %g\n", slope, component);
     assert_true(fabs(slope - component) <= 0.01 * fabs(component) + 0.05);
@@ -230,10 +216,7 @@ static void evaluate(unsigned bits, size_t index_topk, enum policy_indexer_loss 
     variant = bits;
     variant_config(&config);
     config.index_topk = index_topk;
-    assert_ok(policy_create(backend, &config, &options, &policy));
-    weights_init(&config, policy_table(policy), 7, policy_weights(policy));
-    fill_biases(policy);
-    assert_ok(policy_refresh(policy));
+    policy = policy_of(backend, &config, &options);
     if (loss != POLICY_INDEXER_OFF) {
         assert_ok(policy_set_indexer_loss(policy, loss, 1));
     }
@@ -275,26 +258,15 @@ static void a_loss_needs_indexers_that_can_learn(void **state)
     variant = 0;
 }
 
-static enum status create(void *context)
-{
-    const struct policy_options options = {.max_rows = 8, .max_draws = 1, .is_trainable = true};
-    struct model_config config;
-    struct policy *policy = NULL;
-
-    variant_config(&config);
-    const enum status status = policy_create(context, &config, &options, &policy);
-    policy_destroy(policy);
-    return status;
-}
-
 static void running_out_of_memory_leaves_nothing_behind(void **state)
 {
-    struct backend *backend = open_backend("cpu", 1);
+    struct creation creation = {.backend = open_backend("cpu", 1),
+                                .options = {.max_rows = 8, .max_draws = 1, .is_trainable = true}};
     (void)state;
 
     variant = VARIANT_SPARSE;
-    assert_true(support_fail_allocations(create, backend) > 10);
-    backend_close(backend);
+    assert_true(support_fail_allocations(create_variant, &creation) > 10);
+    backend_close(creation.backend);
     variant = 0;
 }
 

@@ -118,15 +118,8 @@ static struct policy *make_cutting(struct backend *backend, size_t max_draws, bo
                                            .precision = precision,
                                            .cache = cache_precision,
                                            .part_rows_min = 1};
-    struct model_config config;
-    struct policy *policy;
 
-    variant_config(&config);
-    assert_ok(policy_create(backend, &config, &options, &policy));
-    weights_init(&config, policy_table(policy), 7, policy_weights(policy));
-    fill_biases(policy);
-    assert_ok(policy_refresh(policy));
-    return policy;
+    return variant_policy(backend, &options);
 }
 
 /* How many of the last cut's parts there were: a page of one is marked with each. */
@@ -257,17 +250,11 @@ static void train(size_t n_threads, bool recomputes, const bool *continues, stru
                                            .precision = precision,
                                            .part_rows_min = 1};
     static const size_t offsets[] = {0, 33, 60, 81, 104, 122, 150};
-    struct model_config config;
-    struct policy *policy;
+    struct policy *policy = variant_policy(backend, &options);
     struct batch batch;
 
     memset(out, 0, sizeof(*out));
     batch_fill(&batch);
-    variant_config(&config);
-    assert_ok(policy_create(backend, &config, &options, &policy));
-    weights_init(&config, policy_table(policy), 7, policy_weights(policy));
-    fill_biases(policy);
-    assert_ok(policy_refresh(policy));
     for (size_t i = 0; i < 150; i++) {
         batch.tokens[i] = (int32_t)random_below(8, RANDOM_TEST, 0, i, VOCAB);
         batch.targets[i] = (int32_t)random_below(8, RANDOM_TEST, 1, i, VOCAB);

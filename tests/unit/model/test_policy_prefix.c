@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "tests/unit/model/prefix_fixture.h"
+#include "tests/unit/model/slope.h"
 
 #include <math.h>
 
@@ -140,37 +141,17 @@ static double objective(struct policy *policy, const struct packed *packed)
     return sum;
 }
 
-/* The gradient's component along a random direction, and the weights a step on. */
-static double move(struct policy *policy, const float *gradients, float step)
-{
-    const struct weight_table *table = policy_table(policy);
-    double component = 0;
-
-    for (size_t i = 0; i < table->n_rows; i++) {
-        const struct weight_row *row = &table->rows[i];
-
-        for (size_t j = 0; j < row->count && row->is_trainable; j++) {
-            const float direction = normal(300 + i, j);
-
-            policy_weights(policy)[row->offset + j] += step * direction;
-            component += (double)direction * (double)gradients[row->offset + j];
-        }
-    }
-    assert_ok(policy_refresh(policy));
-    return component;
-}
-
 static bool slope_agrees(struct policy *policy, const struct packed *packed, const float *gradients,
                          float step)
 {
-    const double component = move(policy, gradients, step);
+    const double component = move_weights(policy, gradients, 300, every_trainable, step);
     const double above = objective(policy, packed);
 
-    (void)move(policy, gradients, -2 * step);
+    (void)move_weights(policy, gradients, 300, every_trainable, -2 * step);
 
     const double slope = (above - objective(policy, packed)) / (2 * (double)step);
 
-    (void)move(policy, gradients, step);
+    (void)move_weights(policy, gradients, 300, every_trainable, step);
     print_message("variant %u, step %g: slope %g, gradient %g\n", variant, (double)step, slope,
                   component);
     return fabs(slope - component) <= 0.01 * fabs(component) + 0.2;

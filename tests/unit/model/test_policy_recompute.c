@@ -17,8 +17,6 @@
 #define N_EXPERTS_MAX ((size_t)16)
 #define LONGEST ((size_t)48)
 
-enum mtp_use { WITHOUT_MTP, MTP_DETACHED, MTP_ATTACHED };
-
 /* What is trained how, and whether someone looks inside before the backward pass. */
 struct lesson {
     enum mtp_use use;
@@ -46,34 +44,10 @@ static struct policy *make(struct backend *backend, bool recomputes)
                                            .cache = cache_precision,
                                            .recomputes = recomputes};
     struct model_config config;
-    struct policy *policy;
 
     variant_config(&config);
     config.n_layers++; /* so that one lies between the first and the last */
-    assert_ok(policy_create(backend, &config, &options, &policy));
-    weights_init(&config, policy_table(policy), 7, policy_weights(policy));
-    fill_biases(policy);
-    assert_ok(policy_refresh(policy));
-    return policy;
-}
-
-/* The rows that a module predicts something for. */
-struct mtp_rows {
-    int32_t rows[MAX_ROWS], targets[MAX_ROWS];
-    float g[MAX_ROWS];
-    size_t n;
-};
-
-static void list_mtp_rows(const struct batch *batch, size_t module, struct mtp_rows *out)
-{
-    out->n = 0;
-    for (size_t i = 0; i < N_SEQUENCES; i++) {
-        for (size_t row = batch->offsets[i]; row + module + 2 < batch->offsets[i + 1]; row++) {
-            out->rows[out->n] = (int32_t)row;
-            out->targets[out->n] = batch->targets[row];
-            out->g[out->n++] = normal(4 + module, row);
-        }
-    }
+    return policy_of(backend, &config, &options);
 }
 
 static size_t modules_of(const struct policy *policy, const struct lesson *lesson)
@@ -88,7 +62,7 @@ static void run_forward(struct policy *policy, const struct batch *batch,
 
     forward(policy, batch, 0, N_SEQUENCES, plain, out->logp, out->entropy);
     for (size_t i = 0; i < modules_of(policy, lesson); i++) {
-        list_mtp_rows(batch, i, &mtp);
+        list_mtp_rows(batch, 0, N_SEQUENCES, i, &mtp);
         assert_ok(
             policy_mtp_forward(policy,
                                &(struct policy_mtp_args){.module = i,
@@ -107,7 +81,7 @@ static void run_backward(struct policy *policy, const struct batch *batch,
     struct mtp_rows mtp;
 
     for (size_t i = modules_of(policy, lesson); i-- > 0;) {
-        list_mtp_rows(batch, i, &mtp);
+        list_mtp_rows(batch, 0, N_SEQUENCES, i, &mtp);
         assert_ok(policy_mtp_backward(policy, mtp.g));
     }
     assert_ok(policy_backward(policy, batch->g, batch->h));
@@ -328,28 +302,17 @@ static void a_step_allocates_nothing(void **state)
     backend_close(backend);
 }
 
-static enum status create(void *context)
-{
-    const struct policy_options options = {
-        .max_rows = 8, .max_draws = 2, .is_trainable = true, .recomputes = true};
-    struct model_config config;
-    struct policy *policy = NULL;
-
-    variant_config(&config);
-    const enum status status = policy_create(context, &config, &options, &policy);
-    policy_destroy(policy);
-    return status;
-}
-
 static void running_out_of_memory_leaves_nothing_behind(void **state)
 {
-    struct backend *backend = open_backend("cpu", 1);
+    struct creation creation = {
+        .backend = open_backend("cpu", 1),
+        .options = {.max_rows = 8, .max_draws = 2, .is_trainable = true, .recomputes = true}};
 
     (void)state;
     variant = VARIANT_SPARSE | VARIANT_TWO_MODULES;
-    assert_true(support_fail_allocations(create, backend) > 10);
+    assert_true(support_fail_allocations(create_variant, &creation) > 10);
     variant = 0;
-    backend_close(backend);
+    backend_close(creation.backend);
 }
 
 int main(void)

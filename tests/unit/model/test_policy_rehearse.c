@@ -42,15 +42,8 @@ static void rehearse(struct backend *backend, bool is_trainable, enum policy_ind
 static struct policy *make(struct backend *backend, bool is_trainable)
 {
     const struct policy_options options = options_of(is_trainable);
-    struct model_config config;
-    struct policy *policy;
 
-    variant_config(&config);
-    assert_ok(policy_create(backend, &config, &options, &policy));
-    weights_init(&config, policy_table(policy), 7, policy_weights(policy));
-    fill_biases(policy);
-    assert_ok(policy_refresh(policy));
-    return policy;
+    return variant_policy(backend, &options);
 }
 
 /* Forward and backward over the first sequences, the first module attached. */
