@@ -83,7 +83,8 @@ enum status ISA(gemm_dx_piece)(struct backend *backend, const struct gemm_dx_arg
 enum status ISA(pack_all)(struct backend *backend, const struct pack_args *args, size_t n);
 
 /* dw (n_out, n_in) += sum over rows ascending of dy[row]^T x[row] on the calling thread alone; one
- * chain a element, starting from dw, the bits of op_gemm_dw. */
+ * chain a element, starting from dw, the bits of op_gemm_dw: of BF16 pairs of rows from the block's
+ * first. */
 struct dw_block {
     const float *dy;
     size_t dy_stride;
@@ -92,12 +93,12 @@ struct dw_block {
     float *dw;
     size_t dw_stride;
     size_t n_rows, n_in, n_out;
+    float *joined; /* dw_joined_words of scratch */
+    enum precision precision;
 };
 void ISA(dw_block)(const struct dw_block *block);
-/* The same in BF16, pairs of rows from the block's first; pairs: dw_pairs_words(n_in, n_out) of
- * scratch. */
-void ISA(dw_pairs_block)(const struct dw_block *block, float *pairs);
-size_t ISA(dw_pairs_words)(size_t n_in, size_t n_out);
+/* Enough for blocks of no more inputs and outputs either; 0 for F32. */
+size_t ISA(dw_joined_words)(enum precision precision, size_t n_in, size_t n_out);
 
 /* The k largest of n values to indices, largest first, ties to the lower index; what is taken
  * becomes NaN. NaN is never taken, so the values must hold k numbers. */

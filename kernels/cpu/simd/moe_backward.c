@@ -27,8 +27,8 @@ struct moe_job {
     float *converted;        /* (a thread's item, row_words) as products of BF16 read rows */
     float *gate, *up, *down; /* packed for the gradients' products, expert after expert */
     size_t stride_d, stride_f, row_words;
-    float *pairs; /* of a thread: (n_threads, pairs_words) for the weights' gradients in BF16 */
-    size_t pairs_words;
+    float *joined; /* of a thread: (n_threads, joined_words) for the weights' gradients in BF16 */
+    size_t joined_words;
     size_t words_d, words_f; /* of a packed expert's gate or up; of its down */
 };
 
@@ -149,6 +149,7 @@ static struct dw_block weight_gradient(const struct moe_job *job, size_t expert,
         .dw_stride = is_down ? args->f : args->d,
         .dy_stride = is_down ? job->stride_d : job->stride_f,
         .x_stride = is_down ? job->stride_f : job->stride_d,
+        .precision = args->precision,
     };
     const float *const dy[N_MATRICES] = {job->d_gate, job->d_up, job->dy};
     float *const dw[N_MATRICES] = {args->d_gate, args->d_up, args->d_down};
@@ -176,11 +177,8 @@ static void weights_task(void *context, size_t thread_index, size_t n_threads)
         block.dy += begin;
         block.dw += begin * block.dw_stride;
         block.n_out = end - begin;
-        if (job->args.precision == PRECISION_F32) {
-            ISA(dw_block)(&block);
-        } else {
-            ISA(dw_pairs_block)(&block, job->pairs + thread_index * job->pairs_words);
-        }
+        block.joined = job->joined + thread_index * job->joined_words;
+        ISA(dw_block)(&block);
     }
 }
 
@@ -277,7 +275,7 @@ static enum status acquire_buffers(struct backend *backend,
     const size_t item_rows = backend->n_threads * MOE_ITEM_ROWS;
     const size_t rows_f = 3 * n_slots + item_rows;
     const size_t n_words = 3 * n_slots * job->stride_d + rows_f * job->stride_f +
-                           item_rows * job->row_words + backend->n_threads * job->pairs_words +
+                           item_rows * job->row_words + backend->n_threads * job->joined_words +
                            args->n_experts * (2 * job->words_d + job->words_f);
     TRY(cpu_scratch_acquire(backend, n_words, sizeof(float), &job->x));
     job->dy = job->x + n_slots * job->stride_d;
@@ -287,8 +285,8 @@ static enum status acquire_buffers(struct backend *backend,
     job->d_up = job->d_gate + n_slots * job->stride_f;
     job->dh = job->d_up + n_slots * job->stride_f;
     job->converted = job->dh + item_rows * job->stride_f;
-    job->pairs = job->converted + item_rows * job->row_words;
-    job->gate = job->pairs + backend->n_threads * job->pairs_words;
+    job->joined = job->converted + item_rows * job->row_words;
+    job->gate = job->joined + backend->n_threads * job->joined_words;
     job->up = job->gate + args->n_experts * job->words_d;
     job->down = job->up + args->n_experts * job->words_d;
     return STATUS_OK;
@@ -307,7 +305,7 @@ enum status ISA(op_moe_ffn_backward)(struct backend *backend,
     };
     if (args->precision != PRECISION_F32) {
         job.row_words = ISA(gemm_row_words)(args->precision, widest);
-        job.pairs_words = ISA(dw_pairs_words)(widest, widest);
+        job.joined_words = ISA(dw_joined_words)(args->precision, widest, widest);
     }
     TRY(acquire_buffers(backend, args, &job));
     enum status status = pack_experts(backend, args, &job);
