@@ -213,7 +213,7 @@ static enum status decode(const struct bench_subject *subject, struct policy *po
     TRY(with_engine(subject, policy, max_rows, &feed, measure_decode, &times));
     rate.flop_per_token = model_forward_flops(&subject->config, (double)CONTEXT, true, true);
     rate.byte_per_token = bench_weight_bytes(subject, batch) / (double)batch +
-                          model_cache_bytes(&subject->config, (double)CONTEXT, sizeof(float));
+                          model_cache_bytes(&subject->config, (double)CONTEXT, subject->cache);
     bench_times_rate(&times, subject, &rate);
     return bench_report_rate(&rate, subject->is_json);
 }

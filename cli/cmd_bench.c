@@ -35,7 +35,7 @@ static const struct cli_option options[] = {
     {OPTION_MODEL, "model", "DIR", "this folder in place of a preset, and of what load makes"},
     {OPTION_DTYPE, "dtype", "NAME", "of engine and train: fp32, bf16 or fp8 (fp32)"},
     {OPTION_KV_CACHE, "kv-cache-dtype", "NAME",
-     "auto, fp32, bf16; auto: fp32 with dtype fp32 (auto)"},
+     "auto, fp32, bf16, fp8; auto: fp32 with dtype fp32 (auto)"},
     {OPTION_BATCH, "batch", "N", "of decoding, repeatable (1, 8, 32, 64, 256)"},
     {OPTION_SPECULATE, "speculate", "N", "decode with as many MTP drafts too (0; --prompts: 4)"},
     {OPTION_PROMPTS, "prompts", "F.jsonl",
@@ -263,7 +263,7 @@ static int take_option(int code, const char *value, struct request *request)
     case OPTION_KV_CACHE:
         return precision_parse_cache(value, &request->cache)
                    ? 0
-                   : cli_usage_error(&command, "--kv-cache-dtype: want auto, fp32 or bf16");
+                   : cli_usage_error(&command, "--kv-cache-dtype: want auto, fp32, bf16 or fp8");
     default:
         return take_number(code, value, request);
     }

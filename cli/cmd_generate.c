@@ -63,7 +63,7 @@ static const struct cli_option options[] = {
      "tokens an MTP module guesses ahead at most; changes no result (4)"},
     {OPTION_DTYPE, "dtype", "NAME", "products in fp32, bf16 or fp8 (fp32)"},
     {OPTION_KV_CACHE, "kv-cache-dtype", "NAME",
-     "auto, fp32, bf16; auto: fp32 with dtype fp32 (auto)"},
+     "auto, fp32, bf16, fp8; auto: fp32 with dtype fp32 (auto)"},
     {OPTION_DEVICE, "device", "NAME",
      "auto, cpu, cpu-avx512bf16, cpu-avx512, cpu-avx2, cpu-portable (auto)"},
     {OPTION_THREADS, "threads", "N", "0: every core (0)"},

@@ -6,6 +6,7 @@
 #include "cli/model_command.h"
 #include "cli/model_memory.h"
 #include "model/model_config.h"
+#include "model/model_cost.h"
 #include "model/safetensors.h"
 #include "model/weights.h"
 
@@ -115,8 +116,9 @@ static void print_table(const struct model_folder *folder)
     }
     (void)printf("\nparameters          %zu\n", model_config_parameters(c));
     (void)printf("active a token      %zu\n", model_config_active_parameters(c));
-    (void)printf("cache               %zu bytes a token in FP32 (BF16 would be %zu)\n",
-                 cache_bytes(c), cache_bytes(c) / 2);
+    (void)printf("cache               %zu bytes a token in FP32, %zu in BF16, %zu in FP8\n",
+                 cache_bytes(c), cache_bytes(c) / 2,
+                 (size_t)model_cache_bytes(c, 1, PRECISION_FP8));
     (void)printf(
         "files               %zu tensors (%s): every name, shape and type is config.json's\n",
         folder->n_tensors, folder->dtypes);

@@ -19,7 +19,7 @@ struct text_list {
 
 enum resume_mode { RESUME_AUTO, RESUME_NEVER, RESUME_MUST };
 enum model_dtype { DTYPE_FP32, DTYPE_BF16, DTYPE_FP8 };
-enum kv_cache_dtype { KV_CACHE_AUTO, KV_CACHE_FP32, KV_CACHE_BF16 };
+enum kv_cache_dtype { KV_CACHE_AUTO, KV_CACHE_FP32, KV_CACHE_BF16, KV_CACHE_FP8 };
 enum activation_checkpointing { ACTIVATIONS_AUTO, ACTIVATIONS_NONE, ACTIVATIONS_LAYER };
 enum kl_estimator { KL_K3, KL_K3U };
 enum loss_type {

@@ -12,7 +12,7 @@
 
 static const char *const resume_names[] = {"auto", "never", "must", NULL};
 static const char *const dtype_names[] = {"fp32", "bf16", "fp8", NULL};
-static const char *const kv_cache_names[] = {"auto", "fp32", "bf16", NULL};
+static const char *const kv_cache_names[] = {"auto", "fp32", "bf16", "fp8", NULL};
 static const char *const activation_names[] = {"auto", "none", "layer", NULL};
 static const char *const kl_names[] = {"k3", "k3u", NULL};
 static const char *const loss_names[] = {"grpo", "dapo", "dr_grpo", NULL};
@@ -51,8 +51,8 @@ const struct setting settings[] = {
      "verl rollout.dtype"},
     {"model.kv_cache_dtype", SETTING_ENUM, AT(model.kv_cache_dtype), "auto", 0, 0, kv_cache_names,
      DIGEST,
-     "keys and values that attention reads, in sampling and training; auto: fp32 with dtype "
-     "fp32, else bf16",
+     "keys and values that attention reads, in sampling and training; fp8: E4M3 codes, rotary keys "
+     "of latent attention bf16; auto: fp32 with dtype fp32, else bf16",
      "vLLM kv_cache_dtype"},
     {"model.ref_path", SETTING_PATH, AT(model.ref_path), "\"\"", 0, 0, NULL, DIGEST,
      "reference model of the KL term; empty: the starting weights", "verl ref_model_path"},

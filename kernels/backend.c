@@ -49,3 +49,18 @@ size_t packed_words(enum precision precision, size_t n_in, size_t n_out)
     }
     return packed_floats(n_in, n_out);
 }
+
+size_t kv_entry_words(const struct kv_pages *pages, size_t n_values)
+{
+    const size_t n_coded = pages->n_coded;
+
+    switch (pages->precision) {
+    case PRECISION_BF16:
+        return (n_values + 1) / 2;
+    case PRECISION_FP8: /* codes and scales, to an even number of bytes; the others */
+        return ((n_coded + kv_tiles(pages) + 1) / 2 + n_values - n_coded + 1) / 2;
+    case PRECISION_F32:
+        break;
+    }
+    return n_values;
+}

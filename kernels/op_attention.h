@@ -13,14 +13,32 @@
 #define KV_STEP_TOKENS ((size_t)16)  /* of those, what is read together */
 
 /* A paged cache of one layer: page p holds KV_BLOCK_TOKENS entries, one a token: [latent rk][rotary
- * key dr] (MLA) or [keys][values] of all KV heads (GQA), floats or bfloat16, two to a word; offsets
- * into an entry count values. Entries are read KV_STEP_TOKENS at a time, written or not. */
+ * key dr] (MLA) or [keys][values] of all KV heads (GQA), then what else is kept of a token; floats,
+ * bfloat16, two to a word, or FP8; offsets into an entry count values. Entries are read
+ * KV_STEP_TOKENS at a time, written or not.
+ * Coded values, the first n_coded of an entry, are of groups of coded_group (MLA: the latent; GQA:
+ * a KV head's key, or its value), each cut into tiles of FP8_BLOCK, the last one shorter: E4M3
+ * codes times a power of two that is the tile's (model.md 10.2), values that bfloat16 holds. FP8
+ * pages hold the codes and what bfloat16 holds of the others; BF16 pages that have coded values
+ * hold the same values as bfloat16, so that attention reads the same from both. */
 struct kv_pages {
     float *data;
-    size_t entry_stride; /* words of 4 bytes from entry to entry */
+    size_t entry_stride; /* words of 4 bytes from entry to entry: kv_entry_words at least */
     size_t page_stride;  /* words from page number to page number; pages may begin at any entry */
-    enum precision precision; /* F32; BF16: kv_copy rounds. Of gradients always F32 */
+    enum precision precision;    /* kv_copy rounds to it. Of gradients always F32 */
+    size_t n_coded, coded_group; /* BF16 and FP8; n_coded 0: none, else whole groups */
 };
+/* Words of an entry of n_values values in pages of this precision and these coded values. */
+size_t kv_entry_words(const struct kv_pages *pages, size_t n_values);
+/* Tiles of the coded values of an entry, each with a scale. */
+static inline size_t kv_group_tiles(const struct kv_pages *pages)
+{
+    return (pages->coded_group + FP8_BLOCK - 1) / FP8_BLOCK;
+}
+static inline size_t kv_tiles(const struct kv_pages *pages)
+{
+    return pages->n_coded == 0 ? 0 : pages->n_coded / pages->coded_group * kv_group_tiles(pages);
+}
 /* New rows of one sequence: rows first_row .. first_row + n_rows - 1 of the batch are its tokens
  * n_cached, n_cached + 1, ... Entry of token t lies in page blocks[t / KV_BLOCK_TOKENS]. Row i
  * attends to tokens 0 .. n_cached + i. */
@@ -51,9 +69,9 @@ struct kv_copy_args {
  *   absorbed MLA (model.md 6.2): one KV head, key [latent rk | rotary key dr], the value is the
  *     latent again (value_at 0);
  *   GQA: entry [keys of all KV heads | values of all KV heads], rope_dim 0.
- * With BF16 pages queries and exp(S - max) are rounded to bfloat16 too, and both products are
- * chains over pairs as of enum precision: pairs of dimensions, and of keys 2 j and 2 j + 1 (of the
- * selected ones), an odd last one paired with zero. Gradients pass straight through these. */
+ * With BF16 or FP8 pages queries and exp(S - max) are rounded to bfloat16 too, and both products
+ * are chains over pairs as of enum precision: pairs of dimensions, and of keys 2 j and 2 j + 1 (of
+ * the selected ones), an odd last one paired with zero. Gradients pass straight through these. */
 struct attention_args {
     const float *q; /* (T, H, key_dim) */
     size_t q_stride, q_head_stride;

@@ -96,14 +96,32 @@ double model_weight_bytes(const struct model_config *config, size_t n_rows, size
     return n * (double)value_bytes + head * (double)head_bytes;
 }
 
-double model_cache_bytes(const struct model_config *config, double n_keys, size_t value_bytes)
+/* Bytes of n_groups times `width` values, which an FP8 cache holds as codes with a scale a tile. */
+static double coded_bytes(size_t n_groups, size_t width, enum precision cache)
 {
-    const double entry = config->attention == MODEL_ATTENTION_MLA
-                             ? (double)(config->kv_lora_rank + config->qk_rope_head_dim)
-                             : 2.0 * (double)(config->n_kv_heads * config->head_dim);
-    const double index = config->index_n_heads > 0 ? (double)config->index_head_dim : 0.0;
+    const size_t n_tiles = (width + FP8_BLOCK - 1) / FP8_BLOCK;
+
+    switch (cache) {
+    case PRECISION_FP8:
+        return (double)(n_groups * (width + n_tiles));
+    case PRECISION_BF16:
+        return (double)(n_groups * width * sizeof(uint16_t));
+    case PRECISION_F32:
+        break;
+    }
+    return (double)(n_groups * width * sizeof(float));
+}
+
+double model_cache_bytes(const struct model_config *config, double n_keys, enum precision cache)
+{
+    const double plain = (double)(cache == PRECISION_F32 ? sizeof(float) : sizeof(uint16_t));
+    const double entry =
+        config->attention == MODEL_ATTENTION_MLA
+            ? coded_bytes(1, config->kv_lora_rank, cache) + plain * (double)config->qk_rope_head_dim
+            : coded_bytes(2 * config->n_kv_heads, config->head_dim, cache);
+    const double index = config->index_n_heads > 0 ? plain * (double)config->index_head_dim : 0.0;
     const double n_read =
         config->index_n_heads > 0 ? smaller_of(n_keys, (double)config->index_topk) : n_keys;
 
-    return (double)config->n_layers * (n_read * entry + n_keys * index) * (double)value_bytes;
+    return (double)config->n_layers * (n_read * entry + n_keys * index);
 }

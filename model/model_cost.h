@@ -3,6 +3,7 @@
 #ifndef HONE_MODEL_MODEL_COST_H
 #define HONE_MODEL_MODEL_COST_H
 
+#include "kernels/backend.h"
 #include "model/model_config.h"
 
 #include <stdbool.h>
@@ -36,6 +37,6 @@ double model_span_keys(size_t n_cached, size_t n_new);
 double model_weight_bytes(const struct model_config *config, size_t n_rows, size_t value_bytes,
                           size_t head_bytes);
 /* Bytes of cache that one token reads which sees n_keys keys. */
-double model_cache_bytes(const struct model_config *config, double n_keys, size_t value_bytes);
+double model_cache_bytes(const struct model_config *config, double n_keys, enum precision cache);
 
 #endif

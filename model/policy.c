@@ -63,6 +63,8 @@ static enum status create_hollow_parts(struct policy *policy)
 
 static void compose_numerics(struct policy *policy)
 {
+    static const char *const cache_ids[] = {
+        [PRECISION_F32] = "", [PRECISION_BF16] = "/kv-bf16", [PRECISION_FP8] = "/kv-fp8"};
     const enum precision precision = policy->options.precision;
     const bool is_fp8 = precision == PRECISION_FP8;
     const bool has_bf16_head = is_fp8 && policy_unquantised(policy) == PRECISION_BF16;
@@ -72,10 +74,11 @@ static void compose_numerics(struct policy *policy)
                    policy->backend->numerics_ids[precision], has_bf16_head ? "/head-bf16" : "",
                    is_fp8 && policy->options.has_float_scales ? "/scales-f32" : "",
                    is_latent && policy->options.is_expanded ? "/expanded" : "",
-                   policy->options.cache == PRECISION_BF16 ? "/kv-bf16" : "");
+                   cache_ids[policy->options.cache]);
 }
 
-static enum status check_options(const struct policy_options *options)
+static enum status check_options(const struct model_config *config,
+                                 const struct policy_options *options)
 {
     if (options->max_rows == 0 || options->max_rows > (size_t)INT32_MAX / 4) {
         return status_set(STATUS_BAD_ARGUMENT, "max_rows is %zu, want 1 to %d", options->max_rows,
@@ -84,8 +87,9 @@ static enum status check_options(const struct policy_options *options)
     if (options->unquantised == PRECISION_FP8) {
         return status_set(STATUS_BAD_ARGUMENT, "what FP8 leaves unquantised is fp32 or bf16");
     }
-    if (options->cache == PRECISION_FP8) {
-        return status_set(STATUS_BAD_ARGUMENT, "a cache is fp32 or bf16");
+    if (options->cache == PRECISION_FP8 && options->is_expanded &&
+        config->attention == MODEL_ATTENTION_MLA) {
+        return status_set(STATUS_UNSUPPORTED, "expanded latent attention has no FP8 cache");
     }
     if (options->is_trainable && options->drops_weights) {
         return status_set(STATUS_BAD_ARGUMENT, "a policy that learns keeps its weights");
@@ -101,7 +105,7 @@ static enum status create(struct backend *backend, const struct model_config *co
     enum status status;
 
     *out = NULL;
-    TRY(check_options(options));
+    TRY(check_options(config, options));
     TRY(memory_alloc(1, sizeof(*policy), &policy));
     policy->backend = backend;
     policy->config = *config;

@@ -35,8 +35,9 @@ struct policy_options {
     /* F32 or BF16: what FP8 computes head, eh_proj, an indexer's keys and the absorbed kv_b in,
      * whose weights are rounded to codes first (exact in BF16). The other precisions ignore it. */
     enum precision unquantised;
-    enum precision cache; /* of keys and values: F32 or BF16, to which entries are rounded before
-                             attention reads them, in sampling and training alike */
+    enum precision cache; /* of keys and values, to which entries are rounded before attention reads
+                             them, in sampling and training alike. FP8: latents, or GQA's keys and
+                             values, as codes (struct kv_pages), what else an entry has as BF16 */
     /* Trainable: keep the rows between layers and one layer's activations; a layer's backward pass
      * makes its own again first. Less memory, more time, the same bits. */
     bool recomputes;
@@ -63,7 +64,8 @@ void policy_destroy(struct policy *policy);
 const struct model_config *policy_config(const struct policy *policy);
 const struct weight_table *policy_table(const struct policy *policy);
 /* The backend's id for the policy's precision, and behind it what else changes bits ("/head-bf16":
- * FP8 with `unquantised` BF16; "/scales-f32", "/expanded"): equal ids give equal bits. */
+ * FP8 with `unquantised` BF16; "/scales-f32", "/expanded", "/kv-bf16", "/kv-fp8"): equal ids give
+ * equal bits. */
 const char *policy_numerics(const struct policy *policy);
 float *policy_weights(struct policy *policy);   /* flat, table->n_floats */
 float *policy_gradients(struct policy *policy); /* same layout; NULL unless trainable */

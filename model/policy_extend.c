@@ -65,12 +65,14 @@ size_t policy_cache_page_bytes(const struct policy *policy)
 
 struct kv_pages policy_cache_layer(const struct policy_cache *cache, size_t layer)
 {
-    const struct policy_sizes *s = &cache->policy->sizes;
+    const struct policy *policy = cache->policy;
+    const struct policy_sizes *s = &policy->sizes;
+    struct kv_pages pages = policy_pages_form(policy, policy->options.cache);
 
-    return (struct kv_pages){.data = cache->data + layer * cache->n_pages * s->page_stride,
-                             .entry_stride = s->entry_stride,
-                             .page_stride = s->page_stride,
-                             .precision = cache->policy->options.cache};
+    pages.data = cache->data + layer * cache->n_pages * s->page_stride;
+    pages.entry_stride = s->entry_stride;
+    pages.page_stride = s->page_stride;
+    return pages;
 }
 
 enum status policy_cache_copy_page(struct policy_cache *cache, int32_t from, int32_t to,

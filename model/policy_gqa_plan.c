@@ -20,6 +20,8 @@ void policy_gqa_sizes(const struct model_config *config, struct policy_sizes *s)
     s->value_dim = s->q_dim;
     s->has_o_bias = config->has_o_bias;
     s->entry_dim = 2 * s->kv_half;
+    s->n_coded = s->entry_dim;
+    s->coded_group = s->head;
 }
 
 void policy_gqa_find(const struct policy *policy, size_t index, struct policy_layer *layer)

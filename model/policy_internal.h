@@ -38,6 +38,8 @@ struct policy_sizes {
     size_t value_dim;         /* columns that o_proj reads */
     bool has_o_bias;
     size_t entry_dim; /* values of a token's cache entry */
+    size_t n_coded,
+        coded_group; /* the first of them, which an FP8 cache holds as codes; kv_pages */
     /* MLA: projection [first | latent, rotary key], see policy_mla.c */
     size_t nope, v, q_rank, kv_rank;
     size_t first;      /* q_rank, or q_dim without q_lora */
@@ -60,6 +62,7 @@ struct policy_sizes {
     size_t ffn_up_at[2]; /* where up begins beside gate: a panel border */
     size_t gate_up_stride[2];
     size_t page_stride, entry_stride; /* cache, in words of 4 bytes */
+    size_t batch_entry_stride;        /* the pages of a batch */
     size_t d_entry_stride;            /* gradients of entries */
 };
 
@@ -242,6 +245,8 @@ struct policy_cache {
     uint64_t *writers;
     uint64_t writer_base;
 };
+/* How the pages of a cache, or of a batch, hold values, without memory behind them. */
+struct kv_pages policy_pages_form(const struct policy *policy, enum precision precision);
 /* The gradients of the training batch's pages: floats, numbered like these. */
 struct kv_pages policy_gradient_pages(const struct policy *policy);
 struct kv_pages policy_cache_layer(const struct policy_cache *cache, size_t layer);

@@ -29,6 +29,35 @@ static size_t whole_lines(size_t n_words)
     return (n_words + 15) / 16 * 16;
 }
 
+struct kv_pages policy_pages_form(const struct policy *policy, enum precision precision)
+{
+    const bool is_coded = policy->options.cache == PRECISION_FP8;
+
+    return (struct kv_pages){.precision = precision,
+                             .n_coded = is_coded ? policy->sizes.n_coded : 0,
+                             .coded_group = is_coded ? policy->sizes.coded_group : 0};
+}
+
+/* Of the pages of a batch: codes are read many times there, so they stand expanded. */
+static enum precision batch_precision(const struct policy *policy)
+{
+    return policy->options.cache == PRECISION_F32 ? PRECISION_F32 : PRECISION_BF16;
+}
+
+/* Entries of an FP8 cache lie without gaps: they are often not much longer than a line. */
+static void fill_entry_strides(struct policy *policy)
+{
+    struct policy_sizes *s = &policy->sizes;
+    const struct kv_pages cache = policy_pages_form(policy, policy->options.cache);
+    const struct kv_pages batch = policy_pages_form(policy, batch_precision(policy));
+    const size_t n_words = kv_entry_words(&cache, s->entry_dim);
+
+    s->d_entry_stride = whole_lines(s->entry_dim);
+    s->batch_entry_stride = whole_lines(kv_entry_words(&batch, s->entry_dim));
+    s->entry_stride = cache.precision == PRECISION_FP8 ? n_words : whole_lines(n_words);
+    s->page_stride = s->entry_stride * KV_BLOCK_TOKENS;
+}
+
 void policy_sizes_fill(struct policy *policy)
 {
     const struct model_config *config = &policy->config;
@@ -52,11 +81,8 @@ void policy_sizes_fill(struct policy *policy)
         s.ffn_up_at[i] = policy_next_panel(s.ffn_width[i]);
         s.gate_up_stride[i] = policy_stride(s.ffn_up_at[i] + s.ffn_width[i]);
     }
-    s.d_entry_stride = whole_lines(s.entry_dim);
-    s.entry_stride = policy->options.cache == PRECISION_BF16 ? whole_lines((s.entry_dim + 1) / 2)
-                                                             : s.d_entry_stride;
-    s.page_stride = s.entry_stride * KV_BLOCK_TOKENS;
     policy->sizes = s;
+    fill_entry_strides(policy);
 }
 
 struct carver {
@@ -276,11 +302,10 @@ static void carve_common(struct carver *c, struct policy *policy)
     policy->cos_table = carve_floats(c, pairs, 1);
     policy->sin_table = carve_floats(c, pairs, 1);
     /* Sequences lie one behind the other, so a page number counts entries. */
-    policy->pages = (struct kv_pages){
-        .data = carve_floats(c, policy->n_entries + KV_STEP_TOKENS, s->entry_stride),
-        .entry_stride = s->entry_stride,
-        .page_stride = s->entry_stride,
-        .precision = policy->options.cache};
+    policy->pages = policy_pages_form(policy, batch_precision(policy));
+    policy->pages.data = carve_floats(c, policy->n_entries + KV_STEP_TOKENS, s->batch_entry_stride);
+    policy->pages.entry_stride = s->batch_entry_stride;
+    policy->pages.page_stride = s->batch_entry_stride;
     policy->ffn_hidden = carve_floats(c, t, policy_stride(widest));
     policy->router_logits = carve_floats(c, t, s->n_experts);
     policy->normed = carve_floats(c, t, s->d_stride);

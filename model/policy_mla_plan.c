@@ -24,6 +24,8 @@ void policy_mla_sizes(const struct model_config *config, struct policy_sizes *s)
     s->value_dim = s->heads * s->v;
     s->has_o_bias = config->has_attention_bias;
     s->entry_dim = s->kv_dim;
+    s->n_coded = s->kv_rank;
+    s->coded_group = s->kv_rank;
     policy_indexer_sizes(config, s);
 }
 

@@ -37,15 +37,25 @@ enum precision precision_unquantised(enum precision profile)
 
 enum precision precision_cache(enum kv_cache_dtype cache, enum precision profile)
 {
-    const bool is_wide = cache == KV_CACHE_AUTO ? profile == PRECISION_F32 : cache == KV_CACHE_FP32;
-
-    return is_wide ? PRECISION_F32 : PRECISION_BF16;
+    switch (cache) {
+    case KV_CACHE_FP32:
+        return PRECISION_F32;
+    case KV_CACHE_BF16:
+        return PRECISION_BF16;
+    case KV_CACHE_FP8:
+        return PRECISION_FP8;
+    case KV_CACHE_AUTO:
+        break;
+    }
+    return profile == PRECISION_F32 ? PRECISION_F32 : PRECISION_BF16;
 }
 
 bool precision_parse_cache(const char *name, enum kv_cache_dtype *out)
 {
-    static const char *const cache_names[] = {
-        [KV_CACHE_AUTO] = "auto", [KV_CACHE_FP32] = "fp32", [KV_CACHE_BF16] = "bf16"};
+    static const char *const cache_names[] = {[KV_CACHE_AUTO] = "auto",
+                                              [KV_CACHE_FP32] = "fp32",
+                                              [KV_CACHE_BF16] = "bf16",
+                                              [KV_CACHE_FP8] = "fp8"};
 
     for (size_t i = 0; i < sizeof(cache_names) / sizeof(cache_names[0]); i++) {
         if (strcmp(name, cache_names[i]) == 0) {

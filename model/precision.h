@@ -16,7 +16,7 @@ const char *precision_name(enum precision precision);
 enum precision precision_unquantised(enum precision profile);
 /* What the cache of a profile holds (policy_options.cache); auto: floats under fp32, else BF16. */
 enum precision precision_cache(enum kv_cache_dtype cache, enum precision profile);
-/* "auto", "fp32", "bf16"; as precision_parse. */
+/* "auto", "fp32", "bf16", "fp8"; as precision_parse. */
 bool precision_parse_cache(const char *name, enum kv_cache_dtype *out);
 
 #endif

@@ -4,6 +4,7 @@
 #define HONE_TESTS_OPS_ATTENTION_FIXTURE_H
 
 #include "base/hash.h"
+#include "model/quant.h"
 #include "tests/ops/op_fixture.h"
 
 #include <math.h>
@@ -17,7 +18,7 @@ struct shape {
     size_t n_heads, rk, dr;
     size_t n_kv;
     size_t n_selected;
-    enum precision cache; /* BF16: queries and entries are values that it holds, too */
+    enum precision cache; /* BF16, FP8: queries and entries are values that it holds, too */
 };
 
 static inline size_t entry_width(struct shape s)
@@ -100,6 +101,44 @@ static inline void round_to_bf16(float *x, size_t n)
     }
 }
 
+/* Values that codes under a scale a tile hold (model.md 10.2). */
+static inline void round_to_codes(float *x, size_t n)
+{
+    for (size_t at = 0; at < n; at += QUANT_BLOCK) {
+        const size_t width = n - at < QUANT_BLOCK ? n - at : QUANT_BLOCK;
+        uint8_t codes[QUANT_BLOCK];
+        float scale;
+
+        quant_matrix(x + at, 1, width, 1, codes, &scale);
+        for (size_t i = 0; i < width; i++) {
+            x[at + i] = quant_e4m3_value(codes[i]) * scale;
+        }
+    }
+}
+
+/* What FP8 pages hold of an entry: everything coded but MLA's rotary key. */
+static inline void round_entry(struct shape s, float *entry)
+{
+    const size_t n_groups = s.n_kv == 0 ? 1 : 2 * s.n_kv;
+
+    for (size_t i = 0; i < n_groups; i++) {
+        round_to_codes(entry + i * s.rk, s.rk);
+    }
+    round_to_bf16(entry + n_groups * s.rk, s.dr);
+}
+
+static inline void round_operands(struct attention_case *c)
+{
+    const size_t n_pairs = c->n_rows * c->shape.n_heads, width = entry_width(c->shape);
+
+    round_to_bf16(c->q_latent, n_pairs * c->shape.rk);
+    round_to_bf16(c->q_rope, n_pairs * c->shape.dr);
+    for (size_t i = 0; c->shape.cache == PRECISION_FP8 && i < c->n_rows; i++) {
+        round_entry(c->shape, c->entries + i * width);
+    }
+    round_to_bf16(c->entries, c->n_rows * width);
+}
+
 static inline void make_case(struct attention_case *c, struct shape shape, size_t n_sequences,
                              const size_t *lengths)
 {
@@ -112,10 +151,8 @@ static inline void make_case(struct attention_case *c, struct shape shape, size_
     c->q_rope = random_floats(c->n_rows * shape.n_heads * shape.dr, 2, 1.0F);
     c->entries = random_floats(c->n_rows * entry_width(shape), 3, 1.0F);
     c->d_out = random_floats(c->n_rows * shape.n_heads * shape.rk, 4, 1.0F);
-    if (shape.cache == PRECISION_BF16) {
-        round_to_bf16(c->q_latent, c->n_rows * shape.n_heads * shape.rk);
-        round_to_bf16(c->q_rope, c->n_rows * shape.n_heads * shape.dr);
-        round_to_bf16(c->entries, c->n_rows * entry_width(shape));
+    if (shape.cache != PRECISION_F32) {
+        round_operands(c);
     }
     if (shape.n_selected > 0) {
         make_selection(c);
@@ -135,10 +172,14 @@ static inline void drop_case(struct attention_case *c)
 static inline void make_cache(const struct attention_case *c, enum precision precision,
                               struct cache *cache)
 {
-    const size_t width = entry_width(c->shape);
-    const size_t words = precision == PRECISION_BF16 ? (width + 1) / 2 : width;
+    const size_t n_coded = c->shape.n_kv == 0 ? c->shape.rk : entry_width(c->shape);
 
-    *cache = (struct cache){.pages = {.entry_stride = words + 3, .precision = precision}};
+    *cache = (struct cache){.pages = {.precision = precision}};
+    if (precision == PRECISION_FP8) {
+        cache->pages.n_coded = n_coded;
+        cache->pages.coded_group = c->shape.rk;
+    }
+    cache->pages.entry_stride = kv_entry_words(&cache->pages, entry_width(c->shape)) + 3;
     for (size_t s = 0; s < c->n_sequences; s++) {
         cache->n_pages += pages_of(c->lengths[s]);
     }

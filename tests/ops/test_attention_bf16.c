@@ -1,5 +1,6 @@
-/* Attention over pages of bfloat16: entries are rounded on their way in, and scores, results and
- * gradients agree with a double oracle on the rounded values. */
+/* Attention over pages of bfloat16 and FP8: entries are rounded on their way in, and scores,
+ * results and gradients agree with a double oracle on the rounded values. FP8 pages give the bits
+ * of bfloat16 pages that hold the same values. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,6 +15,29 @@
 #define ROUNDING 8e-3
 /* Where it is 1 nothing is rounded: what is left is that of float sums. */
 #define EXACT 2e-6
+
+/* Whether FP8 pages give the bits of bfloat16 pages that hold the same values: n floats. */
+static void check_codes(struct shape shape, size_t n_sequences, const size_t *lengths, op_run *run)
+{
+    struct attention_case c;
+    struct backend *b;
+    size_t n;
+
+    shape.cache = PRECISION_FP8;
+    make_case(&c, shape, n_sequences, lengths);
+    memory_free(operands(&c, &n));
+    n = run == run_whole ? out_floats(&c) : out_floats(&c) + n;
+    float *got = new_floats(n), *want = new_floats(n);
+    run_everywhere(run, &c, n, got);
+    c.shape.cache = PRECISION_BF16;
+    assert_ok(backend_open("cpu", 2, &b));
+    run(b, &c, want);
+    assert_same_bits("from codes", got, want, n);
+    backend_close(b);
+    memory_free(want);
+    memory_free(got);
+    drop_case(&c);
+}
 
 static struct shape in_bf16(struct shape shape)
 {
@@ -43,6 +67,7 @@ static void check_forward(struct shape shape, size_t n_sequences, const size_t *
     memory_free(want);
     memory_free(got);
     drop_case(&c);
+    check_codes(shape, n_sequences, lengths, run_whole);
 }
 
 static void forward_agrees_with_the_oracle(void **state)
@@ -81,6 +106,7 @@ static void check_gradient(struct shape shape, size_t n_sequences, const size_t 
     memory_free(want);
     memory_free(x);
     drop_case(&c);
+    check_codes(shape, n_sequences, lengths, run_backward);
 }
 
 static void gradient_passes_straight_through_the_rounding(void **state)
@@ -97,31 +123,36 @@ static void gradient_passes_straight_through_the_rounding(void **state)
     check_gradient((struct shape){4, 2, 0, 2, 5, PRECISION_F32}, 3, lengths);
 }
 
-/* Values that bfloat16 does not hold: rounded ones give the same bits. */
-static void entries_and_queries_are_rounded_on_their_way(void **state)
+/* Values that the cache does not hold: rounded ones give the same bits. */
+static void check_rounding(struct shape shape, enum precision cache)
 {
     static const size_t lengths[] = {5, 20};
     struct attention_case c;
     struct backend *b;
     size_t n;
-    (void)state;
 
-    make_case(&c, shapes[3], 2, lengths);
-    c.shape.cache = PRECISION_BF16;
+    make_case(&c, shape, 2, lengths);
+    c.shape.cache = cache;
     memory_free(operands(&c, &n));
     n += out_floats(&c);
     float *raw = new_floats(n), *rounded = new_floats(n);
     assert_ok(backend_open("cpu", 2, &b));
     run_backward(b, &c, raw);
-    round_to_bf16(c.q_latent, c.n_rows * c.shape.n_heads * c.shape.rk);
-    round_to_bf16(c.q_rope, c.n_rows * c.shape.n_heads * c.shape.dr);
-    round_to_bf16(c.entries, c.n_rows * entry_width(c.shape));
+    round_operands(&c);
     run_backward(b, &c, rounded);
     assert_same_bits("rounded", rounded, raw, n);
     backend_close(b);
     memory_free(rounded);
     memory_free(raw);
     drop_case(&c);
+}
+
+static void entries_and_queries_are_rounded_on_their_way(void **state)
+{
+    (void)state;
+    check_rounding(shapes[3], PRECISION_BF16);
+    check_rounding(shapes[3], PRECISION_FP8);
+    check_rounding(grouped[6], PRECISION_FP8);
 }
 
 #define N_VALUES ((size_t)37)

@@ -62,6 +62,12 @@ static struct shape in_bf16(struct shape shape)
     return shape;
 }
 
+static struct shape in_fp8(struct shape shape)
+{
+    shape.cache = PRECISION_FP8;
+    return shape;
+}
+
 static void gradient_of_a_sequence_does_not_depend_on_its_batch(void **state)
 {
     (void)state;
@@ -72,6 +78,7 @@ static void gradient_of_a_sequence_does_not_depend_on_its_batch(void **state)
     check_batch(in_bf16(shapes[3]));
     check_batch(in_bf16(grouped[5]));
     check_batch(in_bf16(sparse[2]));
+    check_batch(in_fp8(grouped[5]));
 }
 
 /* Feeds every sequence in pieces of `step` rows, all sequences side by side. */
@@ -130,11 +137,14 @@ static void prefill_chunks_and_decode_give_the_same_bits(void **state)
         check_steps(grouped[i]);
         check_steps(in_bf16(shapes[i]));
         check_steps(in_bf16(grouped[i]));
+        check_steps(in_fp8(shapes[i]));
+        check_steps(in_fp8(grouped[i]));
     }
     check_steps(grouped[5]); /* one query head a KV head */
     check_steps(in_bf16(grouped[5]));
     check_steps(sparse[2]);
     check_steps(in_bf16(sparse[2]));
+    check_steps(in_fp8(sparse[2]));
     check_steps(in_bf16((struct shape){4, 17, 6, 0, 130, PRECISION_F32}));
     check_steps((struct shape){4, 17, 6, 0, 130, PRECISION_F32});
 }
@@ -167,6 +177,7 @@ static void a_selection_of_all_gives_the_bits_of_none(void **state)
     (void)state;
     check_full_selection(shapes[2]);
     check_full_selection(in_bf16(shapes[2]));
+    check_full_selection(in_fp8(shapes[2]));
 }
 
 int main(void)

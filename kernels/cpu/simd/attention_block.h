@@ -26,7 +26,7 @@ struct workspace {
 
 static inline bool has_pairs(const struct attention_args *a)
 {
-    return a->pages.precision == PRECISION_BF16;
+    return a->pages.precision != PRECISION_F32;
 }
 
 /* Values of a block on their way to the results. */

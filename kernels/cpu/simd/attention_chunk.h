@@ -5,7 +5,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/simd/attention_tile.h"
-#include "kernels/cpu/simd/halves.h"
+#include "kernels/cpu/simd/kv_codes.h"
 
 #include <string.h>
 
@@ -120,7 +120,7 @@ static inline void gather_rounded_query(const struct attention_args *a, size_t r
     const size_t n = key_width(a);
 
     gather_query(a, row, head, to);
-    for (size_t j = 0; a->pages.precision == PRECISION_BF16 && j < n; j += SIMD_LANES) {
+    for (size_t j = 0; a->pages.precision != PRECISION_F32 && j < n; j += SIMD_LANES) {
         const size_t left = lanes_left(j, n);
         lanes_store(to + j, vec_round_bf16(lanes_load(to + j, left)), left);
     }
@@ -138,9 +138,9 @@ static inline float *entry_of(const struct kv_pages *pages, const struct kv_span
     return page_of(pages, span, token) + token % KV_BLOCK_TOKENS * pages->entry_stride;
 }
 
-static inline const uint16_t *halves_of(const float *words)
+static inline uint16_t *halves_at(float *words)
 {
-    const void *const values = words;
+    void *const values = words;
 
     return values;
 }
@@ -184,7 +184,22 @@ static inline void gather_keys(const struct kv_pages *pages, const struct chunk 
     }
 }
 
-/* A part of bfloat16 keys as floats, in gathered (KEY_BLOCK, width). */
+/* Values [at, at + width) of an entry as floats. */
+static inline void widen_entry(const struct kv_pages *pages, float *entry, size_t at, size_t width,
+                               float *to)
+{
+    for (size_t done = 0; done < width;) {
+        const struct code_run run = page_run_at(pages, entry, at + done, at + width);
+
+        for (size_t j = 0; j < run.n; j += SIMD_LANES) {
+            const size_t left = lanes_left(j, run.n);
+            lanes_store(to + done + j, code_run_load(&run, j, left), left);
+        }
+        done += run.n;
+    }
+}
+
+/* A part of keys of bfloat16 or FP8 pages as floats, in gathered (KEY_BLOCK, width). */
 static inline void widen_keys(const struct kv_pages *pages, const struct chunk *c,
                               const struct key_part *part, float *gathered, struct key_rows *out)
 {
@@ -192,13 +207,9 @@ static inline void widen_keys(const struct kv_pages *pages, const struct chunk *
     for (size_t k = 0; k < part->n; k++) {
         const size_t key = part->first + k;
         const size_t token = c->picked == NULL ? key : (size_t)c->picked[key];
-        const uint16_t *entry = halves_of(entry_of(pages, c->span, token)) + part->at;
         float *row = gathered + k * part->width;
 
-        for (size_t j = 0; j < part->width; j += SIMD_LANES) {
-            const size_t left = lanes_left(j, part->width);
-            lanes_store(row + j, halves_load(entry + j, left), left);
-        }
+        widen_entry(pages, entry_of(pages, c->span, token), part->at, part->width, row);
         if (k % KV_STEP_TOKENS == 0) {
             out->steps[k / KV_STEP_TOKENS] = row;
         }
@@ -209,7 +220,7 @@ static inline void widen_keys(const struct kv_pages *pages, const struct chunk *
 static inline void locate_keys(const struct kv_pages *pages, const struct chunk *c,
                                const struct key_part *part, float *gathered, struct key_rows *out)
 {
-    if (pages->precision == PRECISION_BF16) {
+    if (pages->precision != PRECISION_F32) {
         widen_keys(pages, c, part, gathered, out);
     } else if (c->picked == NULL) {
         locate_seen_keys(pages, c, part, out);
@@ -219,18 +230,32 @@ static inline void locate_keys(const struct kv_pages *pages, const struct chunk 
 }
 
 /* Whether the words of a part lie in the pages as they are: else they are gathered. */
-static inline bool has_words(const struct chunk *c, const struct key_part *part)
+static inline bool has_words(const struct kv_pages *pages, const struct chunk *c,
+                             const struct key_part *part)
 {
-    return c->picked == NULL && part->at % 2 == 0;
+    return pages->precision == PRECISION_BF16 && c->picked == NULL && part->at % 2 == 0;
 }
 
-/* A part of bfloat16 keys as words of two values. gathered (KEY_BLOCK, half of the width). */
+/* Values [at, at + width) of an entry as bfloat16. */
+static inline void expand_entry(const struct kv_pages *pages, float *entry, size_t at, size_t width,
+                                uint16_t *to)
+{
+    for (size_t done = 0; done < width;) {
+        const struct code_run run = page_run_at(pages, entry, at + done, at + width);
+
+        expand_run(&run, to + done);
+        done += run.n;
+    }
+}
+
+/* A part of bfloat16 or FP8 keys as words of two values. gathered (KEY_BLOCK, half of the width).
+ */
 static inline void locate_words(const struct kv_pages *pages, const struct chunk *c,
                                 const struct key_part *part, float *gathered, struct key_rows *out)
 {
     const struct key_part words = {part->first, part->n, part->at / 2, (part->width + 1) / 2};
 
-    if (has_words(c, part)) {
+    if (has_words(pages, c, part)) {
         locate_seen_keys(pages, c, &words, out);
         return;
     }
@@ -240,8 +265,7 @@ static inline void locate_words(const struct kv_pages *pages, const struct chunk
         const size_t token = c->picked == NULL ? key : (size_t)c->picked[key];
         float *row = gathered + k * words.width;
 
-        memcpy(row, halves_of(entry_of(pages, c->span, token)) + part->at,
-               part->width * sizeof(uint16_t));
+        expand_entry(pages, entry_of(pages, c->span, token), part->at, part->width, halves_at(row));
         if (k % KV_STEP_TOKENS == 0) {
             out->steps[k / KV_STEP_TOKENS] = row;
         }

@@ -2,78 +2,111 @@
  * pages' gradients back into rows. */
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/simd/cpu_ops.h"
-#include "kernels/cpu/simd/halves.h"
-#include "kernels/cpu/simd/lanes.h"
+#include "kernels/cpu/simd/kv_codes.h"
 
 struct copy_call {
     const struct kv_copy_args *args;
     size_t n_rows; /* up to the last one of any span */
 };
 
-/* The values of an entry, from value `at` on: floats or halves. */
-struct entry {
-    void *data;
-    bool has_halves;
+/* Values of an entry that lie side by side: floats, halves, or codes of one tile. */
+struct piece {
+    float *floats;       /* or NULL */
+    struct code_run run; /* without floats */
+    size_t n;
 };
 
-static struct entry entry_at(const struct kv_pages *pages, const struct kv_span *span, size_t token,
-                             size_t at)
+/* What begins with value `at` of an entry, and ends before value `end`. */
+static struct piece piece_at(const struct kv_pages *pages, float *entry, size_t at, size_t end)
 {
-    const size_t page = (size_t)span->blocks[token / KV_BLOCK_TOKENS];
-    void *words =
-        pages->data + page * pages->page_stride + token % KV_BLOCK_TOKENS * pages->entry_stride;
-    uint16_t *halves = words;
-    float *floats = words;
+    void *const words = entry;
+    uint16_t *const halves = words;
+    struct code_run run;
 
-    return pages->precision == PRECISION_BF16
-               ? (struct entry){.data = halves + at, .has_halves = true}
-               : (struct entry){.data = floats + at};
+    if (pages->precision == PRECISION_F32) {
+        return (struct piece){.floats = entry + at, .n = end - at};
+    }
+    run = code_run_at(pages, entry, at, end);
+    if (pages->precision == PRECISION_BF16) {
+        run.codes = NULL;
+        run.halves = halves + at;
+    }
+    return (struct piece){.run = run, .n = run.n};
 }
 
-static f32x16 entry_load(const struct entry *entry, size_t j, size_t n)
+static f32x16 piece_load(const struct piece *piece, size_t j, size_t n)
 {
-    const uint16_t *halves = entry->data;
-    const float *floats = entry->data;
-
-    return entry->has_halves ? halves_load(halves + j, n) : lanes_load(floats + j, n);
+    return piece->floats != NULL ? lanes_load(piece->floats + j, n)
+                                 : code_run_load(&piece->run, j, n);
 }
 
-static void entry_store(const struct entry *entry, size_t j, f32x16 values, size_t n)
+/* Rows to floats or halves. */
+static void store_plain(const struct piece *piece, const float *row)
 {
-    uint16_t *halves = entry->data;
-    float *floats = entry->data;
+    for (size_t j = 0; j < piece->n; j += SIMD_LANES) {
+        const size_t left = lanes_left(j, piece->n);
+        const f32x16 values = lanes_load(row + j, left);
 
-    if (entry->has_halves) {
-        halves_store(halves + j, values, n);
-    } else {
-        lanes_store(floats + j, values, n);
+        if (piece->floats != NULL) {
+            lanes_store(piece->floats + j, values, left);
+        } else {
+            halves_store(piece->run.halves + j, values, left);
+        }
     }
 }
 
-static void copy_part(const struct kv_copy_args *a, struct entry entry, float *row, size_t n)
+/* A tile to codes, or to halves that are rounded like them. */
+static void store_tile(const struct piece *piece, const float *row)
 {
-    for (size_t j = 0; j < n; j += SIMD_LANES) {
-        const size_t left = lanes_left(j, n);
+    uint8_t codes[FP8_BLOCK], scale;
 
-        if (a->to_pages) {
-            entry_store(&entry, j, lanes_load(row + j, left), left);
+    if (piece->run.codes != NULL) {
+        *piece->run.scale = code_tile(row, piece->n, piece->run.codes);
+        return;
+    }
+    scale = code_tile(row, piece->n, codes);
+    expand_run(&(struct code_run){.codes = codes, .scale = &scale, .n = piece->n},
+               piece->run.halves);
+}
+
+static void load_piece(const struct piece *piece, float *row, bool accumulate)
+{
+    for (size_t j = 0; j < piece->n; j += SIMD_LANES) {
+        const size_t left = lanes_left(j, piece->n);
+        const f32x16 values = piece_load(piece, j, left);
+
+        lanes_store(row + j, accumulate ? vec_add(lanes_load(row + j, left), values) : values,
+                    left);
+    }
+}
+
+/* n values of an entry, from value `at` on. */
+static void copy_part(const struct kv_copy_args *a, float *entry, size_t at, float *row, size_t n)
+{
+    for (size_t done = 0; done < n;) {
+        const struct piece piece = piece_at(&a->pages, entry, at + done, at + n);
+
+        if (!a->to_pages) {
+            load_piece(&piece, row + done, a->accumulate);
+        } else if (at + done < a->pages.n_coded) {
+            store_tile(&piece, row + done);
         } else {
-            const f32x16 values = entry_load(&entry, j, left);
-            const f32x16 sum = a->accumulate ? vec_add(lanes_load(row + j, left), values) : values;
-            lanes_store(row + j, sum, left);
+            store_plain(&piece, row + done);
         }
+        done += piece.n;
     }
 }
 
 static void copy_row(const struct kv_copy_args *a, const struct kv_span *span, size_t i)
 {
     const size_t row = span->first_row + i, token = span->n_cached + i;
+    const size_t page = (size_t)span->blocks[token / KV_BLOCK_TOKENS];
+    float *entry = a->pages.data + page * a->pages.page_stride +
+                   token % KV_BLOCK_TOKENS * a->pages.entry_stride;
 
-    copy_part(a, entry_at(&a->pages, span, token, a->entry_at), a->latent + row * a->latent_stride,
-              a->rk);
+    copy_part(a, entry, a->entry_at, a->latent + row * a->latent_stride, a->rk);
     if (a->dr > 0) {
-        copy_part(a, entry_at(&a->pages, span, token, a->entry_at + a->rk),
-                  a->rope_key + row * a->rope_key_stride, a->dr);
+        copy_part(a, entry, a->entry_at + a->rk, a->rope_key + row * a->rope_key_stride, a->dr);
     }
 }
 

@@ -72,6 +72,18 @@ SIMD_INLINE f32x16 vec_round_bf16(f32x16 a)
     return ivec_as_float(ivec_and(out, ivec_set1(-0x10000)));
 }
 
+/* The code in the lowest byte of each lane: exponent and mantissa moved into place, the exponent's
+ * bias made good by a multiplication, which is exact for subnormal codes too. */
+SIMD_INLINE f32x16 code_value(i32x16 codes)
+{
+    const i32x16 sign = ivec_shift_left(ivec_and(codes, ivec_set1(0x80)), 24);
+    const i32x16 magnitude = ivec_and(codes, ivec_set1(0x7F));
+    const f32x16 value = vec_mul(ivec_as_float(ivec_shift_left(magnitude, 20)), vec_set1(0x1p120F));
+    const i32x16 bits =
+        ivec_select(ivec_eq(magnitude, ivec_set1(0x7F)), ivec_set1(0x7FC00000), vec_bits(value));
+    return ivec_as_float(ivec_or(bits, sign));
+}
+
 #ifdef __AVX512BF16__
 #define PAIR_WORDS ((size_t)1)
 typedef __m512bh pair16;
@@ -200,18 +212,6 @@ SIMD_INLINE f32x16 pair_fma(pair_x x, pair16 w, f32x16 acc)
 SIMD_INLINE size_t code_byte(size_t column, size_t parity)
 {
     return column % 16 * 4 + column / 16 * 2 + parity;
-}
-
-/* The code in the lowest byte of each lane: exponent and mantissa moved into place, the exponent's
- * bias made good by a multiplication, which is exact for subnormal codes too. */
-SIMD_INLINE f32x16 code_value(i32x16 codes)
-{
-    const i32x16 sign = ivec_shift_left(ivec_and(codes, ivec_set1(0x80)), 24);
-    const i32x16 magnitude = ivec_and(codes, ivec_set1(0x7F));
-    const f32x16 value = vec_mul(ivec_as_float(ivec_shift_left(magnitude, 20)), vec_set1(0x1p120F));
-    const i32x16 bits =
-        ivec_select(ivec_eq(magnitude, ivec_set1(0x7F)), ivec_set1(0x7FC00000), vec_bits(value));
-    return ivec_as_float(ivec_or(bits, sign));
 }
 
 SIMD_INLINE void pairs_decode(const float *words, pair16 *first, pair16 *second)

@@ -57,11 +57,10 @@ static const unsigned variants[] = {
 #define N_VARIANTS (sizeof(variants) / sizeof(variants[0]))
 
 /* A precision, what FP8 leaves unquantised, and the cache's. */
-static const enum precision profiles[][3] = {{PRECISION_F32, PRECISION_F32, PRECISION_F32},
-                                             {PRECISION_BF16, PRECISION_F32, PRECISION_BF16},
-                                             {PRECISION_FP8, PRECISION_F32, PRECISION_F32},
-                                             {PRECISION_FP8, PRECISION_BF16, PRECISION_BF16},
-                                             {PRECISION_F32, PRECISION_F32, PRECISION_BF16}};
+static const enum precision profiles[][3] = {
+    {PRECISION_F32, PRECISION_F32, PRECISION_F32},  {PRECISION_BF16, PRECISION_F32, PRECISION_BF16},
+    {PRECISION_FP8, PRECISION_F32, PRECISION_F32},  {PRECISION_FP8, PRECISION_BF16, PRECISION_BF16},
+    {PRECISION_F32, PRECISION_F32, PRECISION_BF16}, {PRECISION_FP8, PRECISION_BF16, PRECISION_FP8}};
 #define N_PROFILES (sizeof(profiles) / sizeof(profiles[0]))
 
 static inline void set_profile(size_t index)

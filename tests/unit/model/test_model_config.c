@@ -311,7 +311,10 @@ static void costs_of_a_token_are_those_of_the_roofline(void **state)
     assert_int_equal(
         (size_t)(4 * model_weight_bytes(&config, 1, 1, 2) - model_weight_bytes(&config, 1, 4, 4)),
         4 * 4096 * 256);
-    assert_int_equal((size_t)model_cache_bytes(&config, 128, 4), 4 * 96 * 128 * 4);
+    assert_int_equal((size_t)model_cache_bytes(&config, 128, PRECISION_F32), 4 * 96 * 128 * 4);
+    assert_int_equal((size_t)model_cache_bytes(&config, 128, PRECISION_BF16), 4 * 96 * 128 * 2);
+    assert_int_equal((size_t)model_cache_bytes(&config, 128, PRECISION_FP8),
+                     4 * (64 + 1 + 2 * 32) * 128);
     /* 3 rows behind 2, one of them with the head */
     assert_true(fabs(model_span_keys(2, 3) - 12.0) < 1e-9);
     assert_true(fabs(model_work_flops(&config, &(struct model_work){3, 12, 1}, true) -
@@ -320,8 +323,10 @@ static void costs_of_a_token_are_those_of_the_roofline(void **state)
                       model_forward_flops(&config, 5, true, true))) < 1);
     assert_true(model_work_flops(&config, &(struct model_work){0, 0, 0}, true) <= 0);
     assert_ok(model_config_preset("llama", &config));
-    assert_int_equal((size_t)model_cache_bytes(&config, 1, 4),
+    assert_int_equal((size_t)model_cache_bytes(&config, 1, PRECISION_F32),
                      config.n_layers * 2 * config.n_kv_heads * config.head_dim * 4);
+    assert_int_equal((size_t)model_cache_bytes(&config, 1, PRECISION_FP8),
+                     config.n_layers * 2 * config.n_kv_heads * (config.head_dim + 1));
     assert_true(model_forward_flops(&config, 2, true, true) >
                 model_forward_flops(&config, 1, true, true));
 }

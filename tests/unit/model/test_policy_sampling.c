@@ -154,9 +154,9 @@ static void the_trainer_gives_each_draw_the_samplers_log_probability(void **stat
 /* The profiles are near each other (a route may differ), and not the same. */
 static void a_precision_shows_in_the_log_probabilities(void **state)
 {
-    static const float largest[N_PROFILES] = {0.0f, 0.3f, 3.0f, 3.0f, 0.3f};
+    static const float largest[N_PROFILES] = {0.0f, 0.3f, 3.0f, 3.0f, 0.3f, 3.0f};
     static const char *const numerics[N_PROFILES] = {"cpu-f32-", "cpu-bf16-", "cpu-fp8-",
-                                                     "cpu-fp8-", "cpu-f32-"};
+                                                     "cpu-fp8-", "cpu-f32-",  "cpu-fp8-"};
     float logp[N_PROFILES][MAX_ROWS], entropy[MAX_ROWS];
 
     (void)state;
@@ -173,15 +173,16 @@ static void a_precision_shows_in_the_log_probabilities(void **state)
                     (unquantised == PRECISION_BF16));
         assert_true((strstr(policy_numerics(policy), "/kv-bf16") != NULL) ==
                     (cache_precision == PRECISION_BF16));
+        assert_true((strstr(policy_numerics(policy), "/kv-fp8") != NULL) ==
+                    (cache_precision == PRECISION_FP8));
         batch_fill(&batch);
         forward(policy, &batch, 0, N_SEQUENCES, plain, logp[i], entropy);
         for (size_t j = 0; j < batch.offsets[N_SEQUENCES]; j++) {
             off = fmaxf(off, fabsf(logp[i][j] - logp[0][j]));
         }
         assert_true(i == 0 || off > 1e-6f);
-        if (i == N_PROFILES - 1) { /* head and kv_b in bf16 show */
-            assert_memory_not_equal(logp[i], logp[i - 1],
-                                    batch.offsets[N_SEQUENCES] * sizeof(float));
+        for (size_t j = 0; j < i; j++) { /* head and kv_b in bf16 show, and every cache */
+            assert_memory_not_equal(logp[i], logp[j], batch.offsets[N_SEQUENCES] * sizeof(float));
         }
         if (off > largest[i]) {
             fail_msg("profile %zu is %g off", i, (double)off);

@@ -90,22 +90,23 @@ static void a_reference_has_no_activations_to_keep(void **state)
 static void the_cache_is_as_wide_as_the_products_unless_said(void **state)
 {
     /* dtype: rows; kv_cache_dtype: columns */
-    static const enum precision want[3][3] = {{PRECISION_F32, PRECISION_F32, PRECISION_BF16},
-                                              {PRECISION_BF16, PRECISION_F32, PRECISION_BF16},
-                                              {PRECISION_BF16, PRECISION_F32, PRECISION_BF16}};
+    static const enum precision want[3][4] = {
+        {PRECISION_F32, PRECISION_F32, PRECISION_BF16, PRECISION_FP8},
+        {PRECISION_BF16, PRECISION_F32, PRECISION_BF16, PRECISION_FP8},
+        {PRECISION_BF16, PRECISION_F32, PRECISION_BF16, PRECISION_FP8}};
     struct model_config model;
 
     (void)state;
     assert_ok(model_config_preset("small", &model));
-    for (size_t i = 0; i < 9; i++) {
-        struct run_config run = {.model = {.dtype = (enum model_dtype)(i / 3),
-                                           .kv_cache_dtype = (enum kv_cache_dtype)(i % 3)}};
+    for (size_t i = 0; i < 12; i++) {
+        struct run_config run = {.model = {.dtype = (enum model_dtype)(i / 4),
+                                           .kv_cache_dtype = (enum kv_cache_dtype)(i % 4)}};
         struct policy_options options;
 
         const struct learner_options learner = {.micro_batch_tokens = 64, .max_sequence_rows = 64};
 
         assert_ok(setup_policy_options(&run, &model, &learner, &options));
-        assert_int_equal(options.cache, want[i / 3][i % 3]);
+        assert_int_equal(options.cache, want[i / 4][i % 4]);
     }
 }
 
