@@ -42,10 +42,11 @@ def a_cache_of_another_precision_is_exact_too():
     cuts = ["3 workers", "prefill chunks of 16 rows, 3 sequences at once", "portable instructions"]
     with support.temporary() as name:
         folder = support.small_run(name, steps=3)
-        seen = [run_variant(folder, dtype, []) for dtype in ("fp32", "bf16")]
-        for dtype, cache in (("fp32", "bf16"), ("bf16", "fp32")):
+        seen = [run_variant(folder, dtype, []) for dtype in ("fp32", "bf16", "fp8")]
+        for dtype, cache in (("fp32", "bf16"), ("bf16", "fp32"), ("fp32", "fp8"), ("fp8", "fp8")):
             first = run_variant(folder, dtype, [f"model.kv_cache_dtype={cache}"])
             assert first not in seen, f"{dtype}: the bits of another cache"
+            seen.append(first)
             for label in cuts:
                 sets = [f"model.kv_cache_dtype={cache}", *CUTS[label]]
                 assert run_variant(folder, dtype, sets) == first, f"{dtype}, cache {cache}, {label}"
@@ -60,7 +61,7 @@ def one_precision_does_not_go_on_with_another():
         done = support.hone("run", "run.yaml", "--set", "model.dtype=bf16", "--set", "model.kv_cache_dtype=fp32", cwd=folder)
         support.assert_other_settings(done)
         support.hone("run", "run.yaml", "--set", "model.dtype=bfloat16", cwd=folder, check=2)
-        support.hone("run", "run.yaml", "--set", "model.kv_cache_dtype=fp8", cwd=folder, check=2)
+        support.hone("run", "run.yaml", "--set", "model.kv_cache_dtype=int8", cwd=folder, check=2)
 
 
 def generate_takes_a_precision():
@@ -75,8 +76,8 @@ def generate_takes_a_precision():
         assert seen[0] != seen[1] != seen[2] != seen[0], seen
         args = ["generate", "model", "--prompt", "1+2=", "--raw", "--dtype", "bf16", "--logprobs", "--max-tokens", "4"]
         caches = [json.loads(support.hone(*args, "--kv-cache-dtype", cache, cwd=folder, check=0).stdout)["logprobs"]
-                  for cache in ("auto", "bf16", "fp32")]
-        assert caches[0] == caches[1] == seen[1] != caches[2], caches
+                  for cache in ("auto", "bf16", "fp32", "fp8")]
+        assert caches[0] == caches[1] == seen[1] != caches[2] != caches[3] != caches[1], caches
         support.hone("generate", "model", "--prompt", "1", "--dtype", "f16", cwd=folder, check=2)
         support.hone("generate", "model", "--prompt", "1", "--kv-cache-dtype", "f16", cwd=folder, check=2)
 

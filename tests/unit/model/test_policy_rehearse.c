@@ -22,7 +22,8 @@ static struct policy_options options_of(bool is_trainable)
                                    .max_draws = N_SEQS * (1 + N_DRAFTS),
                                    .is_trainable = is_trainable,
                                    .n_drafts = is_trainable ? 0 : N_DRAFTS,
-                                   .precision = precision};
+                                   .precision = precision,
+                                   .cache = cache_precision};
 }
 
 static void rehearse(struct backend *backend, bool is_trainable, enum policy_indexer_loss loss)

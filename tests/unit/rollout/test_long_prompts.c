@@ -102,7 +102,7 @@ static void run(struct policy *policy, const struct setting *setting, struct out
     engine_destroy(engine);
 }
 
-static void check(bool is_sparse, enum precision precision)
+static void check(bool is_sparse, enum precision precision, enum precision cache)
 {
     static const struct setting at_once = {0, N_POSITIONS + 64, false};
     static const struct setting settings[] = {
@@ -120,7 +120,8 @@ static void check(bool is_sparse, enum precision precision)
                             &(struct policy_options){.max_rows = N_POSITIONS + 64,
                                                      .max_draws = 2 * N_SAMPLES,
                                                      .n_drafts = 2,
-                                                     .precision = precision},
+                                                     .precision = precision,
+                                                     .cache = cache},
                             &policy));
     weights_init(&model, policy_table(policy), 7, policy_weights(policy));
     assert_ok(policy_refresh(policy));
@@ -141,14 +142,16 @@ static void check(bool is_sparse, enum precision precision)
 static void a_prompt_of_all_positions_in_chunks_changes_no_bit(void **state)
 {
     (void)state;
-    check(false, PRECISION_F32);
-    check(false, PRECISION_FP8);
+    check(false, PRECISION_F32, PRECISION_F32);
+    check(false, PRECISION_FP8, PRECISION_F32);
+    check(false, PRECISION_BF16, PRECISION_FP8);
 }
 
 static void neither_does_it_with_sparse_attention(void **state)
 {
     (void)state;
-    check(true, PRECISION_F32);
+    check(true, PRECISION_F32, PRECISION_F32);
+    check(true, PRECISION_F32, PRECISION_FP8);
 }
 
 static void a_longer_one_is_refused(void **state)

@@ -38,14 +38,14 @@ struct setting {
 static const struct setting roomy = {
     .max_num_seqs = 64, .max_batch_tokens = ROWS_MAX, .n_extra = SIZE_MAX};
 
-static struct policy *make_policy(enum precision precision, size_t n_threads, size_t n_modules,
-                                  struct backend **backend)
+static struct policy *make_policy(enum precision precision, enum kv_cache_dtype cache,
+                                  size_t n_threads, size_t n_modules, struct backend **backend)
 {
     const struct policy_options options = {.max_rows = ROWS_MAX,
                                            .max_draws = 64,
                                            .n_drafts = DRAFTS,
                                            .precision = precision,
-                                           .cache = precision_cache(KV_CACHE_AUTO, precision)};
+                                           .cache = precision_cache(cache, precision)};
     struct model_config model;
     struct policy *policy = NULL;
 
@@ -136,13 +136,13 @@ static struct engine_stats run_setting(struct policy *policy, const struct setti
     return stats;
 }
 
-static void check_settings(enum precision precision, size_t n_threads,
+static void check_settings(enum precision precision, enum kv_cache_dtype cache, size_t n_threads,
                            const struct setting *settings, size_t n)
 {
     static struct outcome reference;
     static struct outcome outcome;
     struct backend *backend = NULL;
-    struct policy *policy = make_policy(precision, n_threads, n_threads, &backend);
+    struct policy *policy = make_policy(precision, cache, n_threads, n_threads, &backend);
 
     assert_int_equal(run_setting(policy, &roomy, &reference).n_preempted, 0);
     for (size_t i = 0; i < n; i++) {
@@ -171,27 +171,35 @@ static void preemption_changes_no_bit(void **state)
     };
 
     (void)state;
-    check_settings(PRECISION_F32, 1, settings, sizeof(settings) / sizeof(settings[0]));
+    check_settings(PRECISION_F32, KV_CACHE_AUTO, 1, settings,
+                   sizeof(settings) / sizeof(settings[0]));
 }
 
 static void preemption_changes_no_bit_with_two_threads_and_modules(void **state)
 {
     (void)state;
-    check_settings(PRECISION_F32, 2, some, sizeof(some) / sizeof(some[0]));
+    check_settings(PRECISION_F32, KV_CACHE_AUTO, 2, some, sizeof(some) / sizeof(some[0]));
 }
 
 static void preemption_changes_no_bit_in_bf16(void **state)
 {
     (void)state;
-    check_settings(PRECISION_BF16, 1, some, sizeof(some) / sizeof(some[0]));
-    check_settings(PRECISION_BF16, 2, others, sizeof(others) / sizeof(others[0]));
+    check_settings(PRECISION_BF16, KV_CACHE_AUTO, 1, some, sizeof(some) / sizeof(some[0]));
+    check_settings(PRECISION_BF16, KV_CACHE_AUTO, 2, others, sizeof(others) / sizeof(others[0]));
 }
 
 static void preemption_changes_no_bit_in_fp8(void **state)
 {
     (void)state;
-    check_settings(PRECISION_FP8, 1, others, sizeof(others) / sizeof(others[0]));
-    check_settings(PRECISION_FP8, 2, some, sizeof(some) / sizeof(some[0]));
+    check_settings(PRECISION_FP8, KV_CACHE_AUTO, 1, others, sizeof(others) / sizeof(others[0]));
+    check_settings(PRECISION_FP8, KV_CACHE_AUTO, 2, some, sizeof(some) / sizeof(some[0]));
+}
+
+static void preemption_changes_no_bit_with_a_cache_in_fp8(void **state)
+{
+    (void)state;
+    check_settings(PRECISION_F32, KV_CACHE_FP8, 1, others, sizeof(others) / sizeof(others[0]));
+    check_settings(PRECISION_BF16, KV_CACHE_FP8, 2, some, sizeof(some) / sizeof(some[0]));
 }
 
 /* All prompts at once, then each again under the same weights, then under others. */
@@ -202,7 +210,7 @@ static void a_known_beginning_changes_no_bit(void **state)
     static struct outcome reference;
     static struct outcome outcome;
     struct backend *backend = NULL;
-    struct policy *policy = make_policy(PRECISION_F32, 1, 1, &backend);
+    struct policy *policy = make_policy(PRECISION_F32, KV_CACHE_AUTO, 1, 1, &backend);
     const size_t vocab = policy_config(policy)->vocab_size;
     (void)state;
 
@@ -246,7 +254,7 @@ static void a_tick_allocates_nothing_when_samples_are_put_off(void **state)
     static const struct setting setting = {2, 17, 64, 2};
     static struct outcome outcome;
     struct backend *backend = NULL;
-    struct policy *policy = make_policy(PRECISION_F32, 2, 1, &backend);
+    struct policy *policy = make_policy(PRECISION_F32, KV_CACHE_AUTO, 2, 1, &backend);
     (void)state;
 
     (void)run_setting(policy, &setting, &outcome); /* warm */
@@ -271,6 +279,7 @@ int main(void)
         cmocka_unit_test(preemption_changes_no_bit_with_two_threads_and_modules),
         cmocka_unit_test(preemption_changes_no_bit_in_bf16),
         cmocka_unit_test(preemption_changes_no_bit_in_fp8),
+        cmocka_unit_test(preemption_changes_no_bit_with_a_cache_in_fp8),
         cmocka_unit_test(a_known_beginning_changes_no_bit),
         cmocka_unit_test(a_tick_allocates_nothing_when_samples_are_put_off),
     };

@@ -35,6 +35,7 @@ struct plan {
     bool is_measured;
     struct sampling_params sampling;
     enum precision precision;
+    enum kv_cache_dtype cache;
 };
 
 #define PLAIN                                                                                      \
@@ -79,8 +80,7 @@ static struct policy *make_policy(const struct plan *plan, struct backend **back
                                            .max_draws = 8,
                                            .n_drafts = plan->n_drafts,
                                            .precision = plan->precision,
-                                           .cache =
-                                               precision_cache(KV_CACHE_AUTO, plan->precision)};
+                                           .cache = precision_cache(plan->cache, plan->precision)};
     struct model_config model;
     struct policy *policy = NULL;
 
@@ -190,30 +190,33 @@ static struct engine_stats run_plan(const struct plan *plan, struct outcome *out
 static void samples_do_not_depend_on_drafts(void **state)
 {
     static const struct plan plans[] = {
-        {ONE_MODULE, 1, 64, 256, 1, 0, 0, false, PLAIN, PRECISION_F32},
-        {ONE_MODULE, 1, 1, 8, 2, 0, 0, false, PLAIN, PRECISION_F32},
-        {ONE_MODULE, 2, 3, 8, 1, 0, 0, false, PLAIN, PRECISION_F32},
-        {ONE_MODULE, 3, 17, 33, 2, 0, 0, false, PLAIN, PRECISION_F32},
-        {ONE_MODULE, 8, 64, 17, 1, 0, 0, false, PLAIN, PRECISION_F32},
-        {ONE_MODULE, 3, 64, 256, 1, 7, 0, false, PLAIN, PRECISION_F32},
-        {ONE_MODULE, 2, 64, 2, 1, 12, 3, false, PLAIN, PRECISION_F32},
-        {ONE_MODULE, 2, 64, 256, 2, 0, 0, true, PLAIN, PRECISION_F32},
-        {ONE_MODULE, 1, 3, 64, 1, 0, 0, false, GREEDY, PRECISION_F32},
-        {ONE_MODULE, 3, 64, 256, 2, 0, 4, false, GREEDY, PRECISION_F32},
-        {ONE_MODULE, 1, 17, 64, 1, 0, 0, false, CUT, PRECISION_F32},
-        {ONE_MODULE, 3, 1, 16, 1, 0, 0, false, CUT, PRECISION_F32},
-        {TWO_MODULES, 1, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32},
-        {TWO_MODULES, 2, 64, 256, 2, 0, 0, false, PLAIN, PRECISION_F32},
-        {TWO_MODULES, 3, 5, 9, 1, 9, 0, false, PLAIN, PRECISION_F32},
-        {PRE_NORM, 1, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32},
-        {PRE_NORM, 3, 64, 256, 1, 0, 0, false, CUT, PRECISION_F32},
-        {SPARSE, 1, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32},
-        {SPARSE, 3, 64, 33, 2, 0, 0, false, PLAIN, PRECISION_F32},
-        {ONE_MODULE, 2, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_BF16},
-        {ONE_MODULE, 3, 64, 33, 2, 0, 0, false, PLAIN, PRECISION_BF16},
-        {TWO_MODULES, 2, 3, 64, 1, 0, 0, false, CUT, PRECISION_FP8},
-        {TWO_MODULES, 3, 64, 33, 2, 0, 0, false, CUT, PRECISION_FP8},
-        {SPARSE, 2, 64, 256, 1, 0, 0, false, PLAIN, PRECISION_FP8},
+        {ONE_MODULE, 1, 64, 256, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+        {ONE_MODULE, 1, 1, 8, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+        {ONE_MODULE, 2, 3, 8, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+        {ONE_MODULE, 3, 17, 33, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+        {ONE_MODULE, 8, 64, 17, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+        {ONE_MODULE, 3, 64, 256, 1, 7, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+        {ONE_MODULE, 2, 64, 2, 1, 12, 3, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+        {ONE_MODULE, 2, 64, 256, 2, 0, 0, true, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+        {ONE_MODULE, 1, 3, 64, 1, 0, 0, false, GREEDY, PRECISION_F32, KV_CACHE_AUTO},
+        {ONE_MODULE, 3, 64, 256, 2, 0, 4, false, GREEDY, PRECISION_F32, KV_CACHE_AUTO},
+        {ONE_MODULE, 1, 17, 64, 1, 0, 0, false, CUT, PRECISION_F32, KV_CACHE_AUTO},
+        {ONE_MODULE, 3, 1, 16, 1, 0, 0, false, CUT, PRECISION_F32, KV_CACHE_AUTO},
+        {TWO_MODULES, 1, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+        {TWO_MODULES, 2, 64, 256, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+        {TWO_MODULES, 3, 5, 9, 1, 9, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+        {PRE_NORM, 1, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+        {PRE_NORM, 3, 64, 256, 1, 0, 0, false, CUT, PRECISION_F32, KV_CACHE_AUTO},
+        {SPARSE, 1, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+        {SPARSE, 3, 64, 33, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+        {ONE_MODULE, 2, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_BF16, KV_CACHE_AUTO},
+        {ONE_MODULE, 3, 64, 33, 2, 0, 0, false, PLAIN, PRECISION_BF16, KV_CACHE_AUTO},
+        {TWO_MODULES, 2, 3, 64, 1, 0, 0, false, CUT, PRECISION_FP8, KV_CACHE_AUTO},
+        {TWO_MODULES, 3, 64, 33, 2, 0, 0, false, CUT, PRECISION_FP8, KV_CACHE_AUTO},
+        {SPARSE, 2, 64, 256, 1, 0, 0, false, PLAIN, PRECISION_FP8, KV_CACHE_AUTO},
+        {TWO_MODULES, 2, 5, 9, 1, 9, 0, false, PLAIN, PRECISION_F32, KV_CACHE_FP8},
+        {TWO_MODULES, 3, 64, 33, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_FP8},
+        {SPARSE, 2, 64, 256, 1, 0, 0, false, PLAIN, PRECISION_BF16, KV_CACHE_FP8},
     };
     static struct outcome reference;
     static struct outcome outcome;
@@ -224,6 +227,7 @@ static void samples_do_not_depend_on_drafts(void **state)
         const struct plan *plan = &plans[i];
         const bool is_same =
             plan->kind == last.kind && plan->precision == last.precision &&
+            plan->cache == last.cache &&
             plan->sampling.top_k == last.sampling.top_k && /* one of PLAIN, GREEDY, CUT */
             (plan->sampling.temperature > 0.0F) == (last.sampling.temperature > 0.0F);
 
@@ -233,7 +237,8 @@ static void samples_do_not_depend_on_drafts(void **state)
                                  .max_batch_tokens = 256,
                                  .n_threads = 1,
                                  .sampling = plan->sampling,
-                                 .precision = plan->precision};
+                                 .precision = plan->precision,
+                                 .cache = plan->cache};
             assert_int_equal(run_plan(&last, &reference).n_fed, 0);
         }
         const struct engine_stats stats = run_plan(plan, &outcome);
@@ -250,7 +255,8 @@ static void samples_do_not_depend_on_drafts(void **state)
 
 static void drafts_save_turns(void **state)
 {
-    static const struct plan plan = {ONE_MODULE, 1, 1, 64, 1, 0, 0, false, PLAIN, PRECISION_F32};
+    static const struct plan plan = {ONE_MODULE,   1, 1, 64, 1, 0, 0, false, PLAIN, PRECISION_F32,
+                                     KV_CACHE_AUTO};
     static struct outcome outcome;
     (void)state;
 
@@ -261,7 +267,8 @@ static void drafts_save_turns(void **state)
 
 static void an_engine_draws_the_same_after_other_weights_and_measuring(void **state)
 {
-    static const struct plan plan = {ONE_MODULE, 2, 3, 64, 1, 0, 0, true, PLAIN, PRECISION_F32};
+    static const struct plan plan = {ONE_MODULE,   2, 3, 64, 1, 0, 0, true, PLAIN, PRECISION_F32,
+                                     KV_CACHE_AUTO};
     static struct outcome first;
     static struct outcome second;
     struct backend *backend = NULL;
@@ -293,7 +300,8 @@ static void an_engine_draws_the_same_after_other_weights_and_measuring(void **st
 /* A module of nonsense: its logits are not finite, so that nothing is drafted. */
 static void a_broken_module_costs_no_token(void **state)
 {
-    static const struct plan plan = {ONE_MODULE, 2, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32};
+    static const struct plan plan = {ONE_MODULE,   2, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32,
+                                     KV_CACHE_AUTO};
     static struct outcome want;
     static struct outcome outcome;
     struct backend *backend = NULL;
@@ -366,7 +374,8 @@ static void as_many_drafts_are_made_as_pay(void **state)
 
 static void create_fails_cleanly_at_every_allocation(void **state)
 {
-    static const struct plan plan = {ONE_MODULE, 2, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32};
+    static const struct plan plan = {ONE_MODULE,   2, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32,
+                                     KV_CACHE_AUTO};
     const struct engine_options options = {
         .max_num_seqs = 2, .max_batch_tokens = 8, .max_sequence = 64, .n_drafts = 2};
     struct backend *backend = NULL;

@@ -69,26 +69,34 @@ static void decode(struct policy *policy, const char *name)
     engine_destroy(engine);
 }
 
+static void check_preset(const char *name, enum precision cache)
+{
+    struct model_config config;
+    struct backend *backend = NULL;
+    struct policy *policy = NULL;
+
+    assert_ok(model_config_preset(name, &config));
+    config.n_eos_ids = 0;
+    assert_ok(backend_open("cpu", 2, &backend));
+    assert_ok(policy_create(
+        backend, &config,
+        &(struct policy_options){.max_rows = 64, .max_draws = N_SEQUENCES, .cache = cache},
+        &policy));
+    weights_init(&config, policy_table(policy), 1, policy_weights(policy));
+    assert_ok(policy_refresh(policy));
+    decode(policy, name);
+    policy_destroy(policy);
+    backend_close(backend);
+}
+
 static void a_hundred_steps_allocate_nothing(void **state)
 {
     static const char *const presets[] = {"tiny", "v2", "v32", "llama", "qwen3-moe", "demo"};
 
     (void)state;
     for (size_t i = 0; i < sizeof(presets) / sizeof(presets[0]); i++) {
-        struct model_config config;
-        struct backend *backend = NULL;
-        struct policy *policy = NULL;
-        assert_ok(model_config_preset(presets[i], &config));
-        config.n_eos_ids = 0;
-        assert_ok(backend_open("cpu", 2, &backend));
-        assert_ok(policy_create(backend, &config,
-                                &(struct policy_options){.max_rows = 64, .max_draws = N_SEQUENCES},
-                                &policy));
-        weights_init(&config, policy_table(policy), 1, policy_weights(policy));
-        assert_ok(policy_refresh(policy));
-        decode(policy, presets[i]);
-        policy_destroy(policy);
-        backend_close(backend);
+        check_preset(presets[i], PRECISION_F32);
+        check_preset(presets[i], PRECISION_FP8);
     }
 }
 
