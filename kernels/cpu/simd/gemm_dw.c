@@ -40,8 +40,8 @@ static size_t joined_stride(size_t n)
     return cpu_padded_stride((n + SIMD_LANES - 1) / SIMD_LANES * SIMD_LANES);
 }
 
-/* Rows of a block. */
-static size_t block_rows(const struct dw_block *block)
+/* Most rows of a block. */
+static size_t block_rows_max(const struct dw_block *block)
 {
     if (block->precision == PRECISION_F32) {
         return BLOCK_STEPS;
@@ -49,6 +49,15 @@ static size_t block_rows(const struct dw_block *block)
     const size_t steps = JOINED_WORDS / (joined_stride(block->n_in) + joined_stride(block->n_out));
     const size_t at_least = steps > BLOCK_STEPS_MIN ? steps : BLOCK_STEPS_MIN;
     return 2 * (at_least < BLOCK_STEPS ? at_least : BLOCK_STEPS);
+}
+
+/* Rows of a block, dealt evenly and in pairs: few rows would load and store all sums for little. */
+static size_t block_rows(const struct dw_block *block)
+{
+    const size_t most = block_rows_max(block);
+    const size_t n_blocks = (block->n_rows + most - 1) / most;
+    const size_t rows = n_blocks > 0 ? (block->n_rows + n_blocks - 1) / n_blocks : most;
+    return rows + rows % 2;
 }
 
 size_t ISA(dw_joined_words)(enum precision precision, size_t n_in, size_t n_out)
@@ -104,6 +113,7 @@ static void run_rows(const struct dw_block *block, const struct dw_block *next)
  * other. */
 struct dw_batches {
     struct dw_block first; /* all rows */
+    size_t rows;           /* of a block */
     size_t n, dy_batch, x_batch, dw_batch;
 };
 
@@ -111,7 +121,7 @@ struct dw_batches {
 static struct dw_block block_at(const struct dw_batches *batches, size_t index)
 {
     struct dw_block block = batches->first;
-    const size_t rows = block_rows(&block);
+    const size_t rows = batches->rows;
     const size_t row = index / batches->n * rows;
     const size_t batch = index % batches->n;
     const size_t left = row < block.n_rows ? block.n_rows - row : 0;
@@ -122,8 +132,9 @@ static struct dw_block block_at(const struct dw_batches *batches, size_t index)
     return block;
 }
 
-static void run_batches(const struct dw_batches *batches)
+static void run_batches(struct dw_batches *batches)
 {
+    batches->rows = block_rows(&batches->first);
     struct dw_block block = block_at(batches, 0);
     if (block.n_out == 0 || block.n_in == 0) {
         return;
@@ -137,7 +148,7 @@ static void run_batches(const struct dw_batches *batches)
 
 void ISA(dw_block)(const struct dw_block *block)
 {
-    const struct dw_batches alone = {.first = *block, .n = 1};
+    struct dw_batches alone = {.first = *block, .n = 1};
     run_batches(&alone);
 }
 
