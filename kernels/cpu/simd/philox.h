@@ -16,51 +16,93 @@
 
 #define NOISE_TILE ((size_t)64) /* tokens whose words are made together */
 
+#define NOISE_ROUNDS ((size_t)10)
+
+/* What a row's blocks share. Two of a counter's words are the row's and one is zero, so of the
+ * first round half is the same in every block, and a half of the second: those are here. */
 struct noise_key {
-    uint32_t key[2];
-    uint32_t position, sample;
+    uint32_t keys[NOISE_ROUNDS][2]; /* of each round */
+    uint32_t sample_low;            /* second word after the first round */
+    uint32_t row_low, row_high;     /* both halves of the second round's first product */
 };
+
+#define NOISE_FACTOR0 UINT32_C(0xD2511F53)
+#define NOISE_FACTOR1 UINT32_C(0xCD9E8D57)
 
 static inline struct noise_key noise_key_make(uint64_t seed, uint64_t group, uint32_t sample,
                                               uint32_t position)
 {
     const uint64_t bits =
         random_bits(seed, RANDOM_SAMPLING, group, (uint64_t)sample | (uint64_t)position << 32);
-    return (struct noise_key){{(uint32_t)bits, (uint32_t)(bits >> 32)}, position, sample};
+    uint32_t key0 = (uint32_t)bits, key1 = (uint32_t)(bits >> 32);
+    struct noise_key out;
+
+    for (size_t round = 0; round < NOISE_ROUNDS; round++) {
+        out.keys[round][0] = key0;
+        out.keys[round][1] = key1;
+        key0 += UINT32_C(0x9E3779B9);
+        key1 += UINT32_C(0xBB67AE85);
+    }
+    const uint64_t of_sample = (uint64_t)NOISE_FACTOR1 * sample;
+    const uint32_t first = (uint32_t)(of_sample >> 32) ^ position ^ out.keys[0][0];
+    const uint64_t of_row = (uint64_t)NOISE_FACTOR0 * first;
+    out.sample_low = (uint32_t)of_sample;
+    out.row_low = (uint32_t)of_row;
+    out.row_high = (uint32_t)(of_row >> 32);
+    return out;
 }
 
-/* The four words of sixteen blocks. */
+/* The four words of sixteen blocks, or of eight in the even lanes, anything in the odd ones: there
+ * products need no merging, and what lies above a word is never looked at. */
 struct noise_words {
     i32x16 c[4];
 };
 
-SIMD_INLINE void noise_round(struct noise_words *w, uint32_t key0, uint32_t key1)
+SIMD_INLINE i32x16 noise_set1(uint32_t x)
 {
-    i32x16 low0, high0, low1, high1;
+    return ivec_set1((int32_t)x);
+}
 
-    ivec_mul_wide(w->c[0], ivec_set1((int32_t)UINT32_C(0xD2511F53)), &low0, &high0);
-    ivec_mul_wide(w->c[2], ivec_set1((int32_t)UINT32_C(0xCD9E8D57)), &low1, &high1);
-    w->c[0] = ivec_xor(ivec_xor(high1, w->c[1]), ivec_set1((int32_t)key0));
-    w->c[1] = low1;
-    w->c[2] = ivec_xor(ivec_xor(high0, w->c[3]), ivec_set1((int32_t)key1));
-    w->c[3] = low0;
+SIMD_INLINE void noise_round(struct noise_words *w, const uint32_t key[2])
+{
+    const i32x16 product0 = ivec_mul_even(w->c[0], noise_set1(NOISE_FACTOR0));
+    const i32x16 product1 = ivec_mul_even(w->c[2], noise_set1(NOISE_FACTOR1));
+
+    w->c[0] = ivec_xor3(ivec_odd(product1), w->c[1], noise_set1(key[0]));
+    w->c[1] = product1;
+    w->c[2] = ivec_xor3(ivec_odd(product0), w->c[3], noise_set1(key[1]));
+    w->c[3] = product0;
+}
+
+/* The blocks whose counters are in the even lanes. */
+SIMD_INLINE void noise_blocks(const struct noise_key *row, i32x16 counter, struct noise_words *w)
+{
+    const i32x16 product0 = ivec_mul_even(counter, noise_set1(NOISE_FACTOR0));
+    const i32x16 third = ivec_xor(ivec_odd(product0), noise_set1(row->keys[0][1]));
+    const i32x16 product1 = ivec_mul_even(third, noise_set1(NOISE_FACTOR1));
+
+    w->c[0] = ivec_xor(ivec_odd(product1), noise_set1(row->sample_low ^ row->keys[1][0]));
+    w->c[1] = product1;
+    w->c[2] = ivec_xor(product0, noise_set1(row->row_high ^ row->keys[1][1]));
+    w->c[3] = noise_set1(row->row_low);
+#pragma GCC unroll 8
+    for (size_t round = 2; round < NOISE_ROUNDS; round++) {
+        noise_round(w, row->keys[round]);
+    }
 }
 
 /* Lane j of word i: 32 bits of token 64 tile + 16 i + j. */
 SIMD_INLINE void noise_tile(const struct noise_key *row, size_t tile, struct noise_words *out)
 {
     static const int32_t lanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    uint32_t key0 = row->key[0], key1 = row->key[1];
+    const i32x16 counters = ivec_add(ivec_load(lanes), ivec_set1((int32_t)(16 * tile)));
+    struct noise_words even, odd;
 
-    out->c[0] = ivec_add(ivec_load(lanes), ivec_set1((int32_t)(16 * tile)));
-    out->c[1] = ivec_set1((int32_t)row->position);
-    out->c[2] = ivec_set1((int32_t)row->sample);
-    out->c[3] = ivec_set1(0);
-#pragma GCC unroll 10
-    for (size_t round = 0; round < 10; round++) {
-        noise_round(out, key0, key1);
-        key0 += UINT32_C(0x9E3779B9);
-        key1 += UINT32_C(0xBB67AE85);
+    noise_blocks(row, counters, &even);
+    noise_blocks(row, ivec_odd(counters), &odd);
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 4; i++) {
+        out->c[i] = ivec_zip_even(even.c[i], odd.c[i]);
     }
 }
 

@@ -234,18 +234,20 @@ SIMD_INLINE i32x16 ivec_mul(i32x16 a, i32x16 b)
     return (i32x16){_mm256_mullo_epi32(a.lo, b.lo), _mm256_mullo_epi32(a.hi, b.hi)};
 }
 
-SIMD_INLINE void simd_mul_wide8(__m256i a, __m256i b, __m256i *low, __m256i *high)
+SIMD_INLINE i32x16 ivec_mul_even(i32x16 a, i32x16 b)
 {
-    const __m256i even = _mm256_mul_epu32(a, b);
-    const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), _mm256_srli_epi64(b, 32));
-    *low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
-    *high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+    return (i32x16){_mm256_mul_epu32(a.lo, b.lo), _mm256_mul_epu32(a.hi, b.hi)};
 }
 
-SIMD_INLINE void ivec_mul_wide(i32x16 a, i32x16 b, i32x16 *low, i32x16 *high)
+SIMD_INLINE i32x16 ivec_odd(i32x16 a)
 {
-    simd_mul_wide8(a.lo, b.lo, &low->lo, &high->lo);
-    simd_mul_wide8(a.hi, b.hi, &low->hi, &high->hi);
+    return (i32x16){_mm256_srli_epi64(a.lo, 32), _mm256_srli_epi64(a.hi, 32)};
+}
+
+SIMD_INLINE i32x16 ivec_zip_even(i32x16 a, i32x16 b)
+{
+    return (i32x16){_mm256_blend_epi32(a.lo, _mm256_slli_epi64(b.lo, 32), 0xAA),
+                    _mm256_blend_epi32(a.hi, _mm256_slli_epi64(b.hi, 32), 0xAA)};
 }
 
 SIMD_INLINE i32x16 ivec_and(i32x16 a, i32x16 b)
@@ -261,6 +263,11 @@ SIMD_INLINE i32x16 ivec_or(i32x16 a, i32x16 b)
 SIMD_INLINE i32x16 ivec_xor(i32x16 a, i32x16 b)
 {
     return (i32x16){_mm256_xor_si256(a.lo, b.lo), _mm256_xor_si256(a.hi, b.hi)};
+}
+
+SIMD_INLINE i32x16 ivec_xor3(i32x16 a, i32x16 b, i32x16 c)
+{
+    return ivec_xor(ivec_xor(a, b), c);
 }
 
 SIMD_INLINE i32x16 ivec_shift_left(i32x16 a, int32_t count)

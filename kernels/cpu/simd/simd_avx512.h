@@ -209,12 +209,19 @@ SIMD_INLINE i32x16 ivec_mul(i32x16 a, i32x16 b)
     return _mm512_mullo_epi32(a, b);
 }
 
-SIMD_INLINE void ivec_mul_wide(i32x16 a, i32x16 b, i32x16 *low, i32x16 *high)
+SIMD_INLINE i32x16 ivec_mul_even(i32x16 a, i32x16 b)
 {
-    const __m512i even = _mm512_mul_epu32(a, b);
-    const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), _mm512_srli_epi64(b, 32));
-    *low = _mm512_mask_shuffle_epi32(even, 0xAAAA, odd, _MM_PERM_CCAA);
-    *high = _mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB);
+    return _mm512_mul_epu32(a, b);
+}
+
+SIMD_INLINE i32x16 ivec_odd(i32x16 a)
+{
+    return _mm512_srli_epi64(a, 32);
+}
+
+SIMD_INLINE i32x16 ivec_zip_even(i32x16 a, i32x16 b)
+{
+    return _mm512_mask_shuffle_epi32(a, 0xAAAA, b, _MM_PERM_CCAA);
 }
 
 SIMD_INLINE i32x16 ivec_and(i32x16 a, i32x16 b)
@@ -230,6 +237,11 @@ SIMD_INLINE i32x16 ivec_or(i32x16 a, i32x16 b)
 SIMD_INLINE i32x16 ivec_xor(i32x16 a, i32x16 b)
 {
     return _mm512_xor_si512(a, b);
+}
+
+SIMD_INLINE i32x16 ivec_xor3(i32x16 a, i32x16 b, i32x16 c)
+{
+    return _mm512_ternarylogic_epi32(a, b, c, 0x96);
 }
 
 SIMD_INLINE i32x16 ivec_shift_left(i32x16 a, int32_t count)

@@ -336,14 +336,34 @@ SIMD_INLINE i32x16 ivec_mul(i32x16 a, i32x16 b)
     return out;
 }
 
-SIMD_INLINE void ivec_mul_wide(i32x16 a, i32x16 b, i32x16 *low, i32x16 *high)
+SIMD_INLINE i32x16 ivec_mul_even(i32x16 a, i32x16 b)
 {
-    for (size_t j = 0; j < SIMD_LANES; j++) {
-        const uint64_t product =
-            (uint64_t)(uint32_t)a.q[j / 4][j % 4] * (uint32_t)b.q[j / 4][j % 4];
-        low->q[j / 4][j % 4] = (int32_t)(uint32_t)product;
-        high->q[j / 4][j % 4] = (int32_t)(uint32_t)(product >> 32);
+    i32x16 out;
+    for (size_t i = 0; i < 4; i++) {
+        const uint64_t first = (uint64_t)(uint32_t)a.q[i][0] * (uint32_t)b.q[i][0];
+        const uint64_t second = (uint64_t)(uint32_t)a.q[i][2] * (uint32_t)b.q[i][2];
+        out.q[i] = (i32x4){(int32_t)(uint32_t)first, (int32_t)(uint32_t)(first >> 32),
+                           (int32_t)(uint32_t)second, (int32_t)(uint32_t)(second >> 32)};
     }
+    return out;
+}
+
+SIMD_INLINE i32x16 ivec_odd(i32x16 a)
+{
+    i32x16 out;
+    for (size_t i = 0; i < 4; i++) {
+        out.q[i] = (i32x4){a.q[i][1], 0, a.q[i][3], 0};
+    }
+    return out;
+}
+
+SIMD_INLINE i32x16 ivec_zip_even(i32x16 a, i32x16 b)
+{
+    i32x16 out;
+    for (size_t i = 0; i < 4; i++) {
+        out.q[i] = (i32x4){a.q[i][0], b.q[i][0], a.q[i][2], b.q[i][2]};
+    }
+    return out;
 }
 
 SIMD_INLINE i32x16 ivec_and(i32x16 a, i32x16 b)
@@ -371,6 +391,11 @@ SIMD_INLINE i32x16 ivec_xor(i32x16 a, i32x16 b)
         out.q[i] = a.q[i] ^ b.q[i];
     }
     return out;
+}
+
+SIMD_INLINE i32x16 ivec_xor3(i32x16 a, i32x16 b, i32x16 c)
+{
+    return ivec_xor(ivec_xor(a, b), c);
 }
 
 SIMD_INLINE i32x16 ivec_shift_left(i32x16 a, int32_t count)
