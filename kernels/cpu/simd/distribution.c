@@ -196,34 +196,60 @@ static void cut_filters(struct distribution *d, const struct sampling_params *sa
     }
 }
 
+/* Four vectors a step, so that one maximum need not wait for the last. */
+#define MAX_STEP ((size_t)4)
+
+struct extremes {
+    f32x16 best, zero;
+};
+
+SIMD_INLINE void extremes_add(struct extremes *x, const struct distribution *d, size_t v, size_t n)
+{
+    const f32x16 u = distribution_u(d, v, n);
+
+    x->best = vec_max(vec_select(mask_first(n), u, x->best), x->best);
+    x->zero = vec_fma(u, vec_zero(), x->zero); /* NaN as soon as a u is not finite */
+}
+
 /* Maximum of u; false if a u is not finite. */
 static bool find_max(struct distribution *d)
 {
-    f32x16 best = vec_set1(-INFINITY), zero = vec_zero();
+    const size_t whole = d->vocab - d->vocab % (MAX_STEP * SIMD_LANES);
+    struct extremes x[MAX_STEP];
 
-    for (size_t v = 0; v < d->vocab; v += SIMD_LANES) {
-        const size_t n = lanes_left(v, d->vocab);
-        const f32x16 u = distribution_u(d, v, n);
-        best = vec_max(vec_select(mask_first(n), u, best), best);
-        zero = vec_fma(u, vec_zero(), zero); /* NaN as soon as a u is not finite */
+    for (size_t i = 0; i < MAX_STEP; i++) {
+        x[i] = (struct extremes){.best = vec_set1(-INFINITY), .zero = vec_zero()};
     }
-    d->max = vec_hmax(best);
-    return vec_sum(zero) == 0.0F;
+    for (size_t v = 0; v < whole; v += MAX_STEP * SIMD_LANES) {
+#pragma GCC unroll 4
+        for (size_t i = 0; i < MAX_STEP; i++) {
+            extremes_add(&x[i], d, v + i * SIMD_LANES, SIMD_LANES);
+        }
+    }
+    for (size_t v = whole; v < d->vocab; v += SIMD_LANES) {
+        extremes_add(&x[0], d, v, lanes_left(v, d->vocab));
+    }
+    d->max = vec_hmax(vec_max(vec_max(x[0].best, x[1].best), vec_max(x[2].best, x[3].best)));
+    return vec_sum(vec_add(vec_add(x[0].zero, x[1].zero), vec_add(x[2].zero, x[3].zero))) == 0.0F;
 }
 
 static void cut_greedy(struct distribution *d)
 {
-    size_t arg_max = 0;
+    uint32_t found = 0;
+    size_t v = 0;
 
-    while (arg_max + 1 < d->vocab && d->logits[arg_max] != d->max) {
-        arg_max++;
+    for (; found == 0; v += SIMD_LANES) {
+        const size_t n = lanes_left(v, d->vocab);
+        const mask16 equal = vec_eq(distribution_u(d, v, n), vec_set1(d->max));
+        found = mask_bits(mask_and(mask_first(n), equal));
     }
+    const size_t arg_max = v - SIMD_LANES + (size_t)__builtin_ctz(found);
     d->cut = (struct cut){.value = d->max, .last = (int32_t)arg_max};
     d->is_filtered = true;
 }
 
 /* One pass: the sum of the kept set, and the entropy log s + sum e (max - u) / s of all. */
-static void add_up(struct distribution *d)
+SIMD_INLINE float add_up(struct distribution *d, bool is_filtered)
 {
     const f32x16 max = vec_set1(d->max);
     f32x16 kept = vec_zero(), all = vec_zero(), weighted = vec_zero();
@@ -235,21 +261,20 @@ static void add_up(struct distribution *d)
         const f32x16 e = vec_select(mask_first(n), vec_exp(below), vec_zero());
         all = vec_add(all, e);
         weighted = vec_fma(e, below, weighted);
-        if (d->is_filtered) {
+        if (is_filtered) {
             kept = vec_add(kept, vec_select(distribution_kept(d, v, n, u), e, vec_zero()));
         }
     }
     const float total = vec_sum(all);
-    d->sum = d->is_filtered ? vec_sum(kept) : total;
     const float log_total = float_log(total);
     d->lse_all = d->max + log_total;
-    d->lse = d->is_filtered ? d->max + float_log(d->sum) : d->lse_all;
-    d->entropy = d->is_greedy ? 0.0F : log_total - vec_sum(weighted) / total;
+    d->entropy = log_total - vec_sum(weighted) / total;
+    return is_filtered ? vec_sum(kept) : total;
 }
 
-bool ISA(distribution_init)(const float *logits, size_t vocab,
-                            const struct sampling_params *sampling, int32_t forced,
-                            struct distribution *d)
+bool ISA(distribution_begin)(const float *logits, size_t vocab,
+                             const struct sampling_params *sampling, int32_t forced,
+                             struct distribution *d)
 {
     const bool is_greedy = sampling->temperature == 0.0F;
 
@@ -267,7 +292,29 @@ bool ISA(distribution_init)(const float *logits, size_t vocab,
         cut_filters(d, sampling);
         d->forced = forced;
     }
-    add_up(d);
+    return true;
+}
+
+void ISA(distribution_close)(struct distribution *d, float sum)
+{
+    d->sum = sum;
+    d->lse = d->max + float_log(d->sum);
+}
+
+bool ISA(distribution_init)(const float *logits, size_t vocab,
+                            const struct sampling_params *sampling, int32_t forced,
+                            struct distribution *d)
+{
+    if (!ISA(distribution_begin)(logits, vocab, sampling, forced, d)) {
+        return false;
+    }
+    if (d->is_greedy) {
+        ISA(distribution_close)(d, 1.0F);
+    } else if (d->is_filtered) {
+        ISA(distribution_close)(d, add_up(d, true));
+    } else {
+        ISA(distribution_close)(d, add_up(d, false));
+    }
     return true;
 }
 

@@ -36,7 +36,7 @@ struct distribution {
     int32_t forced; /* a token that is kept in any case, or -1 */
     float sum;      /* of exp(u - max) over the kept set */
     float lse;
-    float lse_all; /* before the filters */
+    float lse_all; /* before the filters; unused if greedy */
     float entropy; /* of the whole vocabulary, before the filters; 0 if greedy */
 };
 
@@ -44,6 +44,14 @@ struct distribution {
 bool ISA(distribution_init)(const float *logits, size_t vocab,
                             const struct sampling_params *sampling, int32_t forced,
                             struct distribution *d);
+
+/* The same in two steps, for who looks at every token in between and needs neither entropy nor
+ * lse_all: all but the sums; then, given the sum of what distribution_mass says of all tokens, v
+ * ascending, sum and lse. */
+bool ISA(distribution_begin)(const float *logits, size_t vocab,
+                             const struct sampling_params *sampling, int32_t forced,
+                             struct distribution *d);
+void ISA(distribution_close)(struct distribution *d, float sum);
 
 /* log p_v; -INFINITY for what a greedy row cannot draw. v is kept. */
 float ISA(distribution_logp)(const struct distribution *d, int32_t v);
@@ -89,6 +97,17 @@ SIMD_INLINE mask16 distribution_kept(const struct distribution *d, size_t v, siz
     const mask16 tied = mask_and(vec_eq(u, value), ivec_lt(ids, ivec_set1(d->cut.last + 1)));
     const mask16 forced = ivec_eq(ids, ivec_set1(d->forced));
     return mask_and(present, mask_or(forced, mask_or(vec_lt(value, u), tied)));
+}
+
+/* exp(u - max) of the tokens v .. v + n - 1 that are kept, 0 in the other lanes. is_filtered is
+ * d's, for the compiler. */
+SIMD_INLINE f32x16 distribution_mass(const struct distribution *d, size_t v, size_t n,
+                                     bool is_filtered)
+{
+    const f32x16 u = distribution_u(d, v, n);
+    const f32x16 e = vec_exp(vec_sub(u, vec_set1(d->max)));
+    const mask16 kept = is_filtered ? distribution_kept(d, v, n, u) : mask_first(n);
+    return vec_select(kept, e, vec_zero());
 }
 
 #endif
