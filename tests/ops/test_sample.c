@@ -73,15 +73,20 @@ struct tile_noise {
     float uniforms[NOISE_TILE];
 };
 
+static void tile_noise_of(const struct noise_words *words, struct tile_noise *out)
+{
+    for (size_t i = 0; i < 4; i++) {
+        ivec_store(out->words + 16 * i, words->c[i]);
+        vec_store(out->uniforms + 16 * i, noise_uniform(words->c[i]));
+    }
+}
+
 static void make_noise(const struct noise_key *key, size_t tile, struct tile_noise *out)
 {
     struct noise_words words;
 
-    noise_tile(key, tile, &words);
-    for (size_t i = 0; i < 4; i++) {
-        ivec_store(out->words + 16 * i, words.c[i]);
-        vec_store(out->uniforms + 16 * i, noise_uniform(words.c[i]));
-    }
+    noise_tiles(key, tile, 1, &words);
+    tile_noise_of(&words, out);
 }
 
 static void noise_equals_philox_word_by_word(void **state)
@@ -104,6 +109,21 @@ static void noise_equals_philox_word_by_word(void **state)
                 assert_int_equal((uint32_t)noise.words[v], want[v / 16]);
             }
         }
+    }
+}
+
+static void two_tiles_of_noise_are_those_made_alone(void **state)
+{
+    const struct noise_key key = noise_key_make(5, 6, 7, 8);
+    struct noise_words words[2];
+    (void)state;
+
+    noise_tiles(&key, 41, 2, words);
+    for (size_t i = 0; i < 2; i++) {
+        struct tile_noise want, got;
+        make_noise(&key, 41 + i, &want);
+        tile_noise_of(&words[i], &got);
+        assert_memory_equal(&got, &want, sizeof(got));
     }
 }
 
@@ -143,11 +163,11 @@ static int32_t oracle_draw(const struct oracle_distribution *o, const struct sam
     return winner;
 }
 
-static void check_draws(size_t vocab, const struct sampling_params *sampling)
+static void check_draws(size_t vocab, float scale, const struct sampling_params *sampling)
 {
     static struct oracle_distribution o;
     const size_t n_rows = 40;
-    float *logits = random_floats(n_rows * vocab, vocab, 2.0F), *out = new_floats(2 * n_rows);
+    float *logits = random_floats(n_rows * vocab, vocab, scale), *out = new_floats(2 * n_rows);
     struct sample_row *rows = make_rows(n_rows, *sampling);
     const struct sample_case c = {n_rows, vocab, logits, rows};
 
@@ -174,7 +194,18 @@ static void draws_agree_with_the_oracle_under_every_filter(void **state)
     static const size_t vocabularies[] = {1, 7, 8, 17, 64, 127, 129};
     (void)state;
     for (size_t i = 0; i < 7 * N_SAMPLINGS; i++) {
-        check_draws(vocabularies[i % 7], &samplings[i / 7]);
+        check_draws(vocabularies[i % 7], 2.0F, &samplings[i / 7]);
+    }
+}
+
+/* Long rows: some tokens lead by so much that most tiles are not looked at, in others nothing is
+ * kept. */
+static void draws_of_long_rows_agree_with_the_oracle(void **state)
+{
+    static const float scales[] = {0.3F, 2.0F, 8.0F};
+    (void)state;
+    for (size_t i = 0; i < 3 * N_SAMPLINGS; i++) {
+        check_draws(1000 + 64 * (i % 3), scales[i % 3], &samplings[i / 3]);
     }
 }
 
@@ -358,8 +389,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(noise_equals_philox_word_by_word),
+        cmocka_unit_test(two_tiles_of_noise_are_those_made_alone),
         cmocka_unit_test(uniform_noise_is_inside_the_unit_interval),
         cmocka_unit_test(draws_agree_with_the_oracle_under_every_filter),
+        cmocka_unit_test(draws_of_long_rows_agree_with_the_oracle),
         cmocka_unit_test(counts_follow_the_distribution),
         cmocka_unit_test(a_draw_does_not_depend_on_its_batch),
         cmocka_unit_test(logp_equals_the_heads_bit_for_bit),

@@ -74,35 +74,44 @@ SIMD_INLINE void noise_round(struct noise_words *w, const uint32_t key[2])
     w->c[3] = product0;
 }
 
-/* The blocks whose counters are in the even lanes. */
-SIMD_INLINE void noise_blocks(const struct noise_key *row, i32x16 counter, struct noise_words *w)
+/* Two rounds of the blocks whose counters are in the even lanes. */
+SIMD_INLINE struct noise_words noise_begin(const struct noise_key *row, i32x16 counter)
 {
     const i32x16 product0 = ivec_mul_even(counter, noise_set1(NOISE_FACTOR0));
     const i32x16 third = ivec_xor(ivec_odd(product0), noise_set1(row->keys[0][1]));
     const i32x16 product1 = ivec_mul_even(third, noise_set1(NOISE_FACTOR1));
 
-    w->c[0] = ivec_xor(ivec_odd(product1), noise_set1(row->sample_low ^ row->keys[1][0]));
-    w->c[1] = product1;
-    w->c[2] = ivec_xor(product0, noise_set1(row->row_high ^ row->keys[1][1]));
-    w->c[3] = noise_set1(row->row_low);
-#pragma GCC unroll 8
-    for (size_t round = 2; round < NOISE_ROUNDS; round++) {
-        noise_round(w, row->keys[round]);
-    }
+    return (struct noise_words){
+        {ivec_xor(ivec_odd(product1), noise_set1(row->sample_low ^ row->keys[1][0])), product1,
+         ivec_xor(product0, noise_set1(row->row_high ^ row->keys[1][1])),
+         noise_set1(row->row_low)}};
 }
 
-/* Lane j of word i: 32 bits of token 64 tile + 16 i + j. */
-SIMD_INLINE void noise_tile(const struct noise_key *row, size_t tile, struct noise_words *out)
+/* Tiles first .. first + n - 1, n at most 2; lane j of a tile's word i: 32 bits of its token 16 i +
+ * j. All blocks go round by round together: one alone would wait for its products. */
+SIMD_INLINE void noise_tiles(const struct noise_key *row, size_t first, size_t n,
+                             struct noise_words *out)
 {
     static const int32_t lanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const i32x16 counters = ivec_add(ivec_load(lanes), ivec_set1((int32_t)(16 * tile)));
-    struct noise_words even, odd;
+    struct noise_words even[2], odd[2];
 
-    noise_blocks(row, counters, &even);
-    noise_blocks(row, ivec_odd(counters), &odd);
-#pragma GCC unroll 4
-    for (size_t i = 0; i < 4; i++) {
-        out->c[i] = ivec_zip_even(even.c[i], odd.c[i]);
+#pragma GCC unroll 2
+    for (size_t i = 0; i < n; i++) {
+        const i32x16 at = ivec_add(ivec_load(lanes), ivec_set1((int32_t)(16 * (first + i))));
+        even[i] = noise_begin(row, at);
+        odd[i] = noise_begin(row, ivec_odd(at));
+    }
+#pragma GCC unroll 8
+    for (size_t round = 2; round < NOISE_ROUNDS; round++) {
+#pragma GCC unroll 2
+        for (size_t i = 0; i < n; i++) {
+            noise_round(&even[i], row->keys[round]);
+            noise_round(&odd[i], row->keys[round]);
+        }
+    }
+#pragma GCC unroll 8
+    for (size_t i = 0; i < 4 * n; i++) {
+        out[i / 4].c[i % 4] = ivec_zip_even(even[i / 4].c[i % 4], odd[i / 4].c[i % 4]);
     }
 }
 

@@ -7,6 +7,8 @@
 #include "kernels/cpu/simd/philox.h"
 
 #define TILE_VECTORS (NOISE_TILE / SIMD_LANES)
+#define STEP_TILES_MAX ((size_t)2)
+#define STEP_VECTORS_MAX (STEP_TILES_MAX * TILE_VECTORS)
 
 struct race {
     f32x16 best;
@@ -22,14 +24,18 @@ struct sample_call {
 #define BAR_SHARE 0.999F
 #define BAR_MIN 0x1p-60F
 
-/* Scores of the tokens from first on, whose exponentials are e (0: not kept; it cannot win, since
- * the largest of a row is kept). */
-static void race_enter(struct race *race, size_t first, const f32x16 e[TILE_VECTORS],
-                       const struct noise_words *words)
+/* What is known of some tiles of a row. */
+struct step {
+    f32x16 e[STEP_VECTORS_MAX]; /* 0: not kept; it cannot win, since the largest of a row is kept */
+    struct noise_words words[STEP_TILES_MAX];
+};
+
+static void race_enter(struct race *race, size_t first, const struct step *step, size_t n_tiles)
 {
-    for (size_t i = 0; i < TILE_VECTORS; i++) {
-        const f32x16 time = vec_neg(vec_log(noise_uniform(words->c[i])));
-        const f32x16 score = vec_div(e[i], time);
+    for (size_t i = 0; i < n_tiles * TILE_VECTORS; i++) {
+        const i32x16 words = step->words[i / TILE_VECTORS].c[i % TILE_VECTORS];
+        const f32x16 time = vec_neg(vec_log(noise_uniform(words)));
+        const f32x16 score = vec_div(step->e[i], time);
         const mask16 leads = vec_lt(race->best, score);
         race->best = vec_select(leads, score, race->best);
         race->ids = ivec_select(leads, lane_ids(first + i * SIMD_LANES), race->ids);
@@ -38,49 +44,85 @@ static void race_enter(struct race *race, size_t first, const f32x16 e[TILE_VECT
     race->bar = bar > BAR_MIN ? bar : 0.0F;
 }
 
-/* Whether a score of the tile may reach the bar. Since -log n >= 1 - n, a score is at most
- * e / (1 - n), and 1 - n > 1 - 2^-22 - 2^-23 b, b the word's upper 23 bits: what is left of bar and
- * of 2^-22 covers every rounding. */
-SIMD_INLINE bool race_is_near(const struct race *race, const f32x16 e[TILE_VECTORS],
-                              const struct noise_words *words)
+/* Largest of all lanes' at least want? n is 4 or 8. */
+SIMD_INLINE bool any_reaches(f32x16 *x, size_t n, float want)
 {
-    const f32x16 slope = vec_set1(0x1p-23F * race->bar);
-    f32x16 reach[TILE_VECTORS];
-
+#pragma GCC unroll 3
+    for (; n > 1; n /= 2) {
 #pragma GCC unroll 4
-    for (size_t i = 0; i < TILE_VECTORS; i++) {
-        reach[i] = vec_fma(ivec_to_float(ivec_shift_right(words->c[i], 9)), slope, e[i]);
-    }
-    const f32x16 most = vec_max(vec_max(reach[0], reach[1]), vec_max(reach[2], reach[3]));
-    const f32x16 want = vec_set1((1.0F - 0x1p-22F) * race->bar);
-    return mask_bits(vec_le(want, most)) != 0;
-}
-
-/* Tokens first .. first + n - 1 of a row; their exponentials are added to sum. Noise of tokens that
- * could not win with the largest there is, -1 / log(1 - 2^-24), is not made. */
-SIMD_INLINE void race_tile(struct race *race, const struct distribution *d,
-                           const struct noise_key *key, size_t first, size_t n, bool is_filtered,
-                           f32x16 *sum)
-{
-    struct noise_words words;
-    f32x16 e[TILE_VECTORS];
-
-#pragma GCC unroll 4
-    for (size_t i = 0; i < TILE_VECTORS; i++) {
-        const size_t at = i * SIMD_LANES;
-        e[i] = vec_zero();
-        if (at < n) {
-            e[i] = distribution_mass(d, first + at, lanes_left(at, n), is_filtered);
-            *sum = vec_add(*sum, e[i]);
+        for (size_t i = 0; i < n / 2; i++) {
+            x[i] = vec_max(x[i], x[i + n / 2]);
         }
     }
-    const f32x16 most = vec_max(vec_max(e[0], e[1]), vec_max(e[2], e[3]));
-    if (mask_bits(vec_le(vec_set1(0x1p-25F * race->bar), most)) == 0) {
+    return mask_bits(vec_le(vec_set1(want), x[0])) != 0;
+}
+
+/* Whether a score may reach the bar with the largest noise there is, -1 / log(1 - 2^-24). */
+SIMD_INLINE bool step_is_open(const struct step *step, size_t n_vectors, float bar)
+{
+    f32x16 e[STEP_VECTORS_MAX];
+
+#pragma GCC unroll 8
+    for (size_t i = 0; i < n_vectors; i++) {
+        e[i] = step->e[i];
+    }
+    return any_reaches(e, n_vectors, 0x1p-25F * bar);
+}
+
+/* Whether a score may reach the bar. Since -log n >= 1 - n, a score is at most e / (1 - n), and
+ * 1 - n > 1 - 2^-22 - 2^-23 b, b the word's upper 23 bits: what is left of bar and of 2^-22 covers
+ * every rounding. */
+SIMD_INLINE bool step_is_near(const struct step *step, size_t n_vectors, float bar)
+{
+    const f32x16 slope = vec_set1(0x1p-23F * bar);
+    f32x16 reach[STEP_VECTORS_MAX];
+
+#pragma GCC unroll 8
+    for (size_t i = 0; i < n_vectors; i++) {
+        const i32x16 words = step->words[i / TILE_VECTORS].c[i % TILE_VECTORS];
+        reach[i] = vec_fma(ivec_to_float(ivec_shift_right(words, 9)), slope, step->e[i]);
+    }
+    return any_reaches(reach, n_vectors, (1.0F - 0x1p-22F) * bar);
+}
+
+/* Exponentials of tokens first .. first + n - 1, added to sum. */
+SIMD_INLINE void step_weigh(struct step *step, const struct distribution *d, size_t first, size_t n,
+                            size_t n_vectors, bool is_filtered, f32x16 *sum)
+{
+    f32x16 u[STEP_VECTORS_MAX];
+
+#pragma GCC unroll 8
+    for (size_t i = 0; i < n_vectors; i++) {
+        const size_t at = i * SIMD_LANES;
+        u[i] = at < n ? distribution_u(d, first + at, lanes_left(at, n)) : vec_zero();
+        step->e[i] = vec_sub(u[i], vec_set1(d->max));
+    }
+    vec_exp_all(step->e, n_vectors);
+#pragma GCC unroll 8
+    for (size_t i = 0; i < n_vectors; i++) {
+        const size_t at = i * SIMD_LANES, left = at < n ? lanes_left(at, n) : 0;
+        const mask16 kept =
+            is_filtered ? distribution_kept(d, first + at, left, u[i]) : mask_first(left);
+        step->e[i] = vec_select(kept, step->e[i], vec_zero());
+        *sum = vec_add(*sum, step->e[i]);
+    }
+}
+
+/* Tokens first .. first + n - 1 of a row, in n_tiles tiles. */
+SIMD_INLINE void race_step(struct race *race, const struct distribution *d,
+                           const struct noise_key *key, size_t first, size_t n, size_t n_tiles,
+                           bool is_filtered, f32x16 *sum)
+{
+    const size_t n_vectors = n_tiles * TILE_VECTORS;
+    struct step step;
+
+    step_weigh(&step, d, first, n, n_vectors, is_filtered, sum);
+    if (!step_is_open(&step, n_vectors, race->bar)) {
         return;
     }
-    noise_tile(key, first / NOISE_TILE, &words);
-    if (race_is_near(race, e, &words)) {
-        race_enter(race, first, e, &words);
+    noise_tiles(key, first / NOISE_TILE, n_tiles, step.words);
+    if (step_is_near(&step, n_vectors, race->bar)) {
+        race_enter(race, first, &step, n_tiles);
     }
 }
 
@@ -101,17 +143,18 @@ static int32_t race_winner(const struct race *race)
 }
 
 /* The winner, and what is left to do of d. */
-SIMD_INLINE int32_t race_run(struct distribution *d, const struct noise_key *key, bool is_filtered)
+SIMD_INLINE int32_t race_run(struct distribution *d, const struct noise_key *key, size_t n_tiles,
+                             bool is_filtered)
 {
-    const size_t whole = d->vocab - d->vocab % NOISE_TILE;
+    const size_t whole = d->vocab - d->vocab % (n_tiles * NOISE_TILE);
     struct race race = {.best = vec_set1(-1.0F), .ids = ivec_set1(0), .bar = 0.0F};
     f32x16 sum = vec_zero();
 
-    for (size_t first = 0; first < whole; first += NOISE_TILE) {
-        race_tile(&race, d, key, first, NOISE_TILE, is_filtered, &sum);
+    for (size_t first = 0; first < whole; first += n_tiles * NOISE_TILE) {
+        race_step(&race, d, key, first, n_tiles * NOISE_TILE, n_tiles, is_filtered, &sum);
     }
-    if (whole < d->vocab) {
-        race_tile(&race, d, key, whole, d->vocab - whole, is_filtered, &sum);
+    for (size_t first = whole; first < d->vocab; first += NOISE_TILE) {
+        race_step(&race, d, key, first, d->vocab - first, 1, is_filtered, &sum);
     }
     ISA(distribution_close)(d, vec_sum(sum));
     return race_winner(&race);
@@ -121,10 +164,10 @@ static int32_t draw(struct distribution *d, const struct sample_row *row)
 {
     const struct noise_key key = noise_key_make(row->seed, row->group, row->sample, row->position);
 
-    if (d->is_filtered) {
-        return race_run(d, &key, true);
+    if (d->is_filtered) { /* most tiles may have no token left */
+        return race_run(d, &key, 1, true);
     }
-    return race_run(d, &key, false);
+    return race_run(d, &key, STEP_TILES_MAX, false);
 }
 
 static bool sample_row(const float *logits, size_t vocab, const struct sample_row *row,

@@ -5,6 +5,8 @@
 #ifndef HONE_KERNELS_CPU_SIMD_SIMD_MATH_H
 #define HONE_KERNELS_CPU_SIMD_SIMD_MATH_H
 
+#define SIMD_EXP_MAX ((size_t)8)
+
 /* 2^n for n in [-126, 127]. */
 SIMD_INLINE f32x16 vec_power_of_two(i32x16 n)
 {
@@ -23,21 +25,52 @@ SIMD_INLINE f32x16 vec_scale(f32x16 p, f32x16 n)
 }
 #endif
 
-/* e^x, at most 0.90 ulp; 0 below -105, infinity above 88.73, NaN gives NaN.
- * x = n ln 2 + r, |r| <= ln 2 / 2, degree 6 in r. */
+/* x[i] = e^x[i] of n vectors, at most 0.90 ulp; 0 below -105, infinity above 88.73, NaN gives NaN.
+ * x = k ln 2 + r, |r| <= ln 2 / 2, degree 6 in r. Step by step for all of them: one alone is a
+ * chain in which each step waits for the last. */
+SIMD_INLINE void vec_exp_all(f32x16 *x, size_t n)
+{
+    static const float factors[] = {0.00836874528F, 0.0416683908F, 0.166665204F,
+                                    0.499999934F,   1.0F,          1.0F};
+    f32x16 k[SIMD_EXP_MAX], r[SIMD_EXP_MAX];
+
+#pragma GCC unroll 8
+    for (size_t i = 0; i < n; i++) {
+        r[i] = vec_min(vec_set1(89.5F), vec_max(vec_set1(-105.0F), x[i]));
+    }
+#pragma GCC unroll 8
+    for (size_t i = 0; i < n; i++) {
+        k[i] = vec_round(vec_mul(r[i], vec_set1(1.44269504F)));
+    }
+#pragma GCC unroll 8
+    for (size_t i = 0; i < n; i++) {
+        r[i] = vec_fnma(k[i], vec_set1(0.693145751953125F), r[i]);
+    }
+#pragma GCC unroll 8
+    for (size_t i = 0; i < n; i++) {
+        r[i] = vec_fnma(k[i], vec_set1(1.42860682e-6F), r[i]);
+    }
+#pragma GCC unroll 8
+    for (size_t i = 0; i < n; i++) {
+        x[i] = vec_set1(0.00138145399F);
+    }
+#pragma GCC unroll 6
+    for (size_t step = 0; step < sizeof(factors) / sizeof(factors[0]); step++) {
+#pragma GCC unroll 8
+        for (size_t i = 0; i < n; i++) {
+            x[i] = vec_fma(x[i], r[i], vec_set1(factors[step]));
+        }
+    }
+#pragma GCC unroll 8
+    for (size_t i = 0; i < n; i++) {
+        x[i] = vec_scale(x[i], k[i]);
+    }
+}
+
 SIMD_INLINE f32x16 vec_exp(f32x16 x)
 {
-    x = vec_min(vec_set1(89.5F), vec_max(vec_set1(-105.0F), x));
-    const f32x16 n = vec_round(vec_mul(x, vec_set1(1.44269504F)));
-    f32x16 r = vec_fnma(n, vec_set1(0.693145751953125F), x);
-    r = vec_fnma(n, vec_set1(1.42860682e-6F), r);
-    f32x16 p = vec_fma(vec_set1(0.00138145399F), r, vec_set1(0.00836874528F));
-    p = vec_fma(p, r, vec_set1(0.0416683908F));
-    p = vec_fma(p, r, vec_set1(0.166665204F));
-    p = vec_fma(p, r, vec_set1(0.499999934F));
-    p = vec_fma(p, r, vec_set1(1.0F));
-    p = vec_fma(p, r, vec_set1(1.0F));
-    return vec_scale(p, n);
+    vec_exp_all(&x, 1);
+    return x;
 }
 
 /* ln x, at most 0.91 ulp; -infinity at 0, NaN below and for NaN, infinity at infinity.
