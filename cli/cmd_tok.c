@@ -8,6 +8,7 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/json_lines.h"
+#include "cli/tok_encode.h"
 #include "cli/tok_render.h"
 #include "model/tokenizer.h"
 
@@ -21,7 +22,8 @@ enum {
     OPTION_PLAIN = 256,
     OPTION_SPECIAL,
     OPTION_SKIP,
-    OPTION_CHAT
+    OPTION_CHAT,
+    OPTION_LOSSY
 };
 
 static const struct cli_option encode_options[] = {
@@ -29,6 +31,7 @@ static const struct cli_option encode_options[] = {
      "rows of {\"text\": ...} instead of TEXT; - is standard input"},
     {OPTION_PLAIN, "plain", NULL, "added tokens in the text are ordinary text"},
     {OPTION_SPECIAL, "add-special", NULL, "with the special tokens around a text, if any"},
+    {OPTION_LOSSY, "lossy", NULL, "exit 0 although characters have no token and are left out"},
     {OPTION_JSON, "json", NULL, "one object a text: ids (always so with --file)"},
 };
 static const struct cli_option decode_options[] = {
@@ -41,12 +44,15 @@ static const struct cli_option render_options[] = {
     {OPTION_FILE, "file", "F.jsonl",
      "rows of {\"messages\": [...]} instead of TEXT; - is standard input"},
     {OPTION_CHAT, "chat", "NAME", "chat template or FILE.jinja; by default the model's own"},
+    {OPTION_LOSSY, "lossy", NULL, "exit 0 although characters have no token and are left out"},
     {OPTION_JSON, "json", NULL, "one object a row: text and ids (always so with --file)"},
 };
 static const struct cli_command encode_command = {
     .name = "tok encode",
     .arguments = "MODEL [TEXT]",
-    .summary = "Prints the token ids of a text.",
+    .summary =
+        "Prints the token ids of a text. Characters that the vocabulary has no token for are\n"
+        "left out, named on stderr and (--json) counted as dropped; exit code 1 then.",
     .options = encode_options,
     .n_options = sizeof(encode_options) / sizeof(encode_options[0]),
     .n_arguments_min = 1,
@@ -68,7 +74,9 @@ static const struct cli_command decode_command = {
 static const struct cli_command render_command = {
     .name = "tok render",
     .arguments = "MODEL [TEXT]",
-    .summary = "Prints a conversation as the model sees it.",
+    .summary =
+        "Prints a conversation as the model sees it. Exit code 1 when it has characters that\n"
+        "the vocabulary has no token for; they are named on stderr.",
     .options = render_options,
     .n_options = sizeof(render_options) / sizeof(render_options[0]),
     .n_arguments_min = 1,
@@ -82,72 +90,43 @@ struct request {
     const char *model, *text, *file, *chat_name;
     enum chat_template chat;
     struct encode_options encoding;
+    struct tok_losses losses;
     bool skip_special;
     bool wants_json;
+    bool allows_losses;
 };
 
 /* --- Encoding --- */
 
-static enum status list_json(const struct token_list *list, struct json *row)
+static struct tok_encoding encoding_of(const struct request *request)
 {
-    struct json *ids = json_array_create();
-    enum status status = STATUS_OK;
-
-    for (size_t i = 0; i < list->count && status == STATUS_OK; i++) {
-        status = json_append(ids, json_from_int(list->ids[i]));
-    }
-    if (status != STATUS_OK) {
-        json_destroy(ids);
-        return status;
-    }
-    return json_put(row, "ids", ids);
-}
-
-static enum status print_ids(const struct token_list *list, bool wants_json)
-{
-    if (!wants_json) {
-        for (size_t i = 0; i < list->count; i++) {
-            (void)printf("%s%d", i > 0 ? " " : "", list->ids[i]);
-        }
-        (void)printf("\n");
-        return STATUS_OK;
-    }
-    struct json *row = json_object_create();
-    const enum status status = list_json(list, row);
-    if (status != STATUS_OK) {
-        json_destroy(row);
-        return status;
-    }
-    return cli_print_json(row);
-}
-
-static enum status encode_text(const struct request *request, const char *text, size_t n)
-{
-    struct token_list list;
-
-    TRY(tokenizer_encode_with(request->tokenizer, text, n, request->encoding, &list));
-    const enum status status = print_ids(&list, request->wants_json);
-    token_list_dispose(&list);
-    return status;
+    return (struct tok_encoding){.tokenizer = request->tokenizer,
+                                 .options = request->encoding,
+                                 .wants_json = request->wants_json};
 }
 
 static enum status encode_row(void *context, const struct json *row)
 {
-    const struct request *request = context;
-    const struct json *text = json_get(row, "text");
+    struct request *request = context;
+    const struct tok_encoding encoding = encoding_of(request);
 
-    if (!json_is(text, JSON_STRING)) {
-        return status_set(STATUS_BAD_FORMAT, "want {\"text\": \"...\"}");
-    }
-    return encode_text(request, json_text(text, ""), json_text_bytes(text));
+    return tok_encode_row(&encoding, row, &request->losses);
+}
+
+static enum status encode_text(struct request *request)
+{
+    const struct tok_encoding encoding = encoding_of(request);
+
+    return tok_encode_text(&encoding, request->text, strlen(request->text), &request->losses);
 }
 
 /* --- Rendering --- */
 
 static enum status render_row(void *context, const struct json *row)
 {
-    const struct request *request = context;
-    return tok_render_row(request->tokenizer, request->chat, row, request->wants_json);
+    struct request *request = context;
+    return tok_render_row(request->tokenizer, request->chat, row, request->wants_json,
+                          &request->losses);
 }
 
 /* --- Decoding --- */
@@ -295,6 +274,8 @@ static void take_option(int code, const char *value, struct request *request)
         request->encoding.parse_special = false;
     } else if (code == OPTION_SPECIAL) {
         request->encoding.add_special = true;
+    } else if (code == OPTION_LOSSY) {
+        request->allows_losses = true;
     } else if (code == OPTION_CHAT) {
         request->chat_name = value;
     } else {
@@ -302,14 +283,14 @@ static void take_option(int code, const char *value, struct request *request)
     }
 }
 
-static enum status take_text(const struct request *request, enum word word)
+static enum status take_text(struct request *request, enum word word)
 {
     if (word == WORD_ENCODE) {
-        return encode_text(request, request->text, strlen(request->text));
+        return encode_text(request);
     }
     return word == WORD_DECODE ? decode_text(request, request->text)
                                : tok_render_text(request->tokenizer, request->chat, request->text,
-                                                 request->wants_json);
+                                                 request->wants_json, &request->losses);
 }
 
 static enum status work(struct request *request, enum word word)
@@ -353,7 +334,11 @@ static int run_word(int argc, char **argv, enum word word)
     request.model = parse.arguments[0];
     request.text = parse.n_arguments == 2 ? parse.arguments[1] : NULL;
     const enum status status = work(&request, word);
-    return status == STATUS_OK ? 0 : cli_fail(command->name, status);
+    if (status != STATUS_OK) {
+        return cli_fail(command->name, status);
+    }
+    tok_tell_total(command->name, &request.losses);
+    return request.losses.n_lossy > 0 && !request.allows_losses ? 1 : 0;
 }
 
 int cmd_tok(int argc, char **argv)

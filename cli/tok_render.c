@@ -39,7 +39,7 @@ static enum status print_prompt(const struct chat_prompt *prompt, bool wants_jso
 }
 
 enum status tok_render_row(const struct tokenizer *tokenizer, enum chat_template chat,
-                           const struct json *row, bool wants_json)
+                           const struct json *row, bool wants_json, struct tok_losses *losses)
 {
     const struct json *messages = json_get(row, "messages");
     const struct json *asks = json_get(row, "add_generation_prompt");
@@ -53,19 +53,23 @@ enum status tok_render_row(const struct tokenizer *tokenizer, enum chat_template
 
     TRY(chat_encode_with(tokenizer, chat, messages == NULL ? json_get(row, "prompt") : messages,
                          &options, &prompt));
-    const enum status status = print_prompt(&prompt, wants_json);
+    enum status status = print_prompt(&prompt, wants_json);
+    if (status == STATUS_OK) {
+        /* Which ones a character by itself cannot tell: the template's tokens are not text. */
+        status = tok_tell_losses(tokenizer, "tok render", "", 0, prompt.ids.n_dropped, losses);
+    }
     chat_prompt_dispose(&prompt);
     return status;
 }
 
 enum status tok_render_text(const struct tokenizer *tokenizer, enum chat_template chat,
-                            const char *text, bool wants_json)
+                            const char *text, bool wants_json, struct tok_losses *losses)
 {
     struct json *row = json_object_create();
     enum status status = json_put(row, "prompt", json_from_text(text, strlen(text)));
 
     if (status == STATUS_OK) {
-        status = tok_render_row(tokenizer, chat, row, wants_json);
+        status = tok_render_row(tokenizer, chat, row, wants_json, losses);
     }
     json_destroy(row);
     return status;

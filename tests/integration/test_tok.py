@@ -49,7 +49,27 @@ def a_bad_row_names_its_place():
     assert "999999" in done.stderr, done.stderr
 
 
+def what_has_no_token_is_said():
+    """The demo's vocabulary is tiny: characters that it lacks are left out, but not in silence."""
+    done = hone("tok", "encode", MODEL, "1\u00e9\u00fc\u00e9=", check=1)
+    kept = hone("tok", "encode", MODEL, "1=", check=0)
+    assert done.stdout == kept.stdout and not kept.stderr, (done, kept)
+    assert done.stderr == 'hone tok encode: text 1: no token for 3 characters, left out: "\u00e9" "\u00fc"\n', done.stderr
+    done = hone("tok", "encode", MODEL, "1\u00e9=", "--lossy", "--json", check=0)
+    assert json.loads(done.stdout)["dropped"] == 1 and "1 character," in done.stderr, done
+    lines = rows([{"text": "1="}, {"text": "\u00df"}, {"text": "2="}])
+    done = fed(lines, "encode", MODEL, "--file", "-", check=1)
+    assert ["dropped" in json.loads(line) for line in done.stdout.splitlines()] == [False, True, False], done.stdout
+    assert done.stderr.count("\n") == 1 and "text 2: no token for 1 character" in done.stderr, done.stderr
+    done = fed(rows([{"text": "\u00df"}] * 20 + [{"text": "1"}]), "encode", MODEL, "--file", "-", check=1)
+    told = done.stderr.splitlines()
+    assert len(told) == 9 and told[-1].endswith("no token for 20 characters of 20 texts out of 21, left out"), told
+    done = hone("tok", "render", MODEL, "1\u00e9=", check=1)
+    assert "tok render: text 1: no token for 1 character" in done.stderr, done.stderr
+    hone("tok", "render", MODEL, "1\u00e9=", "--lossy", check=0)
+
+
 if __name__ == "__main__":
     hone("model", "init", MODEL, "--preset", "demo", "--seed", 5, check=0)
     support.main([a_file_and_standard_input_give_the_same_ids, what_is_not_there_is_a_wrong_word,
-                  a_bad_row_names_its_place])
+                  a_bad_row_names_its_place, what_has_no_token_is_said])
