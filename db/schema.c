@@ -6,6 +6,10 @@
 
 #include <stddef.h>
 
+/* Times of a step: t_generate_us until every sample has its score, of which t_reward_us from the
+ * last completion on (NULL when the service began in between); t_wait_us until the manifest is
+ * stored; t_train_us; t_sync_us until the weights are offered. */
+
 /* What a worker's sampling for a step came to, as its process said last. */
 static const char sql_sampling[] =
     "CREATE TABLE sampling(run_id INTEGER NOT NULL REFERENCES runs, step INTEGER NOT NULL,"

@@ -62,6 +62,13 @@ struct worker_peer {
     bool is_refused;
 };
 
+/* When the newest step's last completion came and its last score was known: what lies between is
+ * the time that the step waited for its rewards alone. */
+struct reward_wait {
+    int64_t step; /* 0: none yet */
+    int64_t completed_us, scored_us;
+};
+
 #define FN_MAX 64u
 #define INBOX_MAX 256u
 
@@ -83,6 +90,7 @@ struct service {
     const struct scoring_component *components;
     size_t n_components;
     int64_t next_sample_id;
+    struct reward_wait reward_wait;
 
     struct holder holder; /* the trainer */
     struct peer_id trainer;
@@ -136,6 +144,12 @@ MUST_CHECK enum status service_event(struct service *service, const char *level,
 
 /* --- reward_service_score.c: results of scorers --- */
 MUST_CHECK enum status service_score(struct service *service, int64_t now_us);
+/* A completion of the group was stored, or got its last score. */
+void service_note_completed(struct service *service, const struct intake_group *group);
+void service_note_scored(struct service *service, const struct intake_group *group);
+/* From the step's last completion to its last score, 0 when no score came later; NaN when this
+ * service has not seen both. */
+double service_reward_us(const struct service *service, int64_t step);
 /* After a manifest: is the budget of its step used up? */
 MUST_CHECK enum status service_check_budget(struct service *service, int64_t step);
 

@@ -1,7 +1,9 @@
 /* Owns what becomes of scores: rows, group totals, the error budget. */
+#include "base/clock.h"
 #include "base/log.h"
 #include "reward/reward_service_internal.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -90,6 +92,43 @@ static enum status count_failures(struct service *service, const struct intake_g
     return STATUS_OK;
 }
 
+/* Steps come one after the other; completions of an older one count no more. */
+static bool begin_wait(struct reward_wait *wait, const struct intake_group *group)
+{
+    if (group->is_eval || group->step < wait->step) {
+        return false;
+    }
+    if (group->step > wait->step) {
+        *wait = (struct reward_wait){.step = group->step};
+    }
+    return true;
+}
+
+void service_note_completed(struct service *service, const struct intake_group *group)
+{
+    if (begin_wait(&service->reward_wait, group)) {
+        service->reward_wait.completed_us = clock_now_us();
+    }
+}
+
+void service_note_scored(struct service *service, const struct intake_group *group)
+{
+    if (begin_wait(&service->reward_wait, group)) {
+        service->reward_wait.scored_us = clock_now_us();
+    }
+}
+
+double service_reward_us(const struct service *service, int64_t step)
+{
+    const struct reward_wait *wait = &service->reward_wait;
+
+    if (wait->step != step || wait->completed_us == 0 || wait->scored_us == 0) {
+        return (double)NAN;
+    }
+    const int64_t us = wait->scored_us - wait->completed_us;
+    return us > 0 ? (double)us : 0;
+}
+
 static enum status apply(struct service *service, const struct score_result *result)
 {
     struct intake_group *group;
@@ -104,6 +143,7 @@ static enum status apply(struct service *service, const struct score_result *res
                           result->is_masked ? ROW_MASKED : ROW_OK, has_reward, result->total));
     TRY(put_rewards(service, result));
     intake_score(group, slot, result->is_masked, has_reward ? &result->total : NULL, &totals);
+    service_note_scored(service, group);
     TRY(writer_set_totals(service->writer, group->group_id, &totals));
     if (slot->state == SLOT_QUEUED) {
         TRY(service_post(service, PARCEL_SCORED, result->sample_id, NULL));

@@ -81,13 +81,17 @@ static bool is_metric(const struct json_iterator *it)
            it->key_bytes <= METRIC_NAME_MAX;
 }
 
-/* The values that have a column of their own; NaN for those that did not come. */
-static void read_columns(const struct message *message, double *columns)
+/* The values that have a column of their own; NaN for those that did not come. How long the step
+ * waited for rewards is known here alone. */
+static void read_columns(const struct service *service, const struct message *message, int64_t step,
+                         double *columns)
 {
     const struct json *const metrics = message_json(message, "metrics");
 
     for (size_t i = 0; i < n_step_columns; i++) {
-        columns[i] = json_number(json_get(metrics, step_columns[i]), (double)NAN);
+        columns[i] = strcmp(step_columns[i], "t_reward_us") == 0
+                         ? service_reward_us(service, step)
+                         : json_number(json_get(metrics, step_columns[i]), (double)NAN);
     }
 }
 
@@ -132,7 +136,7 @@ static enum status store_step(struct service *service, const struct message *mes
     const uint64_t *const ids = message_array(message, "sample_ids", &n_ids);
     const float *const stats = message_array(message, "sample_stats", &n_stats);
     TRY(arena_alloc(service->arena, n_step_columns, sizeof(*columns), (void *)&columns));
-    read_columns(message, columns);
+    read_columns(service, message, row->step, columns);
     TRY(writer_put_step(service->writer, service->run_id, row, columns, verdict));
     if (*verdict == STEP_SAME) {
         return STATUS_OK; /* a replay: its timings are not the step's */

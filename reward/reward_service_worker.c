@@ -205,6 +205,7 @@ static enum status accept(struct service *service, const struct inbox_entry *ent
     slot.has_weight_digest = hash_unhex(message_text(entry->message, "weight_digest", ""),
                                         slot.weight_digest.bytes, sizeof(slot.weight_digest.bytes));
     TRY(intake_fill(service->intake, group, (size_t)facts->idx, &slot));
+    service_note_completed(service, group);
     return service_submit(service, group, row);
 }
 

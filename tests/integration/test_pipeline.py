@@ -21,7 +21,7 @@ VIEWS = {
                 "truncated masked no_signal duplicates",
     "v_steps": "run step status groups samples reward reward_std frac_reward_zero_std len_mean len_max clipped_ratio "
                "masked loss grad_norm lr kl entropy clip_frac mismatch_kl mismatch_kl_max version_in version_out n_tok "
-               "t_generate_us t_train_us",
+               "t_generate_us t_reward_us t_train_us t_sync_us t_wait_us",
     "v_batch": "run step pos sample_id group_id idx version_first staleness reward advantage n_tok",
     "v_prompt_history": "run kind prompt_id prompt times_seen first_step last_step reward_mean gain",
     "v_expert_load": "run step layer experts tokens max_over_mean dead",
@@ -128,6 +128,33 @@ def every_sample_is_in_the_database():
         assert "all" in support.hone("db", "check", run_dir, check=0).stdout
         views_answer(run_dir)
         commands_show(run_dir)
+
+
+SLOW = """import json, sys, time
+for line in sys.stdin:
+    m = json.loads(line)
+    if m["t"] == "hello":
+        print(json.dumps({"t": "hello", "proto": 1, "name": "slow", "version": "1"}), flush=True)
+    if m["t"] == "score":
+        time.sleep(0.3)
+        print(json.dumps({"t": "scores", "id": m["id"], "scores": [1.0] * len(m["samples"])}), flush=True)
+"""
+
+
+def time_spent_on_rewards_is_in_the_database():
+    """From a step's last completion to its last score: near nothing for a scorer inside, a slow one's time outside."""
+    with support.temporary() as name:
+        folder = support.small_run(name)
+        finished_run(folder, 2)
+        (folder / "slow.py").write_text(SLOW)
+        with open(folder / "run.yaml", "a") as file:
+            file.write('  - {name: slow, source: "cmd:python3 slow.py", weight: 0}\n')
+        support.hone("run", "run.yaml", "--set", "run.max_steps=2", "--set", "run.name=slow", cwd=folder, check=0)
+        times = {run: ask(folder / "runs" / run, "SELECT step, t_reward_us AS us, t_generate_us AS all_us FROM v_steps")
+                 for run in ("rl", "slow")}
+        assert all(len(rows) == 2 and 0 <= row["us"] <= row["all_us"] for rows in times.values() for row in rows), times
+        assert all(row["us"] > 250000 for row in times["slow"]), times
+        assert all(row["us"] < 250000 for row in times["rl"]), times
 
 
 def views_answer(run_dir):
@@ -248,5 +275,6 @@ def resume_settings_are_obeyed():
 
 
 if __name__ == "__main__":
-    support.main([every_sample_is_in_the_database, json_lines_are_objects, roles_are_processes,
+    support.main([every_sample_is_in_the_database, time_spent_on_rewards_is_in_the_database, json_lines_are_objects,
+                  roles_are_processes,
                   a_finished_run_says_so_and_can_go_on, resume_settings_are_obeyed])
