@@ -197,15 +197,36 @@ static inline void fill_biases(struct policy *policy)
     }
 }
 
-/* A policy with random weights, ready to run. */
+#define DRAWN_FLOATS ((size_t)1 << 18)
+
+/* Random weights, the same for the same model. Drawing them takes longer than most of what is done
+ * with them, so the last model's are kept. */
+static inline void fill_weights(struct policy *policy)
+{
+    static float drawn[DRAWN_FLOATS];
+    static struct model_config of;
+    const struct model_config *config = policy_config(policy);
+    const size_t n = policy_table(policy)->n_floats;
+
+    assert_true(n <= DRAWN_FLOATS);
+    if (memcmp(&of, config, sizeof(of)) == 0) {
+        memcpy(policy_weights(policy), drawn, n * sizeof(float));
+        return;
+    }
+    weights_init(config, policy_table(policy), 7, policy_weights(policy));
+    fill_biases(policy);
+    memcpy(drawn, policy_weights(policy), n * sizeof(float));
+    of = *config;
+}
+
+/* A policy with such weights, ready to run. */
 static inline struct policy *policy_of(struct backend *backend, const struct model_config *config,
                                        const struct policy_options *options)
 {
     struct policy *policy;
 
     assert_ok(policy_create(backend, config, options, &policy));
-    weights_init(config, policy_table(policy), 7, policy_weights(policy));
-    fill_biases(policy);
+    fill_weights(policy);
     assert_ok(policy_refresh(policy));
     return policy;
 }
