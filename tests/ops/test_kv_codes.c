@@ -235,6 +235,7 @@ static void read_back(struct layout layout, const float *rows, enum precision pr
     memory_free(got);
 }
 
+/* All of its tile, so that no attention to it can be finite. */
 static void what_is_not_finite_stays_so(void **state)
 {
     const struct layout layout = {150, 1, 2}; /* tiles of 128 and 22 */
@@ -251,7 +252,7 @@ static void what_is_not_finite_stays_so(void **state)
     read_back(layout, rows, PRECISION_BF16, halves);
     assert_same_bits("halves", halves, codes, N_ROWS * width);
     for (size_t j = 0; j < width; j++) {
-        assert_int_equal(isnan(codes[j]) != 0, j == 3);
+        assert_int_equal(isnan(codes[j]) != 0, j < 128);
         assert_int_equal(isnan(codes[width + j]) != 0, j < 128);
         assert_int_equal(isnan(codes[2 * width + j]) != 0, j >= 128 && j < 150);
         assert_int_equal(isinf(codes[3 * width + j]) != 0, j == 151);

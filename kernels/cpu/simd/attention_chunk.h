@@ -185,18 +185,24 @@ static inline void gather_keys(const struct kv_pages *pages, const struct chunk 
 }
 
 /* Values [at, at + width) of an entry as floats. */
-static inline void widen_entry(const struct kv_pages *pages, float *entry, size_t at, size_t width,
-                               float *to)
+static inline void widen_entry(const struct kv_pages *pages, const float *entry, size_t at,
+                               size_t width, float *to)
 {
     for (size_t done = 0; done < width;) {
-        const struct code_run run = page_run_at(pages, entry, at + done, at + width);
+        const struct code_run run = page_run_at(pages, at + done, at + width);
 
         for (size_t j = 0; j < run.n; j += SIMD_LANES) {
             const size_t left = lanes_left(j, run.n);
-            lanes_store(to + done + j, code_run_load(&run, j, left), left);
+            lanes_store(to + done + j, code_run_load(&run, entry, j, left), left);
         }
         done += run.n;
     }
+}
+
+/* Token of key k of a part. */
+static inline size_t part_token(const struct chunk *c, const struct key_part *part, size_t k)
+{
+    return c->picked == NULL ? part->first + k : (size_t)c->picked[part->first + k];
 }
 
 /* A part of keys of bfloat16 or FP8 pages as floats, in gathered (KEY_BLOCK, width). */
@@ -205,11 +211,10 @@ static inline void widen_keys(const struct kv_pages *pages, const struct chunk *
 {
     out->stride = part->width;
     for (size_t k = 0; k < part->n; k++) {
-        const size_t key = part->first + k;
-        const size_t token = c->picked == NULL ? key : (size_t)c->picked[key];
+        const float *entry = entry_of(pages, c->span, part_token(c, part, k));
         float *row = gathered + k * part->width;
 
-        widen_entry(pages, entry_of(pages, c->span, token), part->at, part->width, row);
+        widen_entry(pages, entry, part->at, part->width, row);
         if (k % KV_STEP_TOKENS == 0) {
             out->steps[k / KV_STEP_TOKENS] = row;
         }
@@ -236,15 +241,19 @@ static inline bool has_words(const struct kv_pages *pages, const struct chunk *c
     return pages->precision == PRECISION_BF16 && c->picked == NULL && part->at % 2 == 0;
 }
 
-/* Values [at, at + width) of an entry as bfloat16. */
-static inline void expand_entry(const struct kv_pages *pages, float *entry, size_t at, size_t width,
-                                uint16_t *to)
+/* A part of up to KV_STEP_TOKENS keys as bfloat16, rows `stride` words apart. */
+static inline void expand_step(const struct kv_pages *pages, const struct chunk *c,
+                               const struct key_part *part, float *to, size_t stride)
 {
-    for (size_t done = 0; done < width;) {
-        const struct code_run run = page_run_at(pages, entry, at + done, at + width);
+    const size_t end = part->at + part->width;
+    struct code_run run;
 
-        expand_run(&run, to + done);
-        done += run.n;
+    for (size_t at = part->at; at < end; at += run.n) {
+        run = page_run_at(pages, at, end);
+        for (size_t k = 0; k < part->n; k++) {
+            const float *entry = entry_of(pages, c->span, part_token(c, part, k));
+            expand_run(&run, entry, halves_at(to + k * stride) + (at - part->at));
+        }
     }
 }
 
@@ -260,15 +269,12 @@ static inline void locate_words(const struct kv_pages *pages, const struct chunk
         return;
     }
     out->stride = words.width;
-    for (size_t k = 0; k < part->n; k++) {
-        const size_t key = part->first + k;
-        const size_t token = c->picked == NULL ? key : (size_t)c->picked[key];
-        float *row = gathered + k * words.width;
+    for (size_t k = 0; k < part->n; k += KV_STEP_TOKENS) {
+        const struct key_part step = {part->first + k, smaller(part->n - k, KV_STEP_TOKENS),
+                                      part->at, part->width};
 
-        expand_entry(pages, entry_of(pages, c->span, token), part->at, part->width, halves_at(row));
-        if (k % KV_STEP_TOKENS == 0) {
-            out->steps[k / KV_STEP_TOKENS] = row;
-        }
+        out->steps[k / KV_STEP_TOKENS] = gathered + k * words.width;
+        expand_step(pages, c, &step, gathered + k * words.width, words.width);
     }
 }
 

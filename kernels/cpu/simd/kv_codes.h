@@ -2,11 +2,11 @@
  * kv_pages). An entry, tiles and values in order:
  *
  *   byte 0          ..  a code of each of the n_coded values
- *   byte n_coded    ..  a scale of each tile: 2^(byte - 127); 255: the tile had a value that was
- *                       infinite, and all its values are NaN
+ *   byte n_coded    ..  a scale of each tile: 2^(byte - 127)
  *   an even byte    ..  the other values as bfloat16
  *
- * A value that was NaN is NaN; zeros, and what rounds to zero, are +0. */
+ * Zeros, and what rounds to zero, are +0. A tile with a value that is not finite has scale 255, and
+ * is all NaN: so would be what attention makes of it. */
 #ifndef HONE_KERNELS_CPU_SIMD_KV_CODES_H
 #define HONE_KERNELS_CPU_SIMD_KV_CODES_H
 
@@ -15,6 +15,7 @@
 #include "kernels/cpu/simd/halves.h"
 
 #define SCALE_NAN 255U
+#define NAN_BITS 0x7FC00000
 
 #ifdef __AVX512BW__
 SIMD_INLINE i32x16 bytes_load(const uint8_t *from, size_t n)
@@ -48,20 +49,41 @@ SIMD_INLINE void bytes_store(uint8_t *to, i32x16 a, size_t n)
 }
 #endif
 
+/* n halves that lie anywhere. */
+#ifdef __AVX512BW__
+SIMD_INLINE void halves_copy(const uint8_t *from, size_t n, uint16_t *to)
+{
+    for (; n >= 32; n -= 32, from += 64, to += 32) {
+        _mm512_storeu_si512(to, _mm512_loadu_si512(from));
+    }
+    if (n > 0) {
+        const uint32_t mask = (1U << n) - 1;
+        _mm512_mask_storeu_epi16(to, mask, _mm512_maskz_loadu_epi16(mask, from));
+    }
+}
+#else
+SIMD_INLINE void halves_copy(const uint8_t *from, size_t n, uint16_t *to)
+{
+    memcpy(to, from, n * sizeof(*to));
+}
+#endif
+
 /* Codes of the n values of a tile; returns their scale's byte. */
 static inline uint8_t code_tile(const float *x, size_t n, uint8_t *codes)
 {
+    const f32x16 infinity = ivec_as_float(ivec_set1(0x7F800000));
     const float scale = e4m3_scale(vec_hmax(e4m3_largest(vec_zero(), x, n)));
     const f32x16 inverse = vec_set1(1.0F / scale); /* exact: a power of two */
-    uint32_t bits;
+    uint32_t bits, n_finite = 0;
 
     for (size_t j = 0; j < n; j += SIMD_LANES) {
         const size_t left = lanes_left(j, n);
-        const f32x16 scaled = vec_mul(lanes_load(x + j, left), inverse);
-        bytes_store(codes + j, e4m3_codes(e4m3_round_scaled(scaled)), left);
+        const f32x16 values = lanes_load(x + j, left);
+        bytes_store(codes + j, e4m3_codes(e4m3_round_scaled(vec_mul(values, inverse))), left);
+        n_finite += mask_bits(vec_lt(vec_abs(values), infinity)) == 0xFFFFU;
     }
     memcpy(&bits, &scale, sizeof(bits));
-    return (uint8_t)(bits >> 23);
+    return n_finite == (n + SIMD_LANES - 1) / SIMD_LANES ? (uint8_t)(bits >> 23) : SCALE_NAN;
 }
 
 /* Values of the codes of a tile, which bfloat16 holds. */
@@ -69,29 +91,77 @@ SIMD_INLINE f32x16 coded_values(i32x16 codes, uint8_t scale)
 {
     const f32x16 factor = ivec_as_float(ivec_set1((int32_t)scale << 23));
 
-    return scale == SCALE_NAN ? ivec_as_float(ivec_set1(0x7FC00000))
+    return scale == SCALE_NAN ? ivec_as_float(ivec_set1(NAN_BITS))
                               : vec_mul(code_value(codes), factor);
 }
 
-/* Values of an entry that lie side by side: of one tile, or behind the coded ones. */
+#ifdef __AVX512BF16__
+/* 64 codes, quarters in the order that makes the halves of the result adjacent. A power of two is
+ * added to the exponents of what is not zero. */
+SIMD_INLINE void expand_64(__m512i codes, uint8_t scale, __m512i *first, __m512i *second)
+{
+    const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m512i power = _mm512_set1_epi16((int16_t)((scale - 127) * 128));
+    pair16 low, high;
+
+    pairs_decode_codes(_mm512_permutexvar_epi64(order, codes), &low, &high);
+    *first = _mm512_mask_add_epi16((__m512i)low, _mm512_test_epi16_mask((__m512i)low, (__m512i)low),
+                                   (__m512i)low, power);
+    *second = _mm512_mask_add_epi16(
+        (__m512i)high, _mm512_test_epi16_mask((__m512i)high, (__m512i)high), (__m512i)high, power);
+}
+
+/* The first n of 64 values. */
+SIMD_INLINE void expand_some(const uint8_t *codes, size_t n, uint8_t scale, uint16_t *to)
+{
+    const uint64_t mask = n == 64 ? UINT64_MAX : (UINT64_C(1) << n) - 1;
+    __m512i first, second;
+
+    expand_64(_mm512_maskz_loadu_epi8(mask, codes), scale, &first, &second);
+    _mm512_mask_storeu_epi16(to, (uint32_t)mask, first);
+    _mm512_mask_storeu_epi16(to + 32, (uint32_t)(mask >> 32), second);
+}
+
+/* The values of a tile's codes as bfloat16. */
+SIMD_INLINE void expand_codes(const uint8_t *codes, size_t n, uint8_t scale, uint16_t *to)
+{
+    size_t j = 0;
+
+    for (; j + 64 <= n; j += 64) {
+        __m512i first, second;
+        expand_64(_mm512_loadu_si512(codes + j), scale, &first, &second);
+        _mm512_storeu_si512(to + j, first);
+        _mm512_storeu_si512(to + j + 32, second);
+    }
+    if (j < n) {
+        expand_some(codes + j, n - j, scale, to + j);
+    }
+}
+#else
+SIMD_INLINE void expand_codes(const uint8_t *codes, size_t n, uint8_t scale, uint16_t *to)
+{
+    for (size_t j = 0; j < n; j += SIMD_LANES) {
+        const size_t left = lanes_left(j, n);
+        halves_store(to + j, coded_values(bytes_load(codes + j, left), scale), left);
+    }
+}
+#endif
+
+/* Values of an entry that lie side by side: of one tile, or not coded. */
 struct code_run {
-    uint8_t *codes;   /* NULL: halves */
-    uint8_t *scale;   /* of codes */
-    uint16_t *halves; /* NULL: codes */
+    size_t at; /* bytes into the entry: of codes, else of halves */
+    size_t scale_at;
     size_t n;
+    bool is_coded;
 };
 
-/* The run of an FP8 entry from value `at` on, which ends before value `end`; or, of any entry, how
- * far its tile reaches. */
-static inline struct code_run code_run_at(const struct kv_pages *pages, void *entry, size_t at,
-                                          size_t end)
+/* The run of an FP8 entry from value `at` on, which ends before value `end`. */
+static inline struct code_run code_run_at(const struct kv_pages *pages, size_t at, size_t end)
 {
-    uint8_t *bytes = entry;
-    uint16_t *halves = entry;
-
     if (at >= pages->n_coded) {
-        return (struct code_run){.halves = halves + (pages->n_coded + kv_tiles(pages) + 1) / 2 +
-                                           (at - pages->n_coded),
+        const size_t plain_at = (pages->n_coded + kv_tiles(pages) + 1) / 2;
+
+        return (struct code_run){.at = (plain_at + at - pages->n_coded) * sizeof(uint16_t),
                                  .n = end - at};
     }
     const size_t group = at / pages->coded_group, tile = at % pages->coded_group / FP8_BLOCK;
@@ -99,38 +169,44 @@ static inline struct code_run code_run_at(const struct kv_pages *pages, void *en
     const size_t tile_end = group * pages->coded_group + (tile + 1) * FP8_BLOCK;
     const size_t run_end = tile_end < group_end ? tile_end : group_end;
 
-    return (struct code_run){.codes = bytes + at,
-                             .scale = bytes + pages->n_coded + group * kv_group_tiles(pages) + tile,
-                             .n = (run_end < end ? run_end : end) - at};
+    return (struct code_run){.at = at,
+                             .scale_at = pages->n_coded + group * kv_group_tiles(pages) + tile,
+                             .n = (run_end < end ? run_end : end) - at,
+                             .is_coded = true};
 }
 
 /* The same of BF16 pages too, where every value is a half. */
-static inline struct code_run page_run_at(const struct kv_pages *pages, void *entry, size_t at,
-                                          size_t end)
+static inline struct code_run page_run_at(const struct kv_pages *pages, size_t at, size_t end)
 {
-    uint16_t *halves = entry;
-
     return pages->precision == PRECISION_FP8
-               ? code_run_at(pages, entry, at, end)
-               : (struct code_run){.halves = halves + at, .n = end - at};
+               ? code_run_at(pages, at, end)
+               : (struct code_run){.at = at * sizeof(uint16_t), .n = end - at};
 }
 
-SIMD_INLINE f32x16 code_run_load(const struct code_run *run, size_t j, size_t n)
+/* Values [j, j + n) of a run of the entry. */
+SIMD_INLINE f32x16 code_run_load(const struct code_run *run, const void *entry, size_t j, size_t n)
 {
-    return run->codes == NULL ? halves_load(run->halves + j, n)
-                              : coded_values(bytes_load(run->codes + j, n), *run->scale);
+    const uint8_t *bytes = entry;
+    const void *const values = bytes + run->at;
+    const uint16_t *halves = values;
+
+    return run->is_coded ? coded_values(bytes_load(bytes + run->at + j, n), bytes[run->scale_at])
+                         : halves_load(halves + j, n);
 }
 
-/* The run's values as bfloat16. */
-static inline void expand_run(const struct code_run *run, uint16_t *to)
+/* A run of the entry as bfloat16. */
+SIMD_INLINE void expand_run(const struct code_run *run, const void *entry, uint16_t *to)
 {
-    if (run->codes == NULL) {
-        memcpy(to, run->halves, run->n * sizeof(*to));
-        return;
-    }
-    for (size_t j = 0; j < run->n; j += SIMD_LANES) {
-        const size_t left = lanes_left(j, run->n);
-        halves_store(to + j, code_run_load(run, j, left), left);
+    const uint8_t *bytes = entry;
+
+    if (!run->is_coded) {
+        halves_copy(bytes + run->at, run->n, to);
+    } else if (bytes[run->scale_at] == SCALE_NAN) {
+        for (size_t j = 0; j < run->n; j++) {
+            to[j] = NAN_BITS >> 16;
+        }
+    } else {
+        expand_codes(bytes + run->at, run->n, bytes[run->scale_at], to);
     }
 }
 

@@ -12,45 +12,50 @@ struct copy_call {
 /* Values of an entry that lie side by side: floats, halves, or codes of one tile. */
 struct piece {
     float *floats;       /* or NULL */
-    struct code_run run; /* without floats */
-    size_t n;
+    void *entry;         /* whose run it is, without floats */
+    struct code_run run; /* n counts floats too */
 };
 
 /* What begins with value `at` of an entry, and ends before value `end`. */
 static struct piece piece_at(const struct kv_pages *pages, float *entry, size_t at, size_t end)
 {
-    void *const words = entry;
-    uint16_t *const halves = words;
     struct code_run run;
 
     if (pages->precision == PRECISION_F32) {
-        return (struct piece){.floats = entry + at, .n = end - at};
+        return (struct piece){.floats = entry + at, .run = {.n = end - at}};
     }
-    run = code_run_at(pages, entry, at, end);
+    run = code_run_at(pages, at, end);
     if (pages->precision == PRECISION_BF16) {
-        run.codes = NULL;
-        run.halves = halves + at;
+        run.at = at * sizeof(uint16_t);
+        run.is_coded = false;
     }
-    return (struct piece){.run = run, .n = run.n};
+    return (struct piece){.entry = entry, .run = run};
 }
 
 static f32x16 piece_load(const struct piece *piece, size_t j, size_t n)
 {
     return piece->floats != NULL ? lanes_load(piece->floats + j, n)
-                                 : code_run_load(&piece->run, j, n);
+                                 : code_run_load(&piece->run, piece->entry, j, n);
+}
+
+static uint16_t *halves_of(const struct piece *piece)
+{
+    uint16_t *const halves = piece->entry;
+
+    return halves + piece->run.at / sizeof(*halves);
 }
 
 /* Rows to floats or halves. */
 static void store_plain(const struct piece *piece, const float *row)
 {
-    for (size_t j = 0; j < piece->n; j += SIMD_LANES) {
-        const size_t left = lanes_left(j, piece->n);
+    for (size_t j = 0; j < piece->run.n; j += SIMD_LANES) {
+        const size_t left = lanes_left(j, piece->run.n);
         const f32x16 values = lanes_load(row + j, left);
 
         if (piece->floats != NULL) {
             lanes_store(piece->floats + j, values, left);
         } else {
-            halves_store(piece->run.halves + j, values, left);
+            halves_store(halves_of(piece) + j, values, left);
         }
     }
 }
@@ -58,21 +63,22 @@ static void store_plain(const struct piece *piece, const float *row)
 /* A tile to codes, or to halves that are rounded like them. */
 static void store_tile(const struct piece *piece, const float *row)
 {
-    uint8_t codes[FP8_BLOCK], scale;
+    const size_t n = piece->run.n;
+    uint8_t *const bytes = piece->entry;
+    uint8_t tile[FP8_BLOCK + 1]; /* codes, and behind them their scale */
 
-    if (piece->run.codes != NULL) {
-        *piece->run.scale = code_tile(row, piece->n, piece->run.codes);
+    if (piece->run.is_coded) {
+        bytes[piece->run.scale_at] = code_tile(row, n, bytes + piece->run.at);
         return;
     }
-    scale = code_tile(row, piece->n, codes);
-    expand_run(&(struct code_run){.codes = codes, .scale = &scale, .n = piece->n},
-               piece->run.halves);
+    tile[n] = code_tile(row, n, tile);
+    expand_run(&(struct code_run){.scale_at = n, .n = n, .is_coded = true}, tile, halves_of(piece));
 }
 
 static void load_piece(const struct piece *piece, float *row, bool accumulate)
 {
-    for (size_t j = 0; j < piece->n; j += SIMD_LANES) {
-        const size_t left = lanes_left(j, piece->n);
+    for (size_t j = 0; j < piece->run.n; j += SIMD_LANES) {
+        const size_t left = lanes_left(j, piece->run.n);
         const f32x16 values = piece_load(piece, j, left);
 
         lanes_store(row + j, accumulate ? vec_add(lanes_load(row + j, left), values) : values,
@@ -93,7 +99,7 @@ static void copy_part(const struct kv_copy_args *a, float *entry, size_t at, flo
         } else {
             store_plain(&piece, row + done);
         }
-        done += piece.n;
+        done += piece.run.n;
     }
 }
 
