@@ -1,25 +1,41 @@
 /* Owns the packing of weights into panels of 32 columns, k contiguous inside a panel: the copies of
  * plain floats, and how threads share out the panels of one matrix or of many. */
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/simd/attention_tile.h"
 #include "kernels/cpu/simd/cpu_ops.h"
+#include "kernels/cpu/simd/lanes.h"
 #include "kernels/cpu/simd/pack_job.h"
 
 #include <stdatomic.h>
 #include <string.h>
 
-/* A cache line of k from each of the panel's rows is turned at a time. */
-#define TURN_K SIMD_LANES
-
-static void pack_panel_turned(const struct pack_args *args, size_t column, size_t n, float *dst)
+void ISA(pack_turn)(const struct pack_args *args, size_t column, size_t n, size_t k, size_t n_k,
+                    float *dst)
 {
-    for (size_t k = 0; k < args->n_in; k += TURN_K) {
-        const size_t k_end = k + TURN_K < args->n_in ? k + TURN_K : args->n_in;
-        for (size_t c = 0; c < n; c++) {
-            const float *const src = args->src + (column + c) * args->src_stride;
-            for (size_t i = k; i < k_end; i++) {
-                dst[i * PANEL_COLUMNS + c] = src[i];
-            }
+    const float *const src = args->src + column * args->src_stride + k;
+    size_t c = 0;
+    for (; c + SIMD_LANES <= n; c += SIMD_LANES) {
+        ISA(tile_transpose_step)
+        (src + c * args->src_stride, args->src_stride, n_k, dst + c, PANEL_COLUMNS);
+    }
+    for (; c < n; c++) {
+        for (size_t i = 0; i < n_k; i++) {
+            dst[i * PANEL_COLUMNS + c] = src[c * args->src_stride + i];
         }
+    }
+}
+
+void ISA(pack_rows)(const struct pack_args *args, size_t column, size_t n, size_t k, size_t n_k,
+                    float *dst)
+{
+    const float *src = args->src + k * args->src_stride + column;
+    for (size_t i = 0; i < n_k; i++) {
+        for (size_t c = 0; c < n; c += SIMD_LANES) {
+            const size_t lanes = lanes_left(c, n);
+            lanes_store(dst + c, lanes_load(src + c, lanes), lanes);
+        }
+        src += args->src_stride;
+        dst += PANEL_COLUMNS;
     }
 }
 
@@ -33,13 +49,10 @@ static void pack_panel(const struct pack_args *args, size_t panel)
     if (n < PANEL_COLUMNS) {
         memset(dst, 0, args->n_in * PANEL_COLUMNS * sizeof(*dst));
     }
-    if (!args->transposed) {
-        pack_panel_turned(args, column, n, dst);
-        return;
-    }
-    for (size_t k = 0; k < args->n_in; k++) {
-        memcpy(dst + k * PANEL_COLUMNS, args->src + k * args->src_stride + column,
-               n * sizeof(*dst));
+    if (args->transposed) {
+        ISA(pack_rows)(args, column, n, 0, args->n_in, dst);
+    } else {
+        ISA(pack_turn)(args, column, n, 0, args->n_in, dst);
     }
 }
 

@@ -25,4 +25,11 @@ void ISA(pack_job_scale)(const struct pack_job *job, size_t index);
 /* Panel `panel` of a job that rounds. */
 void ISA(pack_job_panel)(const struct pack_job *job, size_t panel);
 
+/* n columns from `column` on of n_k of k from `k` on, k-major, PANEL_COLUMNS apart: of a src that
+ * has k along its rows, and of a transposed one. */
+void ISA(pack_turn)(const struct pack_args *args, size_t column, size_t n, size_t k, size_t n_k,
+                    float *dst);
+void ISA(pack_rows)(const struct pack_args *args, size_t column, size_t n, size_t k, size_t n_k,
+                    float *dst);
+
 #endif

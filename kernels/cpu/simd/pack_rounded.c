@@ -54,22 +54,17 @@ static void gather_chunk(const struct pack_args *args, struct chunk *chunk)
         memset(chunk->values, 0, sizeof(chunk->values));
     }
     if (args->transposed) {
-        for (size_t k = 0; k < chunk->n_k; k++) {
-            memcpy(chunk->values + k * PANEL_COLUMNS,
-                   args->src + (chunk->k + k) * args->src_stride + chunk->column,
-                   n * sizeof(float));
-        }
-        return;
+        ISA(pack_rows)(args, chunk->column, n, chunk->k, chunk->n_k, chunk->values);
+    } else {
+        ISA(pack_turn)(args, chunk->column, n, chunk->k, chunk->n_k, chunk->values);
     }
-    for (size_t first = 0; first < chunk->n_k; first += SIMD_LANES) {
-        const size_t end = first + lanes_left(first, chunk->n_k);
-        for (size_t c = 0; c < n; c++) {
-            const float *const src = args->src + (chunk->column + c) * args->src_stride + chunk->k;
-            for (size_t k = first; k < end; k++) {
-                chunk->values[k * PANEL_COLUMNS + c] = src[k];
-            }
-        }
-    }
+}
+
+/* a divided by its scale, rounded to what a code can hold. The inverse of a power of two is exact,
+ * and so is then the product with it. */
+SIMD_INLINE f32x16 round_scaled(const struct pack_job *job, f32x16 a, f32x16 scale, f32x16 inverse)
+{
+    return e4m3_round(job->args.has_float_scales ? vec_div(a, scale) : vec_mul(a, inverse));
 }
 
 /* Codes' values; times their scale unless they become codes. */
@@ -81,11 +76,12 @@ static void round_columns(const struct pack_job *job, struct chunk *chunk)
         const size_t column = chunk->column + (c < chunk->n_columns ? c : 0);
         scales[c] = scale_of(job, column, chunk->k);
     }
-    for (size_t k = 0; k < chunk->n_k; k++) {
-        for (size_t v = 0; v < PANEL_COLUMNS; v += SIMD_LANES) {
+    for (size_t v = 0; v < PANEL_COLUMNS; v += SIMD_LANES) {
+        const f32x16 scale = vec_load(scales + v);
+        const f32x16 inverse = vec_div(vec_set1(1.0F), scale);
+        for (size_t k = 0; k < chunk->n_k; k++) {
             float *const at = chunk->values + k * PANEL_COLUMNS + v;
-            const f32x16 scale = vec_load(scales + v);
-            const f32x16 value = e4m3_round(vec_div(vec_load(at), scale));
+            const f32x16 value = round_scaled(job, vec_load(at), scale, inverse);
             vec_store(at, is_coded ? value : vec_mul(value, scale));
         }
     }
@@ -96,9 +92,10 @@ static void round_rows(const struct pack_job *job, struct chunk *chunk)
 {
     for (size_t k = 0; k < chunk->n_k; k++) {
         const f32x16 scale = vec_set1(scale_of(job, chunk->k + k, chunk->column));
+        const f32x16 inverse = vec_div(vec_set1(1.0F), scale);
         for (size_t v = 0; v < PANEL_COLUMNS; v += SIMD_LANES) {
             float *const at = chunk->values + k * PANEL_COLUMNS + v;
-            vec_store(at, vec_mul(e4m3_round(vec_div(vec_load(at), scale)), scale));
+            vec_store(at, vec_mul(round_scaled(job, vec_load(at), scale, inverse), scale));
         }
     }
 }
@@ -134,16 +131,12 @@ static void write_pairs(const struct chunk *chunk, float *dst)
 static void write_codes(const struct chunk *chunk, float *dst)
 {
     for (size_t k = 0; k < chunk->n_k; k += 2) {
-        unsigned char bytes[2 * PANEL_COLUMNS];
-        int32_t codes[2 * PANEL_COLUMNS];
-        for (size_t i = 0; i < 2 * PANEL_COLUMNS; i += SIMD_LANES) {
-            const float *const at = chunk->values + k * PANEL_COLUMNS + i;
-            ivec_store(codes + i, e4m3_codes(vec_load(at)));
-        }
-        for (size_t i = 0; i < 2 * PANEL_COLUMNS; i++) {
-            bytes[code_byte(i % PANEL_COLUMNS, i / PANEL_COLUMNS)] = (unsigned char)codes[i];
-        }
-        memcpy(dst + k / 2 * SIMD_LANES, bytes, sizeof(bytes));
+        const float *const even = chunk->values + k * PANEL_COLUMNS;
+        const float *const odd = even + PANEL_COLUMNS;
+        vec_store(dst + k / 2 * SIMD_LANES,
+                  codes_join(e4m3_codes(vec_load(even)), e4m3_codes(vec_load(odd)),
+                             e4m3_codes(vec_load(even + SIMD_LANES)),
+                             e4m3_codes(vec_load(odd + SIMD_LANES))));
     }
 }
 

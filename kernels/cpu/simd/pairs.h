@@ -4,7 +4,8 @@
  *
  *   pair16           a weight pair for each of sixteen columns     pair_x  one pair of x, broadcast
  *   PAIR_WORDS       words of 4 bytes of a pair in a row of x
- *   code_byte        where the code of a column and parity lies in the 64 bytes of a pair of codes
+ *   codes_join       the words that pairs_decode reads, from codes in the lowest byte of each lane:
+ *                    of sixteen columns even and odd, then of the sixteen behind them
  *   flush_begin/end  around products of BF16, in which compiled code may not be reordered: call
  *                    them only around calls that are not inlined
  *   pairs_join       the words that pairs_load reads, from the two rows of the pairs
@@ -127,9 +128,11 @@ SIMD_INLINE f32x16 pair_fma(pair_x x, pair16 w, f32x16 acc)
     return _mm512_dpbf16_ps(acc, x, w);
 }
 
-SIMD_INLINE size_t code_byte(size_t column, size_t parity)
+SIMD_INLINE f32x16 codes_join(i32x16 even, i32x16 odd, i32x16 next_even, i32x16 next_odd)
 {
-    return column % 16 / 4 * 16 + column / 16 * 8 + column % 4 * 2 + parity;
+    const i32x16 first = ivec_or(even, ivec_shift_left(odd, 8));
+    const i32x16 second = ivec_or(next_even, ivec_shift_left(next_odd, 8));
+    return ivec_as_float(_mm512_packus_epi32(first, second));
 }
 
 /* Low and high byte of the bfloat16 of each code without its sign. */
@@ -214,9 +217,11 @@ SIMD_INLINE f32x16 pair_fma(pair_x x, pair16 w, f32x16 acc)
     return vec_flush(vec_fma(x.even, w.even, vec_flush(vec_fma(x.odd, w.odd, acc))));
 }
 
-SIMD_INLINE size_t code_byte(size_t column, size_t parity)
+SIMD_INLINE f32x16 codes_join(i32x16 even, i32x16 odd, i32x16 next_even, i32x16 next_odd)
 {
-    return column % 16 * 4 + column / 16 * 2 + parity;
+    const i32x16 first = ivec_or(even, ivec_shift_left(odd, 8));
+    const i32x16 second = ivec_or(next_even, ivec_shift_left(next_odd, 8));
+    return ivec_as_float(ivec_or(first, ivec_shift_left(second, 16)));
 }
 
 SIMD_INLINE void pairs_decode(const float *words, pair16 *first, pair16 *second)
