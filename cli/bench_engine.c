@@ -6,8 +6,7 @@
 #include "rollout/engine.h"
 
 #define SEED 1u
-#define CONTEXT ((size_t)128)
-#define DECODE_STEPS ((size_t)32) /* of a wave, whose contexts have the mean CONTEXT */
+#define DECODE_STEPS ((size_t)32) /* of a wave, whose contexts have the wanted mean */
 #define CHUNK_ROWS ((size_t)512)
 /* A sample of decoding is a step, or as many as this takes. */
 #define SAMPLE_SECONDS 500e-6
@@ -18,7 +17,7 @@
 /* One engine and how it is fed. */
 struct feed {
     struct engine *engine;
-    int32_t *prompt; /* (CONTEXT) */
+    int32_t *prompt; /* (n_prompt) */
     size_t vocab;
     size_t batch, n_prompt, n_response;
     size_t n_drafts;
@@ -82,6 +81,13 @@ static enum status with_engine(const struct bench_subject *subject, struct polic
                                            .n_drafts = feed->n_drafts,
                                            .spec_max_batch = feed->batch};
 
+    if (options.max_sequence > subject->config.max_positions) {
+        return status_set(STATUS_BAD_ARGUMENT,
+                          "a context of %zu tokens: %zu sequences need %zu positions, of which the "
+                          "model has %zu",
+                          subject->context, feed->batch, options.max_sequence,
+                          subject->config.max_positions);
+    }
     TRY(memory_alloc(feed->n_prompt, sizeof(*feed->prompt), &feed->prompt));
     enum status status = engine_create(policy, &options, &feed->engine);
     if (status == STATUS_OK) {
@@ -126,18 +132,19 @@ static enum status measure_prefill(const struct bench_subject *subject, struct f
 static enum status prefill(const struct bench_subject *subject, struct policy *policy,
                            size_t max_rows, size_t batch)
 {
+    const size_t context = subject->context;
     struct feed feed = {
-        .vocab = subject->config.vocab_size, .batch = batch, .n_prompt = CONTEXT, .n_response = 1};
+        .vocab = subject->config.vocab_size, .batch = batch, .n_prompt = context, .n_response = 1};
     struct bench_times times = {.count = 0};
     const double head = 2.0 * (double)(subject->config.vocab_size * subject->config.hidden_size);
-    const double n_tokens = (double)(batch * CONTEXT);
-    struct bench_rate rate = {.bench = "prefill", .batch = batch, .context = CONTEXT};
+    const double n_tokens = (double)(batch * context);
+    struct bench_rate rate = {.bench = "prefill", .batch = batch, .context = context};
 
     TRY(with_engine(subject, policy, max_rows, &feed, measure_prefill, &times));
     rate.flop_per_token =
-        model_forward_flops(&subject->config, (double)(CONTEXT + 1) / 2, false, false) +
-        head / (double)CONTEXT;
-    rate.byte_per_token = bench_weight_bytes(subject, batch * CONTEXT) / n_tokens;
+        model_forward_flops(&subject->config, (double)(context + 1) / 2, false, false) +
+        head / (double)context;
+    rate.byte_per_token = bench_weight_bytes(subject, batch * context) / n_tokens;
     bench_times_rate(&times, subject, &rate);
     return bench_report_rate(&rate, subject->is_json);
 }
@@ -198,22 +205,23 @@ static enum status measure_decode(const struct bench_subject *subject, struct fe
 static enum status decode(const struct bench_subject *subject, struct policy *policy,
                           size_t max_rows, size_t batch, size_t n_drafts)
 {
-    /* A prompt that is prefilled in chunks may finish while others have begun to decode: some room
-     * for these tokens behind the wave. */
-    const size_t n_early = CONTEXT;
+    const size_t context = subject->context, n_prompt = context - DECODE_STEPS / 2;
+    /* A prompt that is prefilled in chunks may finish while others have begun to decode: room for
+     * these tokens behind the wave. */
+    const size_t n_early = 2 * batch * n_prompt / max_rows + DECODE_STEPS;
     struct feed feed = {.vocab = subject->config.vocab_size,
                         .batch = batch,
-                        .n_prompt = CONTEXT - DECODE_STEPS / 2,
+                        .n_prompt = n_prompt,
                         .n_response = DECODE_STEPS * (1 + n_drafts) + n_early,
                         .n_drafts = n_drafts};
     struct bench_times times = {.count = 0};
     struct bench_rate rate = {
-        .bench = n_drafts > 0 ? "decode_drafts" : "decode", .batch = batch, .context = CONTEXT};
+        .bench = n_drafts > 0 ? "decode_drafts" : "decode", .batch = batch, .context = context};
 
     TRY(with_engine(subject, policy, max_rows, &feed, measure_decode, &times));
-    rate.flop_per_token = model_forward_flops(&subject->config, (double)CONTEXT, true, true);
+    rate.flop_per_token = model_forward_flops(&subject->config, (double)context, true, true);
     rate.byte_per_token = bench_weight_bytes(subject, batch) / (double)batch +
-                          model_cache_bytes(&subject->config, (double)CONTEXT, subject->cache);
+                          model_cache_bytes(&subject->config, (double)context, subject->cache);
     bench_times_rate(&times, subject, &rate);
     return bench_report_rate(&rate, subject->is_json);
 }

@@ -27,6 +27,7 @@ struct bench_subject {
     double seconds;             /* for each case, about */
     size_t batches[BENCH_BATCHES_MAX];
     size_t n_batches;
+    size_t context;  /* tokens of a prompt to prefill, and mean keys of decoding */
     size_t n_drafts; /* 0, or decoding is measured with as many too */
     bool is_json;
     bool recomputes; /* training makes activations again (policy_options) */
@@ -51,7 +52,8 @@ double bench_weight_bytes(const struct bench_subject *subject, size_t n_rows);
 MUST_CHECK enum status bench_open_policy(const struct bench_subject *subject,
                                          const struct policy_options *options, struct policy **out);
 
-/* Prefill of prompts, and decoding at each batch at a context of about 128. Reports each rate. */
+/* Prefill of prompts, and decoding at each batch, at the context. Reports each rate. Errors:
+ * BAD_ARGUMENT (the model has not enough positions). */
 MUST_CHECK enum status bench_engine(const struct bench_subject *subject);
 /* Forward, backward and AdamW over 16 x 128 tokens, and the forward pass alone. */
 MUST_CHECK enum status bench_train(const struct bench_subject *subject);

@@ -27,7 +27,8 @@ enum {
     OPTION_PROMPTS,
     OPTION_MAX_TOKENS,
     OPTION_RECOMPUTE,
-    OPTION_KV_CACHE
+    OPTION_KV_CACHE,
+    OPTION_CONTEXT
 };
 
 static const struct cli_option options[] = {
@@ -37,6 +38,7 @@ static const struct cli_option options[] = {
     {OPTION_KV_CACHE, "kv-cache-dtype", "NAME",
      "auto, fp32, bf16, fp8; auto: fp32 with dtype fp32 (auto)"},
     {OPTION_BATCH, "batch", "N", "of decoding, repeatable (1, 8, 32, 64, 256)"},
+    {OPTION_CONTEXT, "context", "N", "tokens before the ones that engine decodes (128)"},
     {OPTION_SPECULATE, "speculate", "N", "decode with as many MTP drafts too (0; --prompts: 4)"},
     {OPTION_PROMPTS, "prompts", "F.jsonl",
      "engine: answer these with and without drafts, at batch 1 and 8"},
@@ -54,7 +56,7 @@ static const struct cli_command command = {
     .arguments = "[engine] [train] [kernels] [load] [tokenize]",
     .summary =
         "Measures what is named, or everything (half a minute):\n"
-        "  engine    prefill, and decoding at several batch sizes at a context of 128 tokens\n"
+        "  engine    prefill, and decoding at several batch sizes at a context of 128 tokens or N\n"
         "  train     forward, backward and AdamW over 16 x 128 tokens; log-probabilities alone\n"
         "  kernels   matrix products, experts, memory and exp\n"
         "  load      checkpoints from the page cache\n"
@@ -80,6 +82,7 @@ static const size_t batches_default[] = {1, 8, 32, 64, 256};
 #define PROMPT_BATCHES ((size_t)2) /* of these with --prompts */
 #define PROMPT_DRAFTS ((size_t)4)
 #define TOKENS_MAX ((size_t)1048576)
+#define CONTEXT_MIN ((size_t)32)
 
 struct request {
     const char *device, *preset;
@@ -92,7 +95,7 @@ struct request {
     bool is_json, recomputes, has_drafts;
     double seconds, memory_gb_per_s;
     size_t batches[BENCH_BATCHES_MAX];
-    size_t n_batches, n_drafts;
+    size_t n_batches, n_drafts, context;
 };
 
 static enum status kernel_results(struct backend *backend, bool is_json)
@@ -114,6 +117,7 @@ static enum status subject_results(const struct request *request, struct bench_s
     subject->seconds = request->seconds;
     subject->n_batches = request->n_batches;
     subject->n_drafts = request->n_drafts;
+    subject->context = request->context;
     subject->is_json = request->is_json;
     subject->recomputes = request->recomputes;
     memcpy(subject->batches, request->batches, sizeof(subject->batches));
@@ -171,6 +175,10 @@ static enum status bench(struct request *request)
                             request->wants[PART_TOKENIZE] || request->prompts.file != NULL));
     }
     TRY(bench_subject_load(request->preset, request->places.model_dir, &subject));
+    if (request->wants[PART_ENGINE] && request->context > subject.config.max_positions) {
+        return status_set(STATUS_BAD_ARGUMENT, "--context %zu: the model has %zu positions",
+                          request->context, subject.config.max_positions);
+    }
     TRY(backend_open(request->device, request->n_threads, &backend));
     const enum status status = backend_parts(request, backend, &subject);
     backend_close(backend); /* its threads would disturb the rest */
@@ -225,6 +233,10 @@ static int take_number(int code, const char *value, struct request *request)
     if (code == OPTION_MAX_TOKENS && (!take_size(value, TOKENS_MAX, &request->prompts.max_tokens) ||
                                       request->prompts.max_tokens == 0)) {
         return cli_usage_error(&command, "--max-tokens: want 1 to %zu", TOKENS_MAX);
+    }
+    if (code == OPTION_CONTEXT &&
+        (!take_size(value, TOKENS_MAX, &request->context) || request->context < CONTEXT_MIN)) {
+        return cli_usage_error(&command, "--context: want %zu to %zu", CONTEXT_MIN, TOKENS_MAX);
     }
     if (code == OPTION_THREADS && !take_size(value, 1024, &request->n_threads)) {
         return cli_usage_error(&command, "--threads: want 0 to 1024");
@@ -325,6 +337,7 @@ int cmd_bench(int argc, char **argv)
                               .preset = "small",
                               .places = {.scratch = "/tmp"},
                               .prompts = {.max_tokens = 256},
+                              .context = 128,
                               .seconds = 1};
     int code = 0;
     int wrong = 0;

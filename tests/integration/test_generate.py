@@ -365,8 +365,12 @@ def bench_measures_models_of_a_preset_and_of_a_folder():
                 assert row["preset"] == label and row["dtype"] == "fp32" and row["context"] == 128, row
                 assert row["tokens_per_s"] > 0 and 0 < row["share_of_peak"] < 1.2, row
                 assert row["gflop_per_s"] > 0 and row["gb_per_s"] > 0 and row["peak_gflop_per_s"] > row["gflop_per_s"] / 1.2, row
+        rows = objects(support.hone("bench", "engine", "--preset", "tiny", "--batch", 2, "--context", 40, "--kv-cache-dtype", "fp8",
+                                    "--seconds", "0.01", "--json", check=0))
+        assert [(row["bench"], row["context"]) for row in rows] == [("prefill", 40), ("prefill", 40), ("decode", 40)], rows
         for wrong, part in ((["--preset", "huge"], "demo, small, medium"), (["--batch", "0"], "--batch"), (["--dtype", "int3"], "--dtype"),
-                            (["--seconds", "0"], "--seconds")):
+                            (["--seconds", "0"], "--seconds"), (["--context", "31"], "--context"),
+                            (["--preset", "tiny", "--context", "1000000"], "positions")):
             fails(support.hone("bench", "engine", *wrong), 2, part)
 
 

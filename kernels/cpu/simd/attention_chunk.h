@@ -241,17 +241,20 @@ static inline bool has_words(const struct kv_pages *pages, const struct chunk *c
     return pages->precision == PRECISION_BF16 && c->picked == NULL && part->at % 2 == 0;
 }
 
-/* A part of up to KV_STEP_TOKENS keys as bfloat16, rows `stride` words apart. */
+/* A step of keys of a part, up to KV_STEP_TOKENS, as bfloat16: rows `stride` words apart. */
 static inline void expand_step(const struct kv_pages *pages, const struct chunk *c,
                                const struct key_part *part, float *to, size_t stride)
 {
     const size_t end = part->at + part->width;
+    const float *step = entry_of(pages, c->span, part_token(c, part, 0));
     struct code_run run;
 
     for (size_t at = part->at; at < end; at += run.n) {
         run = page_run_at(pages, at, end);
         for (size_t k = 0; k < part->n; k++) {
-            const float *entry = entry_of(pages, c->span, part_token(c, part, k));
+            const float *entry = c->picked == NULL
+                                     ? step + k * pages->entry_stride
+                                     : entry_of(pages, c->span, part_token(c, part, k));
             expand_run(&run, entry, halves_at(to + k * stride) + (at - part->at));
         }
     }
