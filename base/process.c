@@ -44,6 +44,8 @@ static void reset_signals(void)
     for (int number = 1; number < NSIG; number++) {
         (void)sigaction(number, &action, NULL); /* KILL, STOP and reserved ones refuse */
     }
+    action.sa_handler = SIG_IGN; /* a question that comes early must not end it */
+    (void)sigaction(SIGUSR2, &action, NULL);
     (void)sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
 }
@@ -307,6 +309,13 @@ void process_stop(struct process *process, int grace_ms)
 
 static volatile sig_atomic_t first_signal;
 static volatile sig_atomic_t is_asked_to_stop;
+static volatile sig_atomic_t are_waits_asked;
+
+static void note_question(int number)
+{
+    (void)number;
+    are_waits_asked = 1;
+}
 
 static void note_signal(int number)
 {
@@ -334,8 +343,18 @@ void process_catch_signals(void)
     (void)sigaction(SIGTERM, &action, NULL);
     (void)sigaction(SIGINT, &action, NULL);
     (void)sigaction(SIGUSR1, &action, NULL);
+    action.sa_handler = note_question;
+    (void)sigaction(SIGUSR2, &action, NULL);
     action.sa_handler = SIG_IGN;
     (void)sigaction(SIGPIPE, &action, NULL);
+}
+
+bool process_waits_asked(void)
+{
+    const bool is_asked = are_waits_asked != 0;
+
+    are_waits_asked = 0;
+    return is_asked;
 }
 
 int process_signal_caught(void)

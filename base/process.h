@@ -20,12 +20,13 @@ struct process {
     int stdin_fd, stdout_fd, stderr_fd; /* -1 without pipes */
 };
 /* Starts a child in its own process group with PR_SET_PDEATHSIG SIGKILL, default signal mask and
- * dispositions, no core file, and no inherited descriptor but 0, 1, 2. Errors: IO when it cannot be
- * started (message: argv[0] and why). The kernel ties PR_SET_PDEATHSIG to the *thread* that calls
- * this: call it from one that lives as long as the process, or the child is killed with the thread.
+ * dispositions (but SIGUSR2 is ignored), no core file, and no inherited descriptor but 0, 1, 2.
+ * Errors: IO when it cannot be started (message: argv[0] and why). The kernel ties PR_SET_PDEATHSIG
+ * to the *thread* that calls this: call it from one that lives as long as the process, or the child
+ * is killed with the thread.
  */
 MUST_CHECK enum status process_start(const struct process_options *options, struct process *out);
-/* SIGTERM or SIGKILL to the whole group. */
+/* SIGTERM, SIGKILL or SIGUSR2 to the whole group. */
 void process_signal(const struct process *process, int signal_number);
 /* true when it has ended; *exit_code is its code, or 128 + signal. Never blocks. The child is not
  * reaped, so that its pid and group cannot become someone else's: process_stop does that, and must
@@ -36,9 +37,11 @@ bool process_has_ended(struct process *process, int *exit_code);
 void process_stop(struct process *process, int grace_ms);
 
 /* Turns SIGTERM, SIGINT, SIGUSR1 into a flag for the main loop (and a second SIGTERM/SIGINT into
- * immediate exit 128+n); SIGPIPE is ignored. */
+ * immediate exit 128+n), SIGUSR2 into a question (base/waits.h); SIGPIPE is ignored. */
 void process_catch_signals(void);
 /* 0, or the first signal caught. */
 int process_signal_caught(void);
+/* true once after a SIGUSR2. */
+bool process_waits_asked(void);
 
 #endif

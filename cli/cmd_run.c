@@ -28,9 +28,11 @@ static const struct cli_option options[] = {
 static const struct cli_command command = {
     .name = "run",
     .arguments = "CONFIG",
-    .summary = "Trains a model with GRPO: starts the trainer, the rollout workers and the reward\n"
-               "service on this machine, restarts what dies, and resumes where an earlier run of\n"
-               "the same name stopped. SIGTERM writes a checkpoint first (exit code 75).",
+    .summary =
+        "Trains a model with GRPO: starts the trainer, the rollout workers and the reward\n"
+        "service on this machine, restarts what dies, and resumes where an earlier run of\n"
+        "the same name stopped. SIGTERM writes a checkpoint first (exit code 75); SIGUSR2 shows\n"
+        "what each process waits for.",
     .options = options,
     .n_options = sizeof options / sizeof options[0],
     .n_arguments_min = 1,

@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "base/process.h"
 #include "base/socket.h"
+#include "base/waits.h"
 #include "cli/cli.h"
 #include "cli/eval_acceptance.h"
 #include "cli/eval_samples.h"
@@ -344,6 +345,14 @@ static enum status begin_rows(struct evaluation *e)
     return STATUS_OK;
 }
 
+static void tell_waits(const struct evaluation *e)
+{
+    if (waits_are_asked()) {
+        scoring_tell_waits(e->scoring);
+        waits_end();
+    }
+}
+
 static enum status run_evaluation(struct evaluation *e)
 {
     const int64_t since_us = clock_now_us();
@@ -356,6 +365,7 @@ static enum status run_evaluation(struct evaluation *e)
         TRY(begin_rows(e));
         TRY(draw_samples(e));
         TRY(score(e));
+        tell_waits(e);
     }
     if (e->acceptance != NULL) {
         TRY(eval_acceptance_finish(e->acceptance, &e->tally.n_drafted, &e->tally.n_accepted));

@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "base/process.h"
 #include "base/run_paths.h"
+#include "base/waits.h"
 #include "cli/log_tail.h"
 #include "cli/supervision.h"
 #include "db/db.h"
@@ -284,9 +285,33 @@ static void hear_signals(struct supervisor *supervisor, bool *is_over, int *exit
     }
 }
 
+/* Its own waits, and each child is asked for its own: their lines come through their logs. */
+static void tell_waits(const struct supervisor *supervisor)
+{
+    const struct child *trainer = &supervisor->children[TRAINER_INDEX];
+
+    if (!waits_are_asked()) {
+        return;
+    }
+    waits_tell(trainer->name, 0, supervisor->stop_deadline_us,
+               supervisor->stop_deadline_us > 0 ? "its last checkpoint, process %d"
+                                                : "the end of the run, process %d",
+               (int)trainer->process.pid);
+    for (size_t i = 0; i < supervisor->state.n_workers; i++) {
+        if (supervisor->state.workers[i].retry_us != 0) {
+            waits_tell(supervisor->children[TRAINER_INDEX + 1 + i].name, 0,
+                       supervisor->state.workers[i].retry_us, "the time to start it again");
+        }
+    }
+    for (size_t i = 0; i < supervisor->n_children; i++) {
+        process_signal(&supervisor->children[i].process, SIGUSR2);
+    }
+}
+
 static enum status supervisor_tick(struct supervisor *supervisor, bool *is_over, int *exit_code)
 {
     hear_signals(supervisor, is_over, exit_code);
+    tell_waits(supervisor);
     for (size_t i = 0; i < supervisor->n_children && !*is_over; i++) {
         TRY(child_tick(supervisor, &supervisor->children[i], is_over, exit_code));
     }

@@ -7,6 +7,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/waits.h"
 #include "reward/cmd_messages.h"
 #include "reward/cmd_worker.h"
 #include "reward/words.h"
@@ -242,4 +243,42 @@ void cmd_scorer_destroy(struct cmd_scorer *scorer)
     memory_free(scorer->team.hello);
     arena_destroy(scorer->arena);
     memory_free(scorer);
+}
+
+/* What a child was asked for last. */
+static void tell_child(const struct cmd_scorer *scorer, size_t index)
+{
+    const struct cmd_worker *worker = &scorer->workers[index];
+    const char *name = scorer->team.reward->name;
+
+    switch (worker->state) {
+    case CMD_WORKER_STARTING:
+        waits_tell(name, 0, worker->deadline_us, "the hello of process %d",
+                   (int)worker->child.process.pid);
+        return;
+    case CMD_WORKER_BUSY:
+        waits_tell(name, worker->sent_us, worker->deadline_us, "scores of %zu samples, process %d",
+                   worker->n_batch, (int)worker->child.process.pid);
+        return;
+    case CMD_WORKER_STOPPING:
+        waits_tell(name, 0, worker->deadline_us, "the end of process %d",
+                   (int)worker->child.process.pid);
+        return;
+    case CMD_WORKER_OFF:
+    case CMD_WORKER_IDLE:
+        return;
+    }
+}
+
+void cmd_scorer_tell_waits(const struct cmd_scorer *scorer)
+{
+    const struct cmd_queue *queue = &scorer->team.queue;
+
+    for (size_t i = 0; i < scorer->n_workers; i++) {
+        tell_child(scorer, i);
+    }
+    if (queue->count > 0) {
+        waits_tell(scorer->team.reward->name, queue->jobs[0].submit_us, 0,
+                   "a process that is free, for %zu samples", queue->count);
+    }
 }

@@ -29,6 +29,8 @@ MUST_CHECK enum status cmd_scorer_tick(struct cmd_scorer *scorer, int64_t now_us
 size_t cmd_scorer_wait_items(const struct cmd_scorer *scorer, struct wait_item *items, size_t room);
 /* Milliseconds until a tick is due, at most `most`. */
 int cmd_scorer_timeout_ms(const struct cmd_scorer *scorer, int64_t now_us, int most);
+/* See scoring_tell_waits. */
+void cmd_scorer_tell_waits(const struct cmd_scorer *scorer);
 /* SHA-256 of the first word of the command that is a file, as hexadecimal; "" if none. */
 const char *cmd_scorer_sha(const struct cmd_scorer *scorer);
 

@@ -285,6 +285,34 @@ size_t intake_resend(struct intake *intake, int64_t now_us, int64_t resend_us, i
     return n;
 }
 
+static size_t count_unanswered(const struct intake_group *group, int64_t *since_us)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < group->n && !group->is_closed; i++) {
+        const struct slot *slot = &group->slots[i];
+
+        if (slot->state == SLOT_SENT) {
+            *since_us = *since_us == 0 || slot->sent_us < *since_us ? slot->sent_us : *since_us;
+            n++;
+        }
+    }
+    return n;
+}
+
+size_t intake_unanswered(const struct intake *intake, int64_t *since_us)
+{
+    size_t n = 0;
+
+    *since_us = 0;
+    for (size_t i = 0; i < intake->groups.room; i++) {
+        const struct intake_group *const group = intake->groups.entries[i].value;
+
+        n += group != NULL ? count_unanswered(group, since_us) : 0;
+    }
+    return n;
+}
+
 static bool is_finished(const struct intake_group *group)
 {
     bool is_all_taken = true;

@@ -89,6 +89,9 @@ void intake_close_step(struct intake *intake, int64_t step);
  * QUEUED. Returns how many. */
 size_t intake_resend(struct intake *intake, int64_t now_us, int64_t resend_us, int64_t *ids,
                      size_t room);
+/* Samples that were sent and not answered; *since_us: when the first of them was, 0
+ * without any. */
+size_t intake_unanswered(const struct intake *intake, int64_t *since_us);
 /* Forgets every group that nothing is expected of: all samples taken, or closed with none waiting
  * for a score. */
 void intake_sweep(struct intake *intake);

@@ -23,8 +23,6 @@
 #define RESEND_LOOK_US INT64_C(250000)
 #define RESEND_BATCH 256u
 #define PAUSE_RETRY_US INT64_C(500000)
-#define FULL_MAX_US INT64_C(20000000)
-#define BUSY_MAX_US INT64_C(120000000)
 #define SPACE_MIN_BYTES UINT64_C(4194304)
 #define WAL_ALARM_BYTES INT64_C(268435456)
 #define SCORER_FDS_MAX 62u
@@ -185,6 +183,7 @@ static enum status pause_work(struct service *service, enum status status)
     service->n_done = 0;
     if (service->paused_since_us == 0) {
         service->paused_since_us = now_us;
+        service->pause_ends_us = now_us + (status == STATUS_BUSY ? BUSY_MAX_US : FULL_MAX_US);
         log_warn("reward", "waiting: %s", status_message());
     } else if (now_us - service->paused_since_us >
                (status == STATUS_BUSY ? BUSY_MAX_US : FULL_MAX_US)) {
@@ -259,6 +258,7 @@ static enum status listen(struct service *service, bool *is_quiet)
     TRY(receive(service, SOURCE_SCORED, now_us));
     TRY(receive(service, SOURCE_RESULTS, now_us));
     *is_quiet = service->n_inbox == before;
+    service_tell_waits(service);
     return STATUS_OK;
 }
 

@@ -72,6 +72,9 @@ struct reward_wait {
 #define FN_MAX 64u
 #define INBOX_MAX 256u
 
+#define FULL_MAX_US INT64_C(20000000)
+#define BUSY_MAX_US INT64_C(120000000)
+
 struct service {
     const struct run_config *config;
     char config_sha[65];
@@ -112,6 +115,7 @@ struct service {
     bool is_wal_told;
     int64_t resend_due_us;
     int64_t paused_since_us; /* 0: working */
+    int64_t pause_ends_us;   /* then it is a failure */
     int64_t retry_due_us;
     size_t n_malformed;
 };
@@ -141,6 +145,10 @@ MUST_CHECK enum status service_submit(struct service *service, const struct inta
                                       const struct sample_row *sample);
 MUST_CHECK enum status service_event(struct service *service, const char *level, const char *kind,
                                      int64_t step, int64_t group_id, const char *text);
+
+/* --- reward_service_waits.c --- */
+/* If SIGUSR2 came: the list of waits. */
+void service_tell_waits(const struct service *service);
 
 /* --- reward_service_score.c: results of scorers --- */
 MUST_CHECK enum status service_score(struct service *service, int64_t now_us);

@@ -299,6 +299,15 @@ enum status scoring_tick(struct scoring *scoring, int64_t now_us,
     return scoring->has_failed ? status_set(STATUS_SCORING, "%s", scoring->failure) : STATUS_OK;
 }
 
+void scoring_tell_waits(const struct scoring *scoring)
+{
+    for (size_t i = 0; i < scoring->config->n_rewards; i++) {
+        if (scoring->components[i].cmd != NULL) {
+            cmd_scorer_tell_waits(scoring->components[i].cmd);
+        }
+    }
+}
+
 size_t scoring_in_flight(const struct scoring *scoring)
 {
     return scoring->n_in_flight;

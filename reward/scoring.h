@@ -63,6 +63,8 @@ int scoring_timeout_ms(const struct scoring *scoring, int64_t now_us);
 MUST_CHECK enum status scoring_tick(struct scoring *scoring, int64_t now_us,
                                     const struct score_result **results, size_t *n);
 size_t scoring_in_flight(const struct scoring *scoring);
+/* A line for each call that is under way and each queue that somebody waits in (base/waits.h). */
+void scoring_tell_waits(const struct scoring *scoring);
 /* For reward_fns: name, source, weight, config as JSON text, SHA-256 of the scorer's file or "" per
  * component. */
 struct scoring_component {

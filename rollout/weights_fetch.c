@@ -211,6 +211,13 @@ bool weights_fetch_is_complete(const struct weights_fetch *fetch)
     return fetch->is_active && fetch->has_info && fetch->n_here == fetch->n_chunks;
 }
 
+size_t weights_fetch_progress(const struct weights_fetch *fetch, size_t *n_all, int64_t *since_us)
+{
+    *n_all = fetch->n_chunks;
+    *since_us = fetch->progress_us;
+    return fetch->n_here;
+}
+
 size_t weights_fetch_ready(const struct weights_fetch *fetch)
 {
     const size_t n = fetch->n_leading * (WEIGHTS_CHUNK_BYTES / sizeof(float));

@@ -55,6 +55,8 @@ MUST_CHECK enum status weights_fetch_chunk(struct weights_fetch *fetch, int64_t 
                                            int64_t index, const void *data, size_t bytes,
                                            int64_t now_us);
 bool weights_fetch_is_complete(const struct weights_fetch *fetch);
+/* Chunks that are here, of *n_all; since when nothing new came. */
+size_t weights_fetch_progress(const struct weights_fetch *fetch, size_t *n_all, int64_t *since_us);
 /* Floats from the first on that are here. */
 size_t weights_fetch_ready(const struct weights_fetch *fetch);
 

@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #define BUILD_NAME "0.1.0"
-#define SILENCE_US INT64_C(600000000) /* a trainer may train for long, but not so long */
 #define HOST_ROOM 256
 #define RETRY_MS 50
 
@@ -69,9 +68,9 @@ static enum status keep_contact(const struct worker *worker, struct socket *sock
 {
     const int64_t now_us = clock_now_us();
 
-    if (contact_silence_us(contact, now_us) >= SILENCE_US) {
+    if (contact_silence_us(contact, now_us) >= WORKER_SILENCE_US) {
         return status_set(STATUS_TIMEOUT, "worker %s waited %lld s for the %s", worker->name,
-                          (long long)(SILENCE_US / 1000000), peer);
+                          (long long)(WORKER_SILENCE_US / 1000000), peer);
     }
     if (contact_wants_hello(contact, now_us)) {
         TRY(say_hello(worker, socket, contact));
@@ -314,6 +313,7 @@ static enum status worker_tick(struct worker *worker)
     TRY(start_work(worker));
     TRY(sample(worker));
     TRY(flush_outbox(worker));
+    worker_tell_waits(worker);
     return worker_tell_stats(worker);
 }
 

@@ -12,6 +12,9 @@
 #include "rollout/weights_fetch.h"
 #include "rollout/work_queue.h"
 
+/* A peer that says nothing for so long is given up: a trainer may train for long. */
+#define WORKER_SILENCE_US INT64_C(600000000)
+
 struct worker {
     const struct run_config *config; /* borrowed, as is name */
     const char *name;
@@ -53,6 +56,8 @@ MUST_CHECK enum status worker_tell_stats(struct worker *worker);
 
 /* Sends without blocking and destroys the message; *was_sent false when the peer is not there. */
 MUST_CHECK enum status worker_send(struct socket *socket, struct message *message, bool *was_sent);
+/* If SIGUSR2 came: the list of waits (worker_waits.c). */
+void worker_tell_waits(const struct worker *worker);
 /* Runs until the trainer says BYE (OK), a signal comes (CANCELLED) or something fails. */
 MUST_CHECK enum status worker_run(struct worker *worker);
 

@@ -264,6 +264,34 @@ static int64_t patience_us(const struct dispatch *dispatch, const struct worker 
     return wanted_us < SILENCE_MAX_US ? wanted_us : SILENCE_MAX_US;
 }
 
+static void add_debt(const struct group *group, struct dispatch_debt *debt)
+{
+    debt->n_groups++;
+    debt->n_missing += group->n_missing;
+    if (debt->lease_end_us == 0 || group->lease_end_us < debt->lease_end_us) {
+        debt->lease_end_us = group->lease_end_us;
+    }
+}
+
+bool dispatch_debt_of(const struct dispatch *dispatch, size_t index, struct dispatch_debt *out)
+{
+    if (index >= dispatch->n_workers) {
+        return false;
+    }
+    const struct worker *worker = &dispatch->workers[index];
+
+    *out = (struct dispatch_debt){
+        .worker = worker->name, .seen_us = worker->last_seen_us, .is_alive = worker->is_alive};
+    for (size_t i = 0; i < dispatch->n_groups; i++) {
+        const struct group *group = &dispatch->groups[i];
+
+        if (group->worker == index && group->n_missing > 0) {
+            add_debt(group, out);
+        }
+    }
+    return true;
+}
+
 size_t dispatch_expire(struct dispatch *dispatch, int64_t now_us, const char **who)
 {
     size_t n = 0;

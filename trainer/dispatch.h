@@ -54,6 +54,18 @@ bool dispatch_is_complete(const struct dispatch *dispatch); /* no open group mis
 size_t dispatch_missing(const struct dispatch *dispatch);   /* samples */
 void dispatch_close_all(struct dispatch *dispatch);         /* the step is over */
 
+/* What a worker owes: groups leased to it, the samples that they miss, and the end of the lease
+ * that ends first (0: none). */
+struct dispatch_debt {
+    const char *worker; /* name, borrowed */
+    size_t n_groups, n_missing;
+    int64_t seen_us; /* its last frame */
+    int64_t lease_end_us;
+    bool is_alive;
+};
+/* Of the index-th worker ever seen; false past the last. */
+bool dispatch_debt_of(const struct dispatch *dispatch, size_t index, struct dispatch_debt *out);
+
 /* Ends the leases of dead workers and of groups that took too long; returns how many groups will be
  * issued again. *who names one of the workers that were given up ("" if none; borrowed). */
 size_t dispatch_expire(struct dispatch *dispatch, int64_t now_us, const char **who);

@@ -17,7 +17,6 @@
 #define HELLO_DEADLINE_US INT64_C(30000000)
 #define REQUEST_REPEAT_US INT64_C(3000000)
 #define IDLE_WARNING_US INT64_C(10000000)
-#define IDLE_DEADLINE_US INT64_C(600000000)
 #define FAREWELL_US INT64_C(2000000)
 #define FAREWELL_TURN_MS 100
 
@@ -114,7 +113,7 @@ static enum status send_hello(struct link *link)
     return status;
 }
 
-enum status link_hello(struct link *link)
+static enum status await_welcome(struct link *link)
 {
     const int64_t deadline = clock_now_us() + HELLO_DEADLINE_US;
     int64_t next_us = 0;
@@ -132,6 +131,14 @@ enum status link_hello(struct link *link)
         }
     }
     return STATUS_OK;
+}
+
+enum status link_hello(struct link *link)
+{
+    link_expect(link, "its answer to HELLO", HELLO_DEADLINE_US / 1000000);
+    const enum status status = await_welcome(link);
+    link_expect(link, NULL, 0);
+    return status;
 }
 
 /* What the reward service says: heartbeats and welcomes end here, the rest goes to the listener. */
@@ -197,7 +204,7 @@ static enum status check_silence(struct link *link, int64_t now_us)
         link->idle_warned_us = now_us;
         return STATUS_OK;
     }
-    if (now_us - link->idle_since_us > IDLE_DEADLINE_US) {
+    if (now_us - link->idle_since_us > LINK_IDLE_US) {
         return status_set(STATUS_TIMEOUT, "no rollout worker for 10 minutes");
     }
     if (now_us - link->idle_warned_us > IDLE_WARNING_US) {
@@ -231,6 +238,7 @@ static enum status turn(struct link *link, const char *phase, int timeout_ms)
     link_send_work(link, now_us);
     beat(link, now_us);
     const enum status status = check_silence(link, now_us);
+    link_tell_waits(link);
     link->turned_us = clock_now_us();
     return status;
 }
@@ -243,8 +251,8 @@ enum status link_turn(struct link *link, const char *phase, int timeout_ms)
     return turn(link, phase, timeout_ms);
 }
 
-enum status link_request(struct link *link, const struct message *request, const bool *is_answered,
-                         const char *what, int64_t deadline_s)
+static enum status repeat_request(struct link *link, const struct message *request,
+                                  const bool *is_answered, const char *what, int64_t deadline_s)
 {
     const int64_t deadline = clock_now_us() + deadline_s * 1000000;
     int64_t next_us = 0;
@@ -263,6 +271,15 @@ enum status link_request(struct link *link, const struct message *request, const
         }
     }
     return STATUS_OK;
+}
+
+enum status link_request(struct link *link, const struct message *request, const bool *is_answered,
+                         const char *what, int64_t deadline_s)
+{
+    link_expect(link, what, deadline_s);
+    const enum status status = repeat_request(link, request, is_answered, what, deadline_s);
+    link_expect(link, NULL, 0);
+    return status;
 }
 
 /* Says it until each worker has said it too: what a worker has not read when the connection ends

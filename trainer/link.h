@@ -52,6 +52,9 @@ void link_set_work_filler(struct link *link, link_work_filler *filler, void *con
  * until *is_answered. Errors: TIMEOUT after deadline_s naming `what`. */
 MUST_CHECK enum status link_request(struct link *link, const struct message *request,
                                     const bool *is_answered, const char *what, int64_t deadline_s);
+/* What the reward service owes from now on, for who asks (base/waits.h): `what` is borrowed until
+ * the next call, NULL ends it. link_hello and link_request do this by themselves. */
+void link_expect(struct link *link, const char *what, int64_t deadline_s);
 /* The run is over: tells the workers, which hand over what they have finished (2 s at most), then
  * the reward service. */
 void link_say_bye(struct link *link, const char *reason);

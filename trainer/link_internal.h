@@ -22,8 +22,15 @@ struct link {
     int64_t incarnation;
     bool is_welcome;
     int64_t last_beat_us, reward_seen_us, idle_since_us, idle_warned_us;
-    int64_t turned_us; /* end of the last turn; 0: none yet */
+    int64_t turned_us;    /* end of the last turn; 0: none yet */
+    const char *expected; /* link_expect; NULL: nothing */
+    int64_t expected_since_us, expected_until_us;
 };
+
+#define LINK_IDLE_US INT64_C(600000000) /* without a worker */
+
+/* If SIGUSR2 came: the list of waits (link_waits.c). */
+void link_tell_waits(const struct link *link);
 
 /* Everything workers have sent; then dead ones are given up (only when the queue is empty: frames
  * that waited while the trainer was busy count as life). */

@@ -110,8 +110,7 @@ static enum status announce_groups(struct session *session)
     return STATUS_OK;
 }
 
-/* Rows are on disk before the first sample of them is drawn. */
-static enum status store_groups(struct session *session)
+static enum status await_groups(struct session *session)
 {
     const int64_t deadline = clock_now_us() + DEADLINE_US;
     int64_t next_us = 0;
@@ -136,6 +135,15 @@ static enum status store_groups(struct session *session)
         }
     }
     return STATUS_OK;
+}
+
+/* Rows are on disk before the first sample of them is drawn. */
+static enum status store_groups(struct session *session)
+{
+    link_expect(session->link, "the rows of the step's prompts", DEADLINE_US / 1000000);
+    const enum status status = await_groups(session);
+    link_expect(session->link, NULL, 0);
+    return status;
 }
 
 static enum status open_group(struct session *session, const struct open_group *group)

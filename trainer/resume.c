@@ -72,11 +72,13 @@ static enum status fetch(struct session *session)
     enum status status = link_tell(session->link, message);
     message_destroy(message);
     const int64_t deadline = clock_now_us() + FETCH_DEADLINE_S * 1000000;
+    link_expect(session->link, "what is stored since the checkpoint", FETCH_DEADLINE_S);
     while (status == STATUS_OK && !session->is_fetched) {
         status = clock_now_us() > deadline
                      ? status_set(STATUS_TIMEOUT, "the reward service did not answer FETCH")
                      : link_turn(session->link, "resuming", 50);
     }
+    link_expect(session->link, NULL, 0);
     return status;
 }
 

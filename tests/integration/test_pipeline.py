@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import signal
+import subprocess
 import time
 
 import support
@@ -157,6 +158,28 @@ def time_spent_on_rewards_is_in_the_database():
         assert all(row["us"] < 250000 for row in times["rl"]), times
 
 
+def a_signal_shows_what_everybody_waits_for():
+    """SIGUSR2 to hone run: its own waits and each child's, and the run goes on."""
+    with support.temporary() as name:
+        folder = support.small_run(name)
+        (folder / "slow.py").write_text(SLOW.replace("0.3", "3"))
+        with open(folder / "run.yaml", "a") as file:
+            file.write('  - {name: slow, source: "cmd:python3 slow.py", weight: 0}\n')
+        run = subprocess.Popen([support.HONE, "run", "run.yaml", "--set", "run.max_steps=1"],
+                               cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            for _ in range(40):  # also while its children start: nobody dies of being asked
+                time.sleep(0.1)
+                run.send_signal(signal.SIGUSR2)
+            told = run.communicate(timeout=60)[1]
+        finally:
+            run.kill()
+        assert run.returncode == 0, (run.returncode, told)
+        for part in (" waits: for trainer: the end of the run", "reward waits: for slow: scores of ", "trainer waits: for w",
+                     "w0 waits: for the trainer: work", "samples of ", " s left"):
+            assert part in told, (part, told)
+
+
 def views_answer(run_dir):
     for view, columns in VIEWS.items():
         rows = ask(run_dir, f"SELECT {', '.join(columns.split())} FROM {view}")
@@ -275,6 +298,7 @@ def resume_settings_are_obeyed():
 
 
 if __name__ == "__main__":
-    support.main([every_sample_is_in_the_database, time_spent_on_rewards_is_in_the_database, json_lines_are_objects,
+    support.main([every_sample_is_in_the_database, time_spent_on_rewards_is_in_the_database,
+                  a_signal_shows_what_everybody_waits_for, json_lines_are_objects,
                   roles_are_processes,
                   a_finished_run_says_so_and_can_go_on, resume_settings_are_obeyed])

@@ -241,6 +241,26 @@ static void a_child_dies_with_its_parent(void **state)
     (void)close(ends[1]);
 }
 
+static void a_question_is_heard_once_and_ends_nothing(void **state)
+{
+    int status = 0;
+
+    (void)state;
+    const pid_t child = fork();
+    if (child == 0) {
+        process_catch_signals();
+        const bool was_asked = process_waits_asked();
+        (void)raise(SIGUSR2);
+        (void)raise(SIGUSR2);
+        const bool is_asked = process_waits_asked();
+        _exit(!was_asked && is_asked && !process_waits_asked() && process_signal_caught() == 0 ? 7
+                                                                                               : 1);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 7);
+}
+
 static void a_first_signal_is_noted_and_a_second_ends_the_process(void **state)
 {
     int status = 0;
@@ -273,6 +293,7 @@ int main(void)
         cmocka_unit_test(stop_kills_what_ignores_a_request_and_its_children),
         cmocka_unit_test(stop_leaves_time_to_end_by_itself),
         cmocka_unit_test(a_child_dies_with_its_parent),
+        cmocka_unit_test(a_question_is_heard_once_and_ends_nothing),
         cmocka_unit_test(a_first_signal_is_noted_and_a_second_ends_the_process),
     };
 

@@ -120,6 +120,33 @@ static void groups_go_to_the_worker_with_most_credit(void **state)
     dispatch_destroy(dispatch);
 }
 
+static void what_a_worker_owes_is_what_its_groups_miss(void **state)
+{
+    struct dispatch *dispatch = make();
+    struct dispatch_debt debt;
+
+    (void)state;
+    assert_false(dispatch_debt_of(dispatch, 0, &debt));
+    hello(dispatch, 1, "w0", 2, 5);
+    hello(dispatch, 2, "w1", 0, 6);
+    assert_ok(dispatch_open(dispatch, 10));
+    assert_ok(dispatch_open(dispatch, 11));
+    (void)assert_next(dispatch, 100, "w0", 10, 0, limits.group_size);
+    (void)assert_next(dispatch, 200, "w0", 11, 0, limits.group_size);
+    take(dispatch, 10, 0);
+    assert_true(dispatch_debt_of(dispatch, 0, &debt));
+    assert_string_equal(debt.worker, "w0");
+    assert_true(debt.is_alive);
+    assert_int_equal(debt.n_groups, 2);
+    assert_int_equal(debt.n_missing, 2 * limits.group_size - 1);
+    assert_int_equal(debt.lease_end_us, 100 + limits.lease_us);
+    assert_int_equal(debt.seen_us, 5);
+    assert_true(dispatch_debt_of(dispatch, 1, &debt));
+    assert_int_equal(debt.n_missing, 0);
+    assert_int_equal(debt.lease_end_us, 0);
+    dispatch_destroy(dispatch);
+}
+
 static void samples_complete_a_step(void **state)
 {
     struct dispatch *dispatch = make();
@@ -368,6 +395,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(credit_is_what_a_worker_gets),
         cmocka_unit_test(groups_go_to_the_worker_with_most_credit),
+        cmocka_unit_test(what_a_worker_owes_is_what_its_groups_miss),
         cmocka_unit_test(samples_complete_a_step),
         cmocka_unit_test(duplicates_and_strangers_are_told_apart),
         cmocka_unit_test(a_dead_worker_s_groups_are_issued_again_for_what_is_missing),
