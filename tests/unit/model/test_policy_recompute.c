@@ -17,11 +17,12 @@
 #define N_EXPERTS_MAX ((size_t)16)
 #define LONGEST ((size_t)48)
 
-/* What is trained how, and whether someone looks inside before the backward pass. */
+/* What is trained how, by one thread more, and whether someone looks inside before the backward
+ * pass. */
 struct lesson {
     enum mtp_use use;
     enum policy_indexer_loss indexer;
-    bool balances, looks;
+    bool balances, looks, is_shared;
 };
 
 /* What can be told of a policy by running it; looked at and gradients are blocks of bytes. */
@@ -184,7 +185,7 @@ static void run(struct policy *policy, const struct lesson *lesson, struct outco
 
 static void compare(const struct lesson *lesson)
 {
-    struct backend *backend = open_backend("cpu", 2);
+    struct backend *backend = open_backend("cpu", lesson->is_shared ? 2 : 1);
     struct policy *policies[2];
     struct outcome outcomes[2];
     struct bytes seen[2];
@@ -210,7 +211,9 @@ static void compare(const struct lesson *lesson)
 static void check_training(void)
 {
     for (int use = WITHOUT_MTP; use <= MTP_ATTACHED; use++) {
-        compare(&(struct lesson){.use = (enum mtp_use)use, .balances = use == MTP_ATTACHED});
+        compare(&(struct lesson){.use = (enum mtp_use)use,
+                                 .balances = use == MTP_ATTACHED,
+                                 .is_shared = use == MTP_ATTACHED});
     }
 }
 
@@ -238,8 +241,10 @@ static void check_indexers(void)
         for (size_t looks = 0; looks < 2; looks++) {
             compare(&(struct lesson){
                 .use = (enum mtp_use)use, .indexer = POLICY_INDEXER_DENSE, .looks = looks == 1});
-            compare(&(struct lesson){
-                .use = (enum mtp_use)use, .indexer = POLICY_INDEXER_SPARSE, .looks = looks == 1});
+            compare(&(struct lesson){.use = (enum mtp_use)use,
+                                     .indexer = POLICY_INDEXER_SPARSE,
+                                     .looks = looks == 1,
+                                     .is_shared = use == MTP_ATTACHED});
         }
     }
 }
