@@ -29,7 +29,7 @@ struct distribution {
     const float *logits; /* one row, borrowed */
     size_t vocab;
     float inv_temperature; /* 1 at temperature 0 */
-    float max;             /* of u */
+    float max, min;        /* of u */
     bool is_greedy;        /* temperature 0: only the arg max is kept */
     bool is_filtered;
     struct cut cut; /* used if is_filtered */

@@ -13,6 +13,7 @@
 struct race {
     f32x16 best;
     i32x16 ids;
+    struct noise_key key;
     float bar; /* a little less than the best of all lanes; 0 where that is too small to scale */
 };
 
@@ -27,6 +28,7 @@ struct sample_call {
 /* What is known of some tiles of a row. */
 struct step {
     f32x16 e[STEP_VECTORS_MAX]; /* 0: not kept; it cannot win, since the largest of a row is kept */
+    mask16 kept[STEP_VECTORS_MAX];
     struct noise_words words[STEP_TILES_MAX];
 };
 
@@ -85,42 +87,57 @@ SIMD_INLINE bool step_is_near(const struct step *step, size_t n_vectors, float b
     return any_reaches(reach, n_vectors, (1.0F - 0x1p-22F) * bar);
 }
 
-/* Exponentials of tokens first .. first + n - 1, added to sum. */
-SIMD_INLINE void step_weigh(struct step *step, const struct distribution *d, size_t first, size_t n,
-                            size_t n_vectors, bool is_filtered, f32x16 *sum)
+/* u and what is kept of tokens first .. first + n - 1. False: nothing is. */
+SIMD_INLINE bool step_look(struct step *step, const struct distribution *d, size_t first, size_t n,
+                           size_t n_vectors, bool is_filtered)
 {
-    f32x16 u[STEP_VECTORS_MAX];
+    mask16 any = mask_first(is_filtered ? 0 : SIMD_LANES);
 
 #pragma GCC unroll 8
     for (size_t i = 0; i < n_vectors; i++) {
-        const size_t at = i * SIMD_LANES;
-        u[i] = at < n ? distribution_u(d, first + at, lanes_left(at, n)) : vec_zero();
-        step->e[i] = vec_sub(u[i], vec_set1(d->max));
+        const size_t at = i * SIMD_LANES, left = at < n ? lanes_left(at, n) : 0;
+        step->e[i] = left > 0 ? distribution_u(d, first + at, left) : vec_zero();
+        step->kept[i] = mask_first(left);
+        if (is_filtered) {
+            step->kept[i] = distribution_kept(d, first + at, left, step->e[i]);
+            any = mask_or(any, step->kept[i]);
+        }
+    }
+    return mask_bits(any) != 0;
+}
+
+/* u become exponentials, and are added to sum. */
+SIMD_INLINE void step_weigh(struct step *step, const struct distribution *d, size_t n_vectors,
+                            f32x16 *sum)
+{
+#pragma GCC unroll 8
+    for (size_t i = 0; i < n_vectors; i++) {
+        step->e[i] = vec_sub(step->e[i], vec_set1(d->max));
     }
     vec_exp_all(step->e, n_vectors);
 #pragma GCC unroll 8
     for (size_t i = 0; i < n_vectors; i++) {
-        const size_t at = i * SIMD_LANES, left = at < n ? lanes_left(at, n) : 0;
-        const mask16 kept =
-            is_filtered ? distribution_kept(d, first + at, left, u[i]) : mask_first(left);
-        step->e[i] = vec_select(kept, step->e[i], vec_zero());
+        step->e[i] = vec_select(step->kept[i], step->e[i], vec_zero());
         *sum = vec_add(*sum, step->e[i]);
     }
 }
 
-/* Tokens first .. first + n - 1 of a row, in n_tiles tiles. */
-SIMD_INLINE void race_step(struct race *race, const struct distribution *d,
-                           const struct noise_key *key, size_t first, size_t n, size_t n_tiles,
-                           bool is_filtered, f32x16 *sum)
+/* Tokens first .. first + n - 1 of a row, in n_tiles tiles; is_filtered is d's, for the compiler.
+ */
+SIMD_INLINE void race_step(struct race *race, const struct distribution *d, size_t first, size_t n,
+                           size_t n_tiles, bool is_filtered, f32x16 *sum)
 {
     const size_t n_vectors = n_tiles * TILE_VECTORS;
     struct step step;
 
-    step_weigh(&step, d, first, n, n_vectors, is_filtered, sum);
+    if (!step_look(&step, d, first, n, n_vectors, is_filtered)) {
+        return;
+    }
+    step_weigh(&step, d, n_vectors, sum);
     if (!step_is_open(&step, n_vectors, race->bar)) {
         return;
     }
-    noise_tiles(key, first / NOISE_TILE, n_tiles, step.words);
+    noise_tiles(&race->key, first / NOISE_TILE, n_tiles, step.words);
     if (step_is_near(&step, n_vectors, race->bar)) {
         race_enter(race, first, &step, n_tiles);
     }
@@ -147,14 +164,14 @@ SIMD_INLINE int32_t race_run(struct distribution *d, const struct noise_key *key
                              bool is_filtered)
 {
     const size_t whole = d->vocab - d->vocab % (n_tiles * NOISE_TILE);
-    struct race race = {.best = vec_set1(-1.0F), .ids = ivec_set1(0), .bar = 0.0F};
+    struct race race = {.best = vec_set1(-1.0F), .ids = ivec_set1(0), .key = *key, .bar = 0.0F};
     f32x16 sum = vec_zero();
 
     for (size_t first = 0; first < whole; first += n_tiles * NOISE_TILE) {
-        race_step(&race, d, key, first, n_tiles * NOISE_TILE, n_tiles, is_filtered, &sum);
+        race_step(&race, d, first, n_tiles * NOISE_TILE, n_tiles, is_filtered, &sum);
     }
     for (size_t first = whole; first < d->vocab; first += NOISE_TILE) {
-        race_step(&race, d, key, first, d->vocab - first, 1, is_filtered, &sum);
+        race_step(&race, d, first, d->vocab - first, 1, is_filtered, &sum);
     }
     ISA(distribution_close)(d, vec_sum(sum));
     return race_winner(&race);

@@ -304,6 +304,18 @@ SIMD_INLINE i32x16 ivec_select(mask16 m, i32x16 if_true, i32x16 if_false)
                     _mm256_blendv_epi8(if_false.hi, if_true.hi, m.hi)};
 }
 
+SIMD_INLINE i32x16 ivec_squeeze(i32x16 a, mask16 m)
+{
+    int32_t from[SIMD_LANES], to[SIMD_LANES] = {0};
+    size_t n = 0;
+
+    ivec_store(from, a);
+    for (uint32_t bits = mask_bits(m); bits != 0; bits &= bits - 1) {
+        to[n++] = from[__builtin_ctz(bits)];
+    }
+    return ivec_load(to);
+}
+
 SIMD_INLINE i32x16 vec_to_int(f32x16 a)
 {
     return (i32x16){_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)};
@@ -322,6 +334,11 @@ SIMD_INLINE i32x16 vec_bits(f32x16 a)
 SIMD_INLINE f32x16 ivec_as_float(i32x16 a)
 {
     return (f32x16){_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)};
+}
+
+SIMD_INLINE f32x16 vec_squeeze(f32x16 a, mask16 m)
+{
+    return ivec_as_float(ivec_squeeze(vec_bits(a), m));
 }
 
 #endif

@@ -153,6 +153,11 @@ SIMD_INLINE f32x16 vec_select(mask16 m, f32x16 if_true, f32x16 if_false)
     return _mm512_mask_blend_ps(m, if_false, if_true);
 }
 
+SIMD_INLINE f32x16 vec_squeeze(f32x16 a, mask16 m)
+{
+    return _mm512_maskz_compress_ps(m, a);
+}
+
 SIMD_INLINE float vec_sum(f32x16 a)
 {
     const __m256 b = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
@@ -272,6 +277,11 @@ SIMD_INLINE mask16 ivec_eq(i32x16 a, i32x16 b)
 SIMD_INLINE i32x16 ivec_select(mask16 m, i32x16 if_true, i32x16 if_false)
 {
     return _mm512_mask_blend_epi32(m, if_false, if_true);
+}
+
+SIMD_INLINE i32x16 ivec_squeeze(i32x16 a, mask16 m)
+{
+    return _mm512_maskz_compress_epi32(m, a);
 }
 
 SIMD_INLINE i32x16 vec_to_int(f32x16 a)

@@ -452,6 +452,18 @@ SIMD_INLINE i32x16 ivec_select(mask16 m, i32x16 if_true, i32x16 if_false)
     return out;
 }
 
+SIMD_INLINE i32x16 ivec_squeeze(i32x16 a, mask16 m)
+{
+    int32_t from[SIMD_LANES], to[SIMD_LANES] = {0};
+    size_t n = 0;
+
+    ivec_store(from, a);
+    for (uint32_t bits = mask_bits(m); bits != 0; bits &= bits - 1) {
+        to[n++] = from[__builtin_ctz(bits)];
+    }
+    return ivec_load(to);
+}
+
 SIMD_INLINE int32_t simd_to_int(float x)
 {
     return x >= -0x1p31F && x < 0x1p31F ? (int32_t)rintf(x) : INT32_MIN;
@@ -492,6 +504,11 @@ SIMD_INLINE f32x16 ivec_as_float(i32x16 a)
         out.q[i] = (f32x4)a.q[i];
     }
     return out;
+}
+
+SIMD_INLINE f32x16 vec_squeeze(f32x16 a, mask16 m)
+{
+    return ivec_as_float(ivec_squeeze(vec_bits(a), m));
 }
 
 #endif
