@@ -275,14 +275,16 @@ TILE(3, 8)
     }
 static const struct tile_shape shapes[2][3] = {SHAPES(bf16), SHAPES(fp8)};
 
+#define NARROW_ROWS_MAX ((size_t)24)
 const struct tile_shape *ISA(pair_shape)(enum precision precision, size_t n_rows, size_t n_vectors)
 {
     const struct tile_shape *const of = shapes[precision == PRECISION_FP8];
     if (n_rows <= of[0].rows_max && n_vectors >= of[0].vectors) {
         return &of[0];
     }
-    /* Codes are decoded once a tile: tall tiles decode less. */
-    const bool prefers_tall = precision == PRECISION_FP8 || n_rows <= of[2].rows_max;
+    /* Codes are decoded once a tile: tall tiles decode less. As in gemm.c they are better for
+     * weights that come from memory, too. */
+    const bool prefers_tall = precision == PRECISION_FP8 || n_rows <= NARROW_ROWS_MAX;
     if (n_vectors >= of[1].vectors && (n_rows <= of[1].rows_max || !prefers_tall)) {
         return &of[1];
     }
