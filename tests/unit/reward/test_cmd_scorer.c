@@ -1,5 +1,5 @@
-/* cmd: scorers with real children: what their answers mean, and that whatever a child does costs
- * its own samples only and ends in time. */
+/* cmd: scorers with real children: what they see, what their answers mean, and how calls are shared
+ * out. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,112 +7,7 @@
 
 #include <cmocka.h>
 
-#include "reward/cmd_scorer.h"
-#include "tests/unit/reward/score_bench.h"
-
-#include <math.h>
-#include <signal.h>
-
-#define TICKETS 32
-
-struct run {
-    struct bench bench;
-    struct cmd_scorer *scorer;
-    struct score_sample samples[TICKETS];
-    struct score scores[TICKETS];
-    size_t n_submitted, n_done;
-};
-
-static struct run run; /* of the test at hand */
-
-static void on_result(void *context, size_t ticket, const struct score *score)
-{
-    assert_ptr_equal(context, &run);
-    assert_true(ticket < run.n_submitted);
-    assert_int_equal(run.scores[ticket].tries, 0); /* once */
-    run.scores[ticket] = *score;
-    run.n_done++;
-}
-
-static int setup(void **state)
-{
-    (void)state;
-    (void)signal(SIGPIPE, SIG_IGN);
-    memset(&run, 0, sizeof(run));
-    bench_open(&run.bench);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    cmd_scorer_destroy(run.scorer);
-    assert_all_gone(&run.bench);
-    for (size_t i = 0; i < TICKETS; i++) {
-        memory_free(run.scores[i].detail);
-    }
-    bench_close(&run.bench);
-    return 0;
-}
-
-static void create(void)
-{
-    assert_ok(
-        cmd_scorer_create(&run.bench.config, &run.bench.reward, on_result, &run, &run.scorer));
-}
-
-static void submit(const char *completion)
-{
-    const size_t ticket = run.n_submitted++;
-    assert_true(ticket < TICKETS);
-    run.samples[ticket] = bench_sample(9000 + (int64_t)ticket, completion);
-    assert_ok(cmd_scorer_submit(run.scorer, &run.samples[ticket], ticket));
-}
-
-/* The loop of an owner, until all is scored; returns the milliseconds that took. */
-static int64_t drive(void)
-{
-    const int64_t begin_us = clock_now_us();
-    while (run.n_done < run.n_submitted) {
-        struct wait_item items[16];
-        const int64_t now_us = clock_now_us();
-        const size_t n = cmd_scorer_wait_items(run.scorer, items, 16);
-        assert_true(now_us - begin_us < 20000000);
-        assert_ok(socket_wait(items, n, cmd_scorer_timeout_ms(run.scorer, now_us, 1000)));
-        assert_ok(cmd_scorer_tick(run.scorer, clock_now_us()));
-    }
-    return (clock_now_us() - begin_us) / 1000;
-}
-
-static void assert_value(size_t ticket, double want)
-{
-    const struct score *score = &run.scores[ticket];
-    if (score->status != SCORE_OK || score->value != want) {
-        fail_msg("sample %zu is %s %g %s, wanted ok %g", ticket, score_status_name(score->status),
-                 score->value, score->detail != NULL ? score->detail : "", want);
-    }
-}
-
-static void assert_failed(size_t ticket, enum score_status status, const char *kind,
-                          const char *part)
-{
-    char want[64];
-    const struct score *score = &run.scores[ticket];
-    const int n = snprintf(want, sizeof(want), "\"kind\":\"%s\"", kind);
-    assert_true(n > 0);
-    if (score->status != status || score->detail == NULL || strstr(score->detail, want) == NULL ||
-        strstr(score->detail, part) == NULL) {
-        fail_msg("sample %zu is %s %s, wanted %s %s \"%s\"", ticket,
-                 score_status_name(score->status), score->detail != NULL ? score->detail : "",
-                 score_status_name(status), kind, part);
-    }
-}
-
-static size_t starts(void)
-{
-    size_t n_running = 0;
-    return bench_starts(&run.bench, &n_running);
-}
+#include "tests/unit/reward/cmd_fixture.h"
 
 static void numbers_nulls_and_objects_are_scores(void **state)
 {
@@ -278,121 +173,6 @@ static void logs_and_late_replies_are_taken_in_passing(void **state)
     assert_int_equal(starts(), 1);
 }
 
-static void sleeping_for_ever_is_a_timeout_at_the_deadline(void **state)
-{
-    (void)state;
-    create();
-    run.bench.reward.timeout_s = 0.1;
-    submit("sleep");
-    (void)drive();
-    assert_failed(0, SCORE_TIMEOUT, "crash", "no answer within 0.1 s");
-    assert_in_range(run.scores[0].us, 100000, 200000);
-    run.bench.reward.timeout_s = 20.0;
-    submit("value 1");
-    (void)drive();
-    assert_value(1, 1.0);
-    assert_int_equal(starts(), 2);
-}
-
-static void a_child_that_ignores_sigterm_is_killed(void **state)
-{
-    size_t n_running = 9;
-    (void)state;
-    create();
-    run.bench.reward.timeout_s = 0.1;
-    submit("stubborn");
-    (void)drive();
-    assert_in_range(run.scores[0].us, 100000, 200000); /* its end is not waited for */
-    run.bench.reward.timeout_s = 20.0;
-    submit("value 1");
-    (void)drive();
-    assert_value(1, 1.0);
-    assert_int_equal(bench_starts(&run.bench, &n_running), 2);
-    assert_int_equal(n_running, 1);
-}
-
-/* teardown looks whether the grandchild is gone. */
-static void the_children_of_a_child_go_with_it(void **state)
-{
-    (void)state;
-    create();
-    run.bench.reward.timeout_s = 0.3;
-    submit("family");
-    (void)drive();
-    assert_failed(0, SCORE_TIMEOUT, "crash", "");
-    assert_int_equal(starts(), 2);
-}
-
-static void only_the_guilty_sample_of_a_call_times_out(void **state)
-{
-    (void)state;
-    run.bench.reward.timeout_s =
-        0.5; /* three of them must do for a new child, on a busy machine too */
-    create();
-    submit("value 1");
-    submit("sleep");
-    submit("value 3");
-    (void)drive();
-    assert_value(0, 1.0);
-    assert_failed(1, SCORE_TIMEOUT, "crash", "");
-    assert_value(2, 3.0);
-}
-
-/* 16 samples that hang cost a few deadlines, not 16. */
-static void a_scorer_that_always_hangs_is_given_up_soon(void **state)
-{
-    (void)state;
-    run.bench.reward.timeout_s = 0.05;
-    create();
-    for (size_t i = 0; i < 16; i++) {
-        submit("sleep");
-    }
-    const int64_t ms = drive();
-    for (size_t i = 0; i < 16; i++) {
-        assert_int_equal(run.scores[i].status, SCORE_TIMEOUT);
-    }
-    assert_true(ms < 3000);
-}
-
-static void a_crash_is_tried_again_alone_and_then_an_error(void **state)
-{
-    (void)state;
-    create();
-    submit("value 1");
-    submit("exit");
-    submit("value 3");
-    (void)drive();
-    assert_value(0, 1.0);
-    assert_value(2, 3.0);
-    assert_failed(1, SCORE_ERROR, "crash", "it ended with code 3: about to fall");
-    assert_int_equal(run.scores[1].tries, 2);
-    assert_int_equal(starts(), 3); /* at first, after the call, after the first try */
-}
-
-static void without_retries_a_crash_is_final(void **state)
-{
-    (void)state;
-    run.bench.reward.retries = 0;
-    create();
-    submit("exit");
-    (void)drive();
-    assert_failed(0, SCORE_ERROR, "crash", "code 3");
-    assert_int_equal(run.scores[0].tries, 1);
-    assert_int_equal(starts(), 1);
-}
-
-static void a_flood_on_stderr_delays_nothing_for_long(void **state)
-{
-    (void)state;
-    create();
-    submit("flood");
-    submit("value 2");
-    (void)drive();
-    assert_value(0, 1.0);
-    assert_value(1, 2.0);
-    assert_int_equal(starts(), 1);
-}
-
 static void workers_share_the_queue(void **state)
 {
     (void)state;
@@ -494,8 +274,6 @@ static void no_failed_allocation_leaks(void **state)
     assert_true(support_fail_allocations(attempt, NULL) > 10);
 }
 
-#define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -508,14 +286,6 @@ int main(void)
         CASE(a_line_without_an_end_is_refused),
         CASE(nan_is_not_a_score),
         CASE(logs_and_late_replies_are_taken_in_passing),
-        CASE(sleeping_for_ever_is_a_timeout_at_the_deadline),
-        CASE(a_child_that_ignores_sigterm_is_killed),
-        CASE(the_children_of_a_child_go_with_it),
-        CASE(only_the_guilty_sample_of_a_call_times_out),
-        CASE(a_scorer_that_always_hangs_is_given_up_soon),
-        CASE(a_crash_is_tried_again_alone_and_then_an_error),
-        CASE(without_retries_a_crash_is_final),
-        CASE(a_flood_on_stderr_delays_nothing_for_long),
         CASE(workers_share_the_queue),
         CASE(a_scorer_may_want_small_calls),
         CASE(the_script_is_the_identity),
