@@ -106,31 +106,39 @@ struct want {
     float *values;
 };
 
-/* One entry by quant.h, group by group. */
+/* One group by quant.h: codes, then scales; returns what is behind them. */
+static unsigned char *want_group(size_t n_values, const float *row, unsigned char *codes,
+                                 float *values)
+{
+    unsigned char *scales = codes + n_values;
+
+    for (size_t done = 0; done < n_values; done += QUANT_BLOCK) {
+        const size_t n = n_values - done < QUANT_BLOCK ? n_values - done : QUANT_BLOCK;
+        float scale;
+        quant_matrix(row + done, 1, n, 1, codes + done, &scale);
+        *scales++ = (unsigned char)(ilogbf(scale) + 127);
+        for (size_t i = done; i < done + n; i++) {
+            codes[i] = codes[i] == 0x80 ? 0 : codes[i];
+            values[i] = quant_e4m3_value(codes[i]) * scale;
+        }
+    }
+    return scales;
+}
+
 static void want_entry(struct layout l, const float *row, struct want *want)
 {
     const size_t n_coded = coded_values_of(l);
-    unsigned char *scales = want->bytes + n_coded;
+    unsigned char *at = want->bytes;
 
-    for (size_t at = 0; at < n_coded; at += l.group) {
-        for (size_t done = 0; done < l.group; done += QUANT_BLOCK) {
-            const size_t n = l.group - done < QUANT_BLOCK ? l.group - done : QUANT_BLOCK;
-            uint8_t *codes = want->bytes + at + done;
-            float scale;
-            quant_matrix(row + at + done, 1, n, 1, codes, &scale);
-            *scales++ = (unsigned char)(ilogbf(scale) + 127);
-            for (size_t i = 0; i < n; i++) {
-                codes[i] = codes[i] == 0x80 ? 0 : codes[i];
-                want->values[at + done + i] = quant_e4m3_value(codes[i]) * scale;
-            }
-        }
+    for (size_t i = 0; i < n_coded; i += l.group) {
+        at = want_group(l.group, row + i, at, want->values + i);
     }
-    const size_t plain_at = (size_t)(scales - want->bytes + 1) / 2 * 2;
-    for (size_t i = 0; i < l.n_plain; i++) {
-        const float value = row[n_coded + i]; /* subnormals become zero */
-        const uint16_t half = quant_bf16_bits(fabsf(value) < FLT_MIN ? copysignf(0, value) : value);
-        memcpy(want->bytes + plain_at + i * sizeof(half), &half, sizeof(half));
-        want->values[n_coded + i] = quant_bf16_value(half);
+    at += (size_t)(at - want->bytes) % 2;
+    for (size_t i = n_coded; i < width_of(l); i++, at += sizeof(uint16_t)) {
+        const bool is_normal = fabsf(row[i]) >= FLT_MIN; /* subnormals become zero */
+        const uint16_t half = quant_bf16_bits(is_normal ? row[i] : copysignf(0, row[i]));
+        memcpy(at, &half, sizeof(half));
+        want->values[i] = quant_bf16_value(half);
     }
 }
 

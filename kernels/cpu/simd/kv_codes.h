@@ -1,9 +1,9 @@
 /* Owns the entries of FP8 pages, and what coded values of BF16 pages are rounded to (struct
- * kv_pages). An entry, tiles and values in order:
+ * kv_pages). An entry is its groups one behind the other, then the other values:
  *
- *   byte 0          ..  a code of each of the n_coded values
- *   byte n_coded    ..  a scale of each tile: 2^(byte - 127)
- *   an even byte    ..  the other values as bfloat16
+ *   a group         codes of its coded_group values, a byte each; then a byte of scale for each of
+ *                   its tiles: 2^(byte - 127)
+ *   an even byte    the other values as bfloat16
  *
  * Zeros, and what rounds to zero, are +0. A tile with a value that is not finite has scale 255, and
  * is all NaN: so would be what attention makes of it. */
@@ -155,23 +155,35 @@ struct code_run {
     bool is_coded;
 };
 
+/* Bytes of a group. */
+static inline size_t group_bytes(const struct kv_pages *pages)
+{
+    return pages->coded_group + kv_group_tiles(pages);
+}
+
+/* Bytes of all groups. */
+static inline size_t groups_bytes(const struct kv_pages *pages)
+{
+    return pages->n_coded + kv_tiles(pages);
+}
+
 /* The run of an FP8 entry from value `at` on, which ends before value `end`. */
 static inline struct code_run code_run_at(const struct kv_pages *pages, size_t at, size_t end)
 {
     if (at >= pages->n_coded) {
-        const size_t plain_at = (pages->n_coded + kv_tiles(pages) + 1) / 2;
+        const size_t n_halves = (groups_bytes(pages) + 1) / 2; /* in front of them */
 
-        return (struct code_run){.at = (plain_at + at - pages->n_coded) * sizeof(uint16_t),
+        return (struct code_run){.at = (n_halves + at - pages->n_coded) * sizeof(uint16_t),
                                  .n = end - at};
     }
-    const size_t group = at / pages->coded_group, tile = at % pages->coded_group / FP8_BLOCK;
-    const size_t group_end = (group + 1) * pages->coded_group;
-    const size_t tile_end = group * pages->coded_group + (tile + 1) * FP8_BLOCK;
-    const size_t run_end = tile_end < group_end ? tile_end : group_end;
+    const size_t first = at / pages->coded_group * group_bytes(pages);
+    const size_t in_group = at % pages->coded_group, tile = in_group / FP8_BLOCK;
+    const size_t tile_end = (tile + 1) * FP8_BLOCK;
+    const size_t left = (tile_end < pages->coded_group ? tile_end : pages->coded_group) - in_group;
 
-    return (struct code_run){.at = at,
-                             .scale_at = pages->n_coded + group * kv_group_tiles(pages) + tile,
-                             .n = (run_end < end ? run_end : end) - at,
+    return (struct code_run){.at = first + in_group,
+                             .scale_at = first + pages->coded_group + tile,
+                             .n = left < end - at ? left : end - at,
                              .is_coded = true};
 }
 
@@ -181,6 +193,26 @@ static inline struct code_run page_run_at(const struct kv_pages *pages, size_t a
     return pages->precision == PRECISION_FP8
                ? code_run_at(pages, at, end)
                : (struct code_run){.at = at * sizeof(uint16_t), .n = end - at};
+}
+
+/* Bytes [first, end) of an entry. */
+struct entry_bytes {
+    size_t first, end;
+};
+
+/* Those that hold values [at, at + width), with their scales. */
+static inline struct entry_bytes part_bytes(const struct kv_pages *pages, size_t at, size_t width)
+{
+    const size_t size = pages->precision == PRECISION_F32 ? sizeof(float) : sizeof(uint16_t);
+
+    if (pages->precision != PRECISION_FP8) {
+        return (struct entry_bytes){at * size, (at + width) * size};
+    }
+    const size_t end = at + width, n_groups = (end + pages->coded_group - 1) / pages->coded_group;
+
+    return (struct entry_bytes){code_run_at(pages, at, end).at,
+                                end > pages->n_coded ? code_run_at(pages, end, end).at
+                                                     : n_groups * group_bytes(pages)};
 }
 
 /* Values [j, j + n) of a run of the entry. */
