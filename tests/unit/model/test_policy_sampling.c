@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "model/model_cost.h"
 #include "tests/unit/model/policy_fixture.h"
 
 #include <math.h>
@@ -255,12 +256,36 @@ static void a_logit_that_is_not_finite_stops_sampling(void **state)
     backend_close(backend);
 }
 
+/* A scale for each 128 values of a latent, of a head's key and of its value. */
+static void an_fp8_cache_is_as_small_as_its_codes(void **state)
+{
+    static const char *const presets[] = {"small", "medium", "v32", "llama", "qwen3-moe"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(presets) / sizeof(presets[0]); i++) {
+        const struct policy_options options = {
+            .max_rows = 8, .max_draws = 8, .cache = PRECISION_FP8};
+        struct model_config config;
+        struct policy_memory memory;
+
+        assert_ok(model_config_preset(presets[i], &config));
+        config.n_kv_heads = config.n_heads;
+        assert_ok(policy_measure(&config, &options, &memory));
+        const size_t n_layers = config.n_layers;
+        const size_t entry = (size_t)model_cache_bytes(&config, 1, PRECISION_FP8) / n_layers;
+        const size_t whole = (entry + 3) / 4 * 4; /* words */
+
+        assert_int_equal(memory.cache_page, n_layers * KV_BLOCK_TOKENS * whole);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chunks_pages_and_threads_change_no_draw),
         cmocka_unit_test(the_trainer_gives_each_draw_the_samplers_log_probability),
         cmocka_unit_test(a_precision_shows_in_the_log_probabilities),
+        cmocka_unit_test(an_fp8_cache_is_as_small_as_its_codes),
         cmocka_unit_test(a_copied_page_serves_like_the_original),
         cmocka_unit_test(a_logit_that_is_not_finite_stops_sampling),
     };
