@@ -54,7 +54,7 @@ static size_t workspace_at(const struct attention_args *a, float *scratch, struc
     w->gathered = part(scratch, &n, gathered_floats(a));
     w->values = part(scratch, &n, n_pair_rows * whole_lanes(a->value_dim));
     w->query = part(scratch, &n, has_pairs(a) ? whole_lanes(width) + SIMD_LANES : 0);
-    w->next = NULL;
+    w->pace = (struct fetch_pace){0};
     return n;
 }
 
@@ -82,38 +82,6 @@ static void gather_queries(const struct attention_args *a, const struct chunk *c
     }
 }
 
-/* Asks for words [at, at + n) of the entries of a step of keys. */
-static void fetch_words(const float *step, size_t stride, size_t at, size_t n)
-{
-    for (size_t k = 0; k < KV_STEP_TOKENS; k++) {
-        for (size_t i = at; i < at + n; i += SIMD_LANES) {
-            __builtin_prefetch(step + k * stride + i, 0, 3);
-        }
-    }
-}
-
-/* Asks for what the chunk's KV head will read of the step of key `token`, which is beyond the
- * chunk's own keys when it is one of the next span: memory answers later than the work on a block
- * takes. */
-static void fetch_ahead(const struct attention_args *a, const struct chunk *c,
-                        const struct kv_span *next, size_t token)
-{
-    const bool goes_on = token < c->n_keys;
-    const struct kv_span *span = goes_on ? c->span : next;
-    const size_t key = goes_on ? token : token - c->n_keys, at = c->kv_head * a->kv_head_stride;
-    const size_t per_word = has_pairs(a) ? 2 : 1;
-
-    if (c->picked != NULL || span == NULL || key >= span->n_cached + span->n_rows) {
-        return;
-    }
-    const float *step = entry_of(&a->pages, span, key);
-    fetch_words(step, a->pages.entry_stride, at / per_word, key_width(a) / per_word);
-    if (!values_are_in_keys(a)) {
-        fetch_words(step, a->pages.entry_stride, (at + a->value_at) / per_word,
-                    a->value_dim / per_word);
-    }
-}
-
 /* Scores of the chunk's pairs with n keys of a block, from key `at` on. */
 static void score_keys(const struct attention_args *a, size_t n_pairs, struct workspace *w,
                        size_t at, size_t n)
@@ -130,7 +98,8 @@ static void score_keys(const struct attention_args *a, size_t n_pairs, struct wo
                                          .y_stride = KEY_BLOCK,
                                          .n_rows = n_pairs,
                                          .n_k = width,
-                                         .n_columns = whole_lanes(n)};
+                                         .n_columns = whole_lanes(n),
+                                         .pace = w->pace};
     const struct pair_product pairs = {.x = w->q,
                                        .x_stride = w->q_stride,
                                        .w = w->keys,
@@ -139,7 +108,8 @@ static void score_keys(const struct attention_args *a, size_t n_pairs, struct wo
                                        .y_stride = KEY_BLOCK,
                                        .n_rows = n_pairs,
                                        .n_pairs = half_words(width),
-                                       .n_columns = whole_lanes(n)};
+                                       .n_columns = whole_lanes(n),
+                                       .pace = w->pace};
 
     if (has_pairs(a)) {
         ISA(pair_multiply)(&pairs);
@@ -148,23 +118,36 @@ static void score_keys(const struct attention_args *a, size_t n_pairs, struct wo
     }
 }
 
-static void score_block(const struct attention_args *a, const struct chunk *c, struct workspace *w,
-                        size_t first_key, size_t n_keys, const struct key_rows *keys)
+/* Lines for each unit of the products (FETCH_UNIT rows of w, a tile), so that a block of keys asks
+ * for as many as it reads. */
+static size_t pace_lines(const struct attention_args *a, size_t n_pairs)
 {
-    const size_t width = key_width(a);
+    const size_t n_words = has_pairs(a) ? half_words(key_width(a)) : key_width(a);
+    const size_t n_tiles = (n_pairs + 3) / 4;
+    const size_t n_scores = (n_words + FETCH_UNIT - 1) / FETCH_UNIT * (KEY_BLOCK / SCORE_KEYS);
+    const size_t n_values =
+        (a->value_dim + 63) / 64 * (KEY_BLOCK / FETCH_UNIT) / (has_pairs(a) ? 2 : 1);
+    const size_t n_units = n_tiles * (n_scores + n_values);
+
+    return (fetch_step_lines(a) * STEPS_PER_BLOCK + n_units - 1) / n_units;
+}
+
+static void score_block(const struct attention_args *a, const struct chunk *c, struct workspace *w,
+                        size_t n_keys, const struct key_rows *keys)
+{
+    const size_t width = key_width(a), n_pairs = c->n_rows * group_heads(a);
 
     for (size_t k = 0; k < n_keys; k += KV_STEP_TOKENS) {
         const float *step = keys->steps[k / KV_STEP_TOKENS];
         const size_t at = k / SCORE_KEYS * SCORE_KEYS, end = k + KV_STEP_TOKENS;
 
-        fetch_ahead(a, c, w->next, first_key + k + KEY_BLOCK);
         if (has_pairs(a)) {
             ISA(pair_transpose_step)(step, keys->stride, width, w->keys + k - at, SCORE_KEYS);
         } else {
             ISA(tile_transpose_step)(step, keys->stride, width, w->keys + k - at, SCORE_KEYS);
         }
         if (end - at == SCORE_KEYS || end >= n_keys) {
-            score_keys(a, c->n_rows * group_heads(a), w, at, smaller(end, n_keys) - at);
+            score_keys(a, n_pairs, w, at, smaller(end, n_keys) - at);
         }
     }
 }
@@ -199,7 +182,11 @@ static void attend_block(const struct attention_args *a, const struct chunk *c, 
     } else {
         locate_block(a, c, first_key, n_keys, w->gathered, &keys, &rows);
     }
-    score_block(a, c, w, first_key, n_keys, &keys);
+    w->pace.n_lines = pace_lines(a, c->n_rows * group_heads(a));
+    if (w->pace.fetch != NULL) {
+        w->pace.fetch->allowed += whole_lanes(n_keys) / KV_STEP_TOKENS * fetch_step_lines(a);
+    }
+    score_block(a, c, w, n_keys, &keys);
     ISA(attention_values)(a, c, w, first_key, &values);
 }
 
@@ -212,8 +199,10 @@ static void attend_keys(const struct attention_args *a, const struct chunk *c, s
     ISA(attention_finish)(a, c, w);
 }
 
-static void attend_chunk(const struct attention_args *a, const struct chunk *c, struct workspace *w)
+static void attend_chunk(const struct attention_args *a, const struct chunk *c, struct workspace *w,
+                         struct key_fetch *fetch)
 {
+    w->pace.fetch = has_selection(a, c) ? NULL : fetch;
     if (!has_selection(a, c)) {
         attend_keys(a, c, w);
         return;
@@ -224,48 +213,26 @@ static void attend_chunk(const struct attention_args *a, const struct chunk *c, 
     }
 }
 
-/* The chunks of one place of a span, one a KV head, of which thread_index does its own. `before`:
- * work in front of them. */
-static void attend_place(const struct attention_call *call, struct workspace *w,
-                         const struct chunk *place, size_t before, size_t thread_index,
-                         size_t n_threads)
-{
-    const struct attention_args *a = call->args;
-    const size_t work = attention_work(a, place->span, place->i + place->n_rows) -
-                        attention_work(a, place->span, place->i);
-    struct chunk c = *place;
-
-    for (; c.kv_head < a->n_kv_heads; c.kv_head++) {
-        const size_t done = before * a->n_kv_heads + c.kv_head * work;
-        if (work_owner(done, call->total_work * a->n_kv_heads, n_threads) == thread_index) {
-            attend_chunk(a, &c, w);
-        }
-    }
-}
-
 /* Chunks in order; a thread takes those that begin in its share of the work. */
 static void attention_task(void *context, size_t thread_index, size_t n_threads)
 {
     const struct attention_call *call = context;
     const struct attention_args *a = call->args;
-    const size_t step = chunk_rows(group_heads(a));
+    struct chunk_list list = {.args = a,
+                              .total_work = call->total_work,
+                              .thread_index = thread_index,
+                              .n_threads = n_threads};
     struct workspace w;
-    size_t before = 0;
+    struct key_fetch fetch;
+    struct chunk c;
 
     (void)workspace_at(a, call->scratch + thread_index * call->scratch_floats, &w);
     if (has_pairs(a)) {
         memset(w.query, 0, (whole_lanes(key_width(a)) + SIMD_LANES) * sizeof(*w.query));
     }
-
-    for (size_t s = 0; s < a->n_spans; s++) {
-        const struct kv_span *span = &a->spans[s];
-        for (size_t i = 0; i < span->n_rows; i += step) {
-            const struct chunk c = chunk_at(span, i, step);
-            w.next = i + step >= span->n_rows && s + 1 < a->n_spans ? span + 1 : NULL;
-            attend_place(call, &w, &c, before + attention_work(a, span, i), thread_index,
-                         n_threads);
-        }
-        before += attention_work(a, span, span->n_rows);
+    ISA(fetch_begin)(&fetch, &list);
+    while (ISA(chunk_list_next)(&list, &c)) {
+        attend_chunk(a, &c, &w, &fetch);
     }
 }
 

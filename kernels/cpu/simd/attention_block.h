@@ -3,7 +3,7 @@
 #ifndef HONE_KERNELS_CPU_SIMD_ATTENTION_BLOCK_H
 #define HONE_KERNELS_CPU_SIMD_ATTENTION_BLOCK_H
 
-#include "kernels/cpu/simd/attention_chunk.h"
+#include "kernels/cpu/simd/attention_fetch.h"
 #include "kernels/cpu/simd/attention_pairs.h"
 
 /* Keys that are scored together: few enough to stay in the first cache, whole vectors of a tile. */
@@ -21,7 +21,7 @@ struct workspace {
     float *values; /* bfloat16: (KEY_BLOCK / 2, V) pairs of keys, and the row of an odd last one */
     float *query;  /* bfloat16: one query, then zeros */
     size_t q_stride;
-    const struct kv_span *next; /* whose keys come behind the chunk's, or NULL */
+    struct fetch_pace pace; /* of what is read later */
 };
 
 static inline bool has_pairs(const struct attention_args *a)

@@ -1,5 +1,6 @@
 /* Owns the register tiles of pairs; see attention_pairs.h. */
 #include "kernels/cpu/simd/attention_pairs.h"
+#include "kernels/cpu/simd/attention_fetch.h"
 
 #include <string.h>
 
@@ -66,10 +67,15 @@ SIMD_INLINE void tile_run(const struct pair_product *t, size_t row, size_t colum
     tile.rows = rows;
     tile.vectors = vectors;
     tile_begin(&tile, t, y, n);
-    for (size_t k = 0; k < t->n_pairs; k++) {
-        tile_add(&tile, x, t->x_stride, w);
-        x += PAIR_WORDS;
-        w += t->w_stride;
+    for (size_t left = t->n_pairs; left > 0;) {
+        const size_t unit = smaller(left, FETCH_UNIT);
+        fetch_lines(&t->pace);
+        for (size_t k = 0; k < unit; k++) {
+            tile_add(&tile, x, t->x_stride, w);
+            x += PAIR_WORDS;
+            w += t->w_stride;
+        }
+        left -= unit;
     }
     if (t->last != NULL) {
         tile_add(&tile, x, t->x_stride, t->last + column);

@@ -25,6 +25,7 @@ struct pair_product {
     size_t y_stride;
     size_t n_rows, n_pairs, n_columns;
     bool accumulate;
+    struct fetch_pace pace;
 };
 
 void ISA(pair_multiply)(const struct pair_product *product);

@@ -1,5 +1,6 @@
 /* Owns the register tiles of attention; see attention_tile.h. */
 #include "kernels/cpu/simd/attention_tile.h"
+#include "kernels/cpu/simd/attention_fetch.h"
 
 typedef float quad __attribute__((vector_size(16)));
 typedef float quad_in_memory __attribute__((vector_size(16), aligned(4), may_alias));
@@ -85,11 +86,16 @@ SIMD_INLINE void tile_run(const struct tile_product *t, size_t row, size_t colum
     }
     for (size_t first = 0; first < t->n_k; first += t->block_rows) {
         const float *w = t->blocks[first / t->block_rows] + column;
-        for (size_t left = t->n_k - first < t->block_rows ? t->n_k - first : t->block_rows;
-             left > 0; left--) {
-            tile_add(&tile, x, t->x_row_stride, w);
-            x += t->x_k_stride;
-            w += t->w_stride;
+        size_t left = smaller(t->n_k - first, t->block_rows);
+        while (left > 0) {
+            const size_t unit = smaller(left, FETCH_UNIT);
+            fetch_lines(&t->pace);
+            for (size_t k = 0; k < unit; k++) {
+                tile_add(&tile, x, t->x_row_stride, w);
+                x += t->x_k_stride;
+                w += t->w_stride;
+            }
+            left -= unit;
         }
     }
     tile_store(&tile, y, t->y_stride);

@@ -17,6 +17,16 @@
 #define KEY_BLOCK ((size_t)128) /* keys whose softmax is one step; fixed by key position */
 #define STEPS_PER_BLOCK (KEY_BLOCK / KV_STEP_TOKENS)
 
+struct key_fetch;
+
+/* What a product asks for while it runs: n_lines for every FETCH_UNIT rows of w and tile; fetch
+ * NULL: nothing (attention_fetch.h). */
+#define FETCH_UNIT ((size_t)16)
+struct fetch_pace {
+    struct key_fetch *fetch;
+    size_t n_lines;
+};
+
 /* Row k of w is blocks[k / block_rows] + k % block_rows * w_stride. */
 struct tile_product {
     const float *x;
@@ -27,6 +37,7 @@ struct tile_product {
     size_t y_stride;
     size_t n_rows, n_k, n_columns;
     bool accumulate;
+    struct fetch_pace pace;
 };
 
 void ISA(tile_multiply)(const struct tile_product *product);

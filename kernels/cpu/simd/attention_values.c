@@ -101,7 +101,8 @@ static void add_values(const struct attention_args *a, const struct workspace *w
                                          .n_rows = rows->n_rows,
                                          .n_k = rows->n,
                                          .n_columns = a->value_dim,
-                                         .accumulate = !values->is_first};
+                                         .accumulate = !values->is_first,
+                                         .pace = w->pace};
     ISA(tile_multiply)(&product);
 }
 
@@ -129,7 +130,8 @@ static void add_value_pairs(const struct attention_args *a, const struct workspa
                                          .n_rows = rows->n_rows,
                                          .n_pairs = rows->n / 2,
                                          .n_columns = a->value_dim,
-                                         .accumulate = !values->is_first};
+                                         .accumulate = !values->is_first,
+                                         .pace = w->pace};
 
     for (size_t r = 0; r < rows->n_rows; r++) {
         ISA(pair_round)(scores + r * KEY_BLOCK, rows->n, scores + r * KEY_BLOCK);
