@@ -46,19 +46,35 @@ void ISA(fetch_begin)(struct key_fetch *fetch, const struct chunk_list *list);
 /* The step is behind: goes to the next one. */
 void ISA(fetch_go_on)(struct key_fetch *fetch);
 
-/* Lines of n values. */
-static inline size_t fetch_lines_of(const struct attention_args *a, size_t n)
+/* Words of n values, of FP8 pages coded ones. */
+static inline size_t fetch_words_of(const struct attention_args *a, size_t n)
 {
-    const size_t per_line = SIMD_LANES * (a->pages.precision == PRECISION_F32 ? 1 : 2);
+    return a->pages.precision == PRECISION_F32    ? n
+           : a->pages.precision == PRECISION_BF16 ? n / 2
+                                                  : n / 4;
+}
 
-    return (n + per_line - 1) / per_line;
+/* Lines of a key, and of a value that is none of its parts. An only KV head's entry of FP8 is not
+ * coded as a whole. */
+static inline size_t fetch_key_lines(const struct attention_args *a)
+{
+    const size_t n_words = a->n_kv_heads == 1 && values_are_in_keys(a)
+                               ? kv_entry_words(&a->pages, key_width(a))
+                               : fetch_words_of(a, key_width(a));
+
+    return whole_lanes(n_words) / SIMD_LANES;
+}
+
+static inline size_t fetch_value_lines(const struct attention_args *a)
+{
+    return whole_lanes(fetch_words_of(a, a->value_dim)) / SIMD_LANES;
 }
 
 /* Lines of a step of keys and their values. */
 static inline size_t fetch_step_lines(const struct attention_args *a)
 {
-    return KV_STEP_TOKENS * (fetch_lines_of(a, key_width(a)) +
-                             (values_are_in_keys(a) ? 0 : fetch_lines_of(a, a->value_dim)));
+    return KV_STEP_TOKENS *
+           (fetch_key_lines(a) + (values_are_in_keys(a) ? 0 : fetch_value_lines(a)));
 }
 
 /* Asks for rows while their lines are due. */
