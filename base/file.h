@@ -39,7 +39,7 @@ MUST_CHECK enum status file_write_atomic(const char *path, const void *data, siz
 /* rename with RENAME_NOREPLACE, then fsync of the parent folder. */
 MUST_CHECK enum status file_rename_new(const char *from, const char *to);
 MUST_CHECK enum status folder_sync(const char *path);
-/* mkdir -p with mode 0700 for what is missing. */
+/* mkdir -p with mode 0700 for what is missing. Errors: IO, BAD_ARGUMENT (a file is in the way). */
 MUST_CHECK enum status folder_create(const char *path);
 /* Removes a folder and what is in it (plain files and folders, never through links); absent is OK.
  */

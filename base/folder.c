@@ -39,6 +39,9 @@ static enum status create_level(const char *path)
     if (mkdir(path, 0700) == 0 || (errno == EEXIST && folder_exists(path))) {
         return STATUS_OK;
     }
+    if (errno == EEXIST) {
+        return status_set(STATUS_BAD_ARGUMENT, "%s: is a file, and a folder is wanted there", path);
+    }
     return refuse_errno(path, "create folder");
 }
 

@@ -54,6 +54,8 @@ void cli_parse_begin(struct cli_parse *parse, const struct cli_command *command,
                      char **argv);
 /* The next option's code; 0 after the last (arguments are set then); -1: leave with exit_code. */
 int cli_parse_next(struct cli_parse *parse);
+/* The option with this code, which the command has. */
+const struct cli_option *cli_option_of(const struct cli_command *command, int code);
 /* Says "hone NAME: message", points to --help and returns exit code 2. */
 int cli_usage_error(const struct cli_command *command, const char *format, ...) PRINTF_LIKE(2, 3);
 

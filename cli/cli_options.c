@@ -98,6 +98,15 @@ static int finish_arguments(struct cli_parse *parse)
     return 0;
 }
 
+const struct cli_option *cli_option_of(const struct cli_command *command, int code)
+{
+    size_t i = 0;
+    while (i + 1 < command->n_options && command->options[i].code != code) {
+        i++;
+    }
+    return &command->options[i];
+}
+
 int cli_parse_next(struct cli_parse *parse)
 {
     struct option longs[CLI_OPTIONS_MAX + 2] = {0};

@@ -269,8 +269,9 @@ int cmd_generate(int argc, char **argv)
     cli_parse_begin(&parse, &command, argc, argv);
     while ((code = cli_parse_next(&parse)) > 0) {
         if (!take_flag(code, &request) && !take_option(code, parse.value, &request)) {
-            return cli_usage_error(&command, "\"%.100s\" is not a value of that option",
-                                   parse.value);
+            const struct cli_option *option = cli_option_of(&command, code);
+            return cli_usage_error(&command, "\"%.100s\" is no value of --%s: %s", parse.value,
+                                   option->name, option->help);
         }
     }
     if (code < 0) {

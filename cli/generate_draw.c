@@ -253,7 +253,8 @@ enum status generate_draw(const struct generate_request *request,
     if (status == STATUS_OK) {
         status = draw(&d);
     }
-    if (status != STATUS_OK && status != STATUS_IO && d.lines != NULL) {
+    if (status != STATUS_OK && status != STATUS_IO && status != STATUS_NO_SPACE &&
+        d.lines != NULL) {
         /* What is complete is worth having, whatever went wrong with the rest. */
         const enum status written = ordered_lines_flush(d.lines);
         status = written == STATUS_OK ? status : written;

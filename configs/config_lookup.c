@@ -77,6 +77,16 @@ static bool peer_matches(const char *peers, const char *unknown)
     return false;
 }
 
+/* Edits from what was written to a key; a key that was begun and not finished is near. */
+static size_t distance_to(const char *unknown, const char *key)
+{
+    const size_t n = strlen(unknown);
+    const bool is_begun =
+        strncmp(unknown, key, n) == 0 && last_segment(unknown)[0] != '\0' && n < strlen(key);
+    const size_t distance = edit_distance(unknown, key);
+    return is_begun && distance > 1 ? 1 : distance;
+}
+
 static const char *nearest_by_edits(const char *unknown)
 {
     static const char *const sections[] = {"run",     "model", "data",       "grpo",
@@ -93,7 +103,7 @@ static const char *nearest_by_edits(const char *unknown)
         }
     }
     for (size_t i = 0; i < n_settings; i++) {
-        const size_t distance = edit_distance(unknown, settings[i].key);
+        const size_t distance = distance_to(unknown, settings[i].key);
         if (distance < best_distance) {
             best_distance = distance;
             best = settings[i].key;

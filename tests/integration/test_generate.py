@@ -227,6 +227,21 @@ def an_interrupted_file_keeps_what_is_complete():
         assert lines == [want[row] for row in rows]
 
 
+def a_reader_that_stands_still_gets_whole_lines():
+    """The signal comes while the pipe is full: nothing is cut, and it is an interruption, not a failure of the output."""
+    with support.temporary() as name:
+        folder = demo(name)
+        write_rows(f"{folder}/many.jsonl", [{"prompt": f"{i}="} for i in range(4000)])
+        child = subprocess.Popen([support.HONE, "generate", "model", "--file", "many.jsonl", "--max-tokens", "200"], cwd=folder,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(1.5)
+        child.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        text, error = child.communicate(timeout=60)
+        assert child.returncode == 130 and not error, (child.returncode, error)
+        assert text.endswith("\n") and all(json.loads(line)["ids"] for line in text.splitlines()), text[-200:]
+
+
 class Terminal:
     """hone generate on a terminal of its own."""
 
@@ -410,7 +425,7 @@ if __name__ == "__main__":
     support.main([rows_come_from_a_file_from_stdin_and_from_prompts_alike, results_do_not_depend_on_how_they_are_batched,
                   samples_are_those_of_a_run, greedy_logprobs_are_the_models_own, text_streams_as_whole_characters,
                   bad_rows_cost_nothing_and_name_their_line, wrong_words_are_usage,
-                  an_interrupted_file_keeps_what_is_complete, a_terminal_holds_a_conversation,
+                  an_interrupted_file_keeps_what_is_complete, a_reader_that_stands_still_gets_whole_lines, a_terminal_holds_a_conversation,
                   pass_at_k_is_that_of_the_samples, a_model_folder_is_evaluated_without_a_configuration,
                   bench_measures_loading_and_tokenizing, bench_measures_models_of_a_preset_and_of_a_folder,
                   bench_tells_what_drafts_are_worth, bench_measures_kernels])

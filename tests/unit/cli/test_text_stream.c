@@ -158,7 +158,8 @@ static void output_that_cannot_be_written_is_an_error(void **state)
         skip();
     }
     assert_ok(ordered_lines_create(1, full, &lines));
-    assert_status(ordered_lines_add(lines, 0, copy("x")), STATUS_IO, "cannot be written");
+    assert_status(ordered_lines_add(lines, 0, copy("x")), STATUS_NO_SPACE,
+                  "cannot be written: No space left");
     ordered_lines_destroy(lines);
     (void)fclose(full);
 }

@@ -26,6 +26,8 @@ static const struct bad_file bad_files[] = {
      ":4:8: grpo.clip_ratio_high: unknown key; here it is grpo.epsilon_high\n"},
     {GOOD "grpo:\n  epsilonn: 0.3\n",
      ":5:3: grpo.epsilonn: unknown key; nearest is grpo.epsilon\n"},
+    {GOOD "grpo: {num_gen: 4}\n",
+     ":4:8: grpo.num_gen: unknown key; nearest is grpo.num_generations\n"},
     {GOOD "grop: {epsilon: 0.3}\n", ":4:1: grop: unknown key; nearest is grpo\n"},
     {GOOD "grpo: {learning_rate: 1}\n",
      ":4:8: grpo.learning_rate: unknown key; here it is optim.learning_rate\n"},
