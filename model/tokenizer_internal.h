@@ -12,6 +12,7 @@
 #include "model/tokenizer_text.h"
 
 #define TOKENIZER_IDS_MAX ((size_t)1 << 20)
+#define TOKEN_BYTES_MAX 65535u
 
 /* --- Added tokens (tokenizer_added.c) --- */
 
@@ -194,8 +195,8 @@ void decoder_dispose(struct decoder *decoder);
 MUST_CHECK enum status decoder_run(const struct decoder *decoder, const struct text_ref *names,
                                    size_t n_names, bool repair, struct text_buffer *out);
 
-/* Undoes ByteLevel's alphabet (tokenizer_load.c). Returns the bytes written to out (room for n), or
- * SIZE_MAX when a character is none of it. */
+/* Undoes ByteLevel's alphabet (tokenizer_vocabulary.c). Returns the bytes written to out (room for
+ * n), or SIZE_MAX when a character is none of it. */
 size_t undo_alphabet(const char *name, size_t n, char *out);
 
 /* --- Post-processor (tokenizer_frame.c) --- */
@@ -236,6 +237,17 @@ struct tokenizer {
     struct jinja *chat_template; /* of the folder, if it is not one known by name; else NULL */
     struct digest256 digest;
 };
+
+/* --- Vocabulary (tokenizer_vocabulary.c) --- */
+
+/* The vocabulary's names alone, with room for every id that it and the list of added tokens have.
+ * Errors of all three: BAD_FORMAT, UNSUPPORTED, NO_MEMORY. */
+MUST_CHECK enum status vocabulary_read(const struct json *vocab, const struct json *added,
+                                       struct tokenizer *tokenizer);
+/* The added tokens' names, and the searches that find them. */
+MUST_CHECK enum status vocabulary_read_added(const struct json *list, struct tokenizer *tokenizer);
+/* The bytes that names stand for; is_vocab (vocab_size): ids of the vocabulary. */
+MUST_CHECK enum status vocabulary_build_texts(struct tokenizer *tokenizer, const bool *is_vocab);
 
 /* Fills a zeroed tokenizer from tokenizer.json's value (tokenizer_load.c). */
 MUST_CHECK enum status tokenizer_read(const struct json *root, struct tokenizer *tokenizer);

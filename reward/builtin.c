@@ -1,3 +1,5 @@
+/* Owns the table of built-in scorers, the short ones among them, and the way from a sample to a
+ * verdict. */
 #include "reward/builtin_internal.h"
 
 #include "base/clock.h"
@@ -5,65 +7,11 @@
 
 #include <string.h>
 
-struct text text_from(const char *literal)
-{
-    return (struct text){literal, strlen(literal)};
-}
-
-static bool is_space(char c)
-{
-    return c == ' ' || (c >= '\t' && c <= '\r');
-}
-
-struct text text_trim(struct text text)
-{
-    while (text.n > 0 && is_space(text.data[0])) {
-        text.data++;
-        text.n--;
-    }
-    while (text.n > 0 && is_space(text.data[text.n - 1])) {
-        text.n--;
-    }
-    return text;
-}
-
-bool text_equal(struct text a, struct text b)
-{
-    return a.n == b.n && (a.n == 0 || memcmp(a.data, b.data, a.n) == 0);
-}
-
-const char *text_find(struct text haystack, const char *needle)
-{
-    return haystack.n == 0 ? NULL : memmem(haystack.data, haystack.n, needle, strlen(needle));
-}
-
-const char *text_find_last(struct text haystack, const char *needle)
-{
-    const size_t n = strlen(needle);
-    for (size_t i = haystack.n; i >= n && i > 0; i--) {
-        if (memcmp(haystack.data + i - n, needle, n) == 0) {
-            return haystack.data + i - n;
-        }
-    }
-    return NULL;
-}
-
-struct text text_final_part(const struct builtin_options *options, struct text completion)
-{
-    static const char end_tag[] = "</think>";
-    const char *end = text_find_last(completion, end_tag);
-    if (end == NULL) {
-        return options->requires_think ? (struct text){NULL, 0} : completion;
-    }
-    const char *begin = end + strlen(end_tag);
-    return (struct text){begin, completion.n - (size_t)(begin - completion.data)};
-}
-
 /* Drops white space at the start of text; false when there is none. */
 static bool take_space(struct text *text)
 {
     const size_t n = text->n;
-    while (text->n > 0 && is_space(text->data[0])) {
+    while (text->n > 0 && text_is_space(text->data[0])) {
         *text = (struct text){text->data + 1, text->n - 1};
     }
     return text->n < n;
@@ -85,7 +33,7 @@ static int take_character(const struct builtin_options *options, struct text *te
 static bool matches(const struct builtin_options *options, struct text a, struct text b)
 {
     while (a.n > 0 || b.n > 0) {
-        if (options->squeezes_space && (a.n == 0 || b.n == 0 || is_space(a.data[0]))) {
+        if (options->squeezes_space && (a.n == 0 || b.n == 0 || text_is_space(a.data[0]))) {
             if (!take_space(&a) || !take_space(&b)) {
                 return false;
             }

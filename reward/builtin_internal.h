@@ -49,6 +49,7 @@ struct builtin_kind {
 /* What counts as the answer part: after the last </think>, or all of it when there is none and it
  * is not required (data NULL: required and missing). */
 struct text text_final_part(const struct builtin_options *options, struct text completion);
+bool text_is_space(char c); /* of ASCII */
 struct text text_trim(struct text text);
 bool text_equal(struct text a, struct text b);
 /* Last occurrence of needle, or NULL. */
