@@ -87,19 +87,6 @@ static void open_lopsided(struct tiny *tiny, const struct rule *rule, size_t n_t
     assert_ok(learner_create(tiny->backend, tiny->policy, &options, &tiny->learner));
 }
 
-static enum status likelihood(void *context, size_t sequence_index, const float *logp,
-                              const float *entropy, size_t n, float *g)
-{
-    (void)context;
-    (void)sequence_index;
-    (void)logp;
-    (void)entropy;
-    for (size_t t = 0; t < n; t++) {
-        g[t] = -0.01F;
-    }
-    return STATUS_OK;
-}
-
 /* One update and the bias rule behind it, as the trainers do. Returns the violation before it. */
 static double learn(struct tiny *tiny, const struct tiny_step *step, struct arena *arena,
                     struct update_stats *stats)
@@ -113,7 +100,7 @@ static double learn(struct tiny *tiny, const struct tiny_step *step, struct aren
     const struct update_args args = {.sequences = step->sequences,
                                      .n = TINY_SAMPLES,
                                      .learning_rate = 1e-3,
-                                     .gradient = likelihood,
+                                     .gradient = tiny_likelihood,
                                      .expert_counts = counts};
     assert_ok(learner_update(tiny->learner, &args, stats));
     balance_measure(tiny->policy, counts, &violation, &n_dead);

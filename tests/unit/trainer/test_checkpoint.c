@@ -56,26 +56,13 @@ static int teardown(void **state)
     return 0;
 }
 
-static enum status likelihood(void *context, size_t sequence_index, const float *logp,
-                              const float *entropy, size_t n, float *g)
-{
-    (void)context;
-    (void)sequence_index;
-    (void)logp;
-    (void)entropy;
-    for (size_t t = 0; t < n; t++) {
-        g[t] = -0.01F;
-    }
-    return STATUS_OK;
-}
-
 static void train(struct bench *bench)
 {
     struct update_stats stats;
     const struct update_args args = {.sequences = bench->step.sequences,
                                      .n = TINY_SAMPLES,
                                      .learning_rate = 1e-2,
-                                     .gradient = likelihood};
+                                     .gradient = tiny_likelihood};
     assert_ok(learner_update(bench->tiny.learner, &args, &stats));
 }
 

@@ -52,19 +52,6 @@ static void close_student(struct student *student)
     backend_close(student->backend);
 }
 
-static enum status likelihood_gradient(void *context, size_t sequence_index, const float *logp,
-                                       const float *entropy, size_t n, float *g)
-{
-    (void)context;
-    (void)sequence_index;
-    (void)logp;
-    (void)entropy;
-    for (size_t t = 0; t < n; t++) {
-        g[t] = -0.01F;
-    }
-    return STATUS_OK;
-}
-
 /* n updates on long random sequences. */
 static void learn(struct student *student, size_t n_updates, struct update_stats *first,
                   struct update_stats *last)
@@ -83,7 +70,7 @@ static void learn(struct student *student, size_t n_updates, struct update_stats
         const struct update_args args = {.sequences = sequences,
                                          .n = TINY_GROUPS,
                                          .learning_rate = 1e-2,
-                                         .gradient = likelihood_gradient};
+                                         .gradient = tiny_likelihood};
         assert_ok(learner_update(student->learner, &args, i == 0 ? first : last));
     }
 }
