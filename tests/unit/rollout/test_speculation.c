@@ -187,37 +187,47 @@ static struct engine_stats run_plan(const struct plan *plan, struct outcome *out
     return stats;
 }
 
+/* Those that must give the same samples stand together. */
+static const struct plan plans[] = {
+    {ONE_MODULE, 1, 64, 256, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+    {ONE_MODULE, 1, 1, 8, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+    {ONE_MODULE, 2, 3, 8, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+    {ONE_MODULE, 3, 17, 33, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+    {ONE_MODULE, 8, 64, 17, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+    {ONE_MODULE, 3, 64, 256, 1, 7, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+    {ONE_MODULE, 2, 64, 2, 1, 12, 3, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+    {ONE_MODULE, 2, 64, 256, 2, 0, 0, true, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+    {ONE_MODULE, 1, 3, 64, 1, 0, 0, false, GREEDY, PRECISION_F32, KV_CACHE_AUTO},
+    {ONE_MODULE, 3, 64, 256, 2, 0, 4, false, GREEDY, PRECISION_F32, KV_CACHE_AUTO},
+    {ONE_MODULE, 1, 17, 64, 1, 0, 0, false, CUT, PRECISION_F32, KV_CACHE_AUTO},
+    {ONE_MODULE, 3, 1, 16, 1, 0, 0, false, CUT, PRECISION_F32, KV_CACHE_AUTO},
+    {TWO_MODULES, 1, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+    {TWO_MODULES, 2, 64, 256, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+    {TWO_MODULES, 3, 5, 9, 1, 9, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+    {PRE_NORM, 1, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+    {PRE_NORM, 3, 64, 256, 1, 0, 0, false, CUT, PRECISION_F32, KV_CACHE_AUTO},
+    {SPARSE, 1, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+    {SPARSE, 3, 64, 33, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
+    {ONE_MODULE, 2, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_BF16, KV_CACHE_AUTO},
+    {ONE_MODULE, 3, 64, 33, 2, 0, 0, false, PLAIN, PRECISION_BF16, KV_CACHE_AUTO},
+    {TWO_MODULES, 2, 3, 64, 1, 0, 0, false, CUT, PRECISION_FP8, KV_CACHE_AUTO},
+    {TWO_MODULES, 3, 64, 33, 2, 0, 0, false, CUT, PRECISION_FP8, KV_CACHE_AUTO},
+    {SPARSE, 2, 64, 256, 1, 0, 0, false, PLAIN, PRECISION_FP8, KV_CACHE_AUTO},
+    {TWO_MODULES, 2, 5, 9, 1, 9, 0, false, PLAIN, PRECISION_F32, KV_CACHE_FP8},
+    {TWO_MODULES, 3, 64, 33, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_FP8},
+    {SPARSE, 2, 64, 256, 1, 0, 0, false, PLAIN, PRECISION_BF16, KV_CACHE_FP8},
+};
+
+/* Whether two plans must give the same samples. */
+static bool draws_the_same(const struct plan *a, const struct plan *b)
+{
+    return a->kind == b->kind && a->precision == b->precision && a->cache == b->cache &&
+           a->sampling.top_k == b->sampling.top_k && /* one of PLAIN, GREEDY, CUT */
+           (a->sampling.temperature > 0.0F) == (b->sampling.temperature > 0.0F);
+}
+
 static void samples_do_not_depend_on_drafts(void **state)
 {
-    static const struct plan plans[] = {
-        {ONE_MODULE, 1, 64, 256, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-        {ONE_MODULE, 1, 1, 8, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-        {ONE_MODULE, 2, 3, 8, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-        {ONE_MODULE, 3, 17, 33, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-        {ONE_MODULE, 8, 64, 17, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-        {ONE_MODULE, 3, 64, 256, 1, 7, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-        {ONE_MODULE, 2, 64, 2, 1, 12, 3, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-        {ONE_MODULE, 2, 64, 256, 2, 0, 0, true, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-        {ONE_MODULE, 1, 3, 64, 1, 0, 0, false, GREEDY, PRECISION_F32, KV_CACHE_AUTO},
-        {ONE_MODULE, 3, 64, 256, 2, 0, 4, false, GREEDY, PRECISION_F32, KV_CACHE_AUTO},
-        {ONE_MODULE, 1, 17, 64, 1, 0, 0, false, CUT, PRECISION_F32, KV_CACHE_AUTO},
-        {ONE_MODULE, 3, 1, 16, 1, 0, 0, false, CUT, PRECISION_F32, KV_CACHE_AUTO},
-        {TWO_MODULES, 1, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-        {TWO_MODULES, 2, 64, 256, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-        {TWO_MODULES, 3, 5, 9, 1, 9, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-        {PRE_NORM, 1, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-        {PRE_NORM, 3, 64, 256, 1, 0, 0, false, CUT, PRECISION_F32, KV_CACHE_AUTO},
-        {SPARSE, 1, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-        {SPARSE, 3, 64, 33, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-        {ONE_MODULE, 2, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_BF16, KV_CACHE_AUTO},
-        {ONE_MODULE, 3, 64, 33, 2, 0, 0, false, PLAIN, PRECISION_BF16, KV_CACHE_AUTO},
-        {TWO_MODULES, 2, 3, 64, 1, 0, 0, false, CUT, PRECISION_FP8, KV_CACHE_AUTO},
-        {TWO_MODULES, 3, 64, 33, 2, 0, 0, false, CUT, PRECISION_FP8, KV_CACHE_AUTO},
-        {SPARSE, 2, 64, 256, 1, 0, 0, false, PLAIN, PRECISION_FP8, KV_CACHE_AUTO},
-        {TWO_MODULES, 2, 5, 9, 1, 9, 0, false, PLAIN, PRECISION_F32, KV_CACHE_FP8},
-        {TWO_MODULES, 3, 64, 33, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_FP8},
-        {SPARSE, 2, 64, 256, 1, 0, 0, false, PLAIN, PRECISION_BF16, KV_CACHE_FP8},
-    };
     static struct outcome reference;
     static struct outcome outcome;
     struct plan last = {.kind = N_KINDS};
@@ -225,13 +235,8 @@ static void samples_do_not_depend_on_drafts(void **state)
 
     for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i++) {
         const struct plan *plan = &plans[i];
-        const bool is_same =
-            plan->kind == last.kind && plan->precision == last.precision &&
-            plan->cache == last.cache &&
-            plan->sampling.top_k == last.sampling.top_k && /* one of PLAIN, GREEDY, CUT */
-            (plan->sampling.temperature > 0.0F) == (last.sampling.temperature > 0.0F);
 
-        if (!is_same) {
+        if (!draws_the_same(plan, &last)) {
             last = (struct plan){.kind = plan->kind,
                                  .max_num_seqs = 64,
                                  .max_batch_tokens = 256,
