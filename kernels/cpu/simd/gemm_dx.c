@@ -73,19 +73,37 @@ static bool plan_part(const struct gemm_dx_args *args, const struct piece *piece
     return true;
 }
 
-/* Zeroes for columns of dy between two parts. */
-static void clear_gaps(const struct gemm_dx_args *args, const struct piece *piece)
+/* Columns of dy between part i and the next one that the piece has. False if there are none. */
+static bool find_gap(const struct gemm_dx_args *args, const struct piece *piece, size_t i,
+                     size_t *begin, size_t *end)
 {
-    for (size_t i = 0; i + 1 < args->n_parts; i++) {
-        const size_t end = args->parts[i].at + args->parts[i].n;
-        size_t begin = end > piece->k ? end : piece->k;
-        const size_t next = min_size(args->parts[i + 1].at, piece->k_end);
-        begin += args->precision == PRECISION_BF16 ? begin % 2 : 0;
-        if (begin >= next) {
+    const size_t part_end = args->parts[i].at + args->parts[i].n;
+    *begin = part_end > piece->k ? part_end : piece->k;
+    *begin += args->precision == PRECISION_BF16 ? *begin % 2 : 0;
+    *end = min_size(args->parts[i + 1].at, piece->k_end);
+    return *begin < *end;
+}
+
+struct gaps {
+    const struct gemm_dx_args *args;
+    const struct piece *piece;
+};
+
+/* Zeroes for columns of dy between two parts; on the caller's thread. */
+static void clear_gaps_task(void *context, size_t thread_index, size_t n_threads)
+{
+    const struct gaps *const gaps = context;
+    const struct gemm_dx_args *const args = gaps->args;
+    const struct piece *const piece = gaps->piece;
+    size_t begin = 0;
+    size_t end = 0;
+    (void)n_threads;
+    for (size_t i = 0; thread_index == 0 && i + 1 < args->n_parts; i++) {
+        if (!find_gap(args, piece, i, &begin, &end)) {
             continue;
         }
         const size_t at = packed_words(args->precision, begin - piece->k, 1);
-        const size_t n = packed_words(args->precision, next - begin, 1);
+        const size_t n = packed_words(args->precision, end - begin, 1);
         for (size_t panel = 0; panel * piece->panel_words < piece->words; panel++) {
             memset(piece->packed + panel * piece->panel_words + at, 0, n * sizeof(float));
         }
@@ -104,7 +122,7 @@ static enum status pack_piece(struct backend *backend, const struct gemm_dx_args
             n += plan_part(args, piece, batch, &args->parts[i], &packs[n]);
         }
     }
-    clear_gaps(args, piece);
+    cpu_run(backend, 0, clear_gaps_task, &(struct gaps){args, piece});
     const enum status status = ISA(pack_all)(backend, packs, n);
     cpu_scratch_release(backend, packs);
     return status;
