@@ -34,7 +34,8 @@ MUST_CHECK enum status bench_meter_create(struct backend *backend, enum precisio
                                           struct bench_meter **out);
 /* The best of about 20 ms, up to half a second where the threads first share a core. */
 void bench_find_peak(struct bench_meter *meter);
-/* The best of about half a millisecond: for a machine that others have used up to now. */
+/* The best of about half a millisecond, eight bursts at least: for a machine that others have used
+ * up to now. */
 void bench_look_at_peak(struct bench_meter *meter);
 /* A rate that was reached: the peak is no lower. */
 void bench_raise_peak(struct bench_meter *meter, double flops_per_s);
