@@ -228,7 +228,20 @@ enum status bench_memory_rate(struct backend *backend, double *gb_per_s)
     return status;
 }
 
-/* Peak and matrices of one kind of arithmetic; *memory_rate is measured where it is 0. */
+/* What is not a product, and the rate at which memory is read. */
+static enum status measure_others(struct bench_meter *meter, double *memory_rate,
+                                  struct bench_result *results, size_t *n_results)
+{
+    const size_t at = *n_results;
+
+    TRY(bench_streams(meter, results, n_results));
+    *memory_rate = 1e9 * results[at].best;
+    const double exp_rate = 1e9 * results[at + 1].best * (double)meter->backend->n_threads;
+    return bench_draws(meter, exp_rate, results, n_results);
+}
+
+/* Peak and matrices of one kind of arithmetic; the first time, with *memory_rate 0, the rest too.
+ */
 static enum status measure_kind(struct backend *backend, enum precision precision,
                                 double *memory_rate, struct bench_result *results,
                                 size_t *n_results)
@@ -239,9 +252,7 @@ static enum status measure_kind(struct backend *backend, enum precision precisio
     bench_find_peak(&meter);
     report_peaks(&meter, results, n_results);
     if (*memory_rate <= 0.0) {
-        const size_t at = *n_results;
-        status = bench_streams(&meter, results, n_results);
-        *memory_rate = status == STATUS_OK ? 1e9 * results[at].best : 0.0;
+        status = measure_others(&meter, memory_rate, results, n_results);
     }
     if (status == STATUS_OK) {
         status = bench_matrices(&meter, *memory_rate, results, n_results);

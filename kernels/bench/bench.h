@@ -50,8 +50,8 @@ double bench_now(void);
 /* What all threads read from memory at best, in GB/s: about 100 ms, 128 MB. */
 MUST_CHECK enum status bench_memory_rate(struct backend *backend, double *gb_per_s);
 
-/* Measures peaks, memory bandwidth, GEMM forms, experts and exp: about 6 s, 300 MB. results has
- * room for BENCH_RESULTS_MAX. Errors: NO_MEMORY, and what the ops give. */
+/* Measures peaks, memory bandwidth, exp, draws, GEMM forms and experts: about 6 s, 300 MB. results
+ * has room for BENCH_RESULTS_MAX. Errors: NO_MEMORY, and what the ops give. */
 MUST_CHECK enum status bench_kernels(struct backend *backend, struct bench_result *results,
                                      size_t *n_results);
 

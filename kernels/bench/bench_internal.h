@@ -40,5 +40,9 @@ MUST_CHECK enum status bench_matrices(struct bench_meter *meter, double memory_r
 /* Memory bandwidth and exp. */
 MUST_CHECK enum status bench_streams(struct bench_meter *meter, struct bench_result *results,
                                      size_t *n_results);
+/* Draws of tokens, in logits a second. exp_rate: what they are compared with, one exponential a
+ * logit on all threads. */
+MUST_CHECK enum status bench_draws(struct bench_meter *meter, double exp_rate,
+                                   struct bench_result *results, size_t *n_results);
 
 #endif
