@@ -87,29 +87,32 @@ SIMD_INLINE struct noise_words noise_begin(const struct noise_key *row, i32x16 c
          noise_set1(row->row_low)}};
 }
 
-/* Tiles first .. first + n - 1, n at most 2; lane j of a tile's word i: 32 bits of its token 16 i +
- * j. All blocks go round by round together: one alone would wait for its products. */
-SIMD_INLINE void noise_tiles(const struct noise_key *row, size_t first, size_t n,
+#define NOISE_TILES_MAX ((size_t)3)
+
+/* n tiles; lane j of a tile's word i: 32 bits of its token 16 i + j. All blocks go round by round
+ * together: one alone would wait for its products. Three tiles keep the multipliers busy, more do
+ * not fit the registers. */
+SIMD_INLINE void noise_tiles(const struct noise_key *row, const size_t *tiles, const size_t n,
                              struct noise_words *out)
 {
     static const int32_t lanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    struct noise_words even[2], odd[2];
+    struct noise_words even[NOISE_TILES_MAX], odd[NOISE_TILES_MAX];
 
-#pragma GCC unroll 2
+#pragma GCC unroll 3
     for (size_t i = 0; i < n; i++) {
-        const i32x16 at = ivec_add(ivec_load(lanes), ivec_set1((int32_t)(16 * (first + i))));
+        const i32x16 at = ivec_add(ivec_load(lanes), ivec_set1((int32_t)(16 * tiles[i])));
         even[i] = noise_begin(row, at);
         odd[i] = noise_begin(row, ivec_odd(at));
     }
 #pragma GCC unroll 8
     for (size_t round = 2; round < NOISE_ROUNDS; round++) {
-#pragma GCC unroll 2
+#pragma GCC unroll 3
         for (size_t i = 0; i < n; i++) {
             noise_round(&even[i], row->keys[round]);
             noise_round(&odd[i], row->keys[round]);
         }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (size_t i = 0; i < 4 * n; i++) {
         out[i / 4].c[i % 4] = ivec_zip_even(even[i / 4].c[i % 4], odd[i / 4].c[i % 4]);
     }

@@ -10,42 +10,76 @@
 
 #include <math.h>
 
-static float rstd_of(const float *x, size_t d, float eps)
-{
-    f32x16 sum = vec_zero();
+/* Pieces whose square sums are formed side by side: each is a chain that waits for itself. */
+#define SIDE_BY_SIDE ((size_t)4)
 
-    for (size_t j = 0; j < d; j += SIMD_LANES) {
-        const f32x16 v = lanes_load(x + j, lanes_left(j, d));
-        sum = vec_fma(v, v, sum);
+SIMD_INLINE void rstd_of(const float *const x[SIDE_BY_SIDE], const size_t n, size_t d, float eps,
+                         float out[SIDE_BY_SIDE])
+{
+    f32x16 sums[SIDE_BY_SIDE];
+
+    for (size_t i = 0; i < n; i++) {
+        sums[i] = vec_zero();
     }
-    return 1.0F / sqrtf(vec_sum(sum) / (float)d + eps);
+    for (size_t j = 0; j < d; j += SIMD_LANES) {
+#pragma GCC unroll 4
+        for (size_t i = 0; i < n; i++) {
+            const f32x16 v = lanes_load(x[i] + j, lanes_left(j, d));
+            sums[i] = vec_fma(v, v, sums[i]);
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        out[i] = 1.0F / sqrtf(vec_sum(sums[i]) / (float)d + eps);
+    }
 }
 
 /* Where piece i begins in a matrix. */
 static size_t piece_at(size_t i, size_t n_heads, size_t stride, size_t d)
 {
-    return i / n_heads * stride + i % n_heads * d;
+    return n_heads == 1 ? i * stride : i / n_heads * stride + i % n_heads * d;
+}
+
+static void scale_piece(const float *x, const float *w, float r, size_t d, float *y)
+{
+    const f32x16 rstd = vec_set1(r);
+
+    for (size_t j = 0; j < d; j += SIMD_LANES) {
+        const size_t n = lanes_left(j, d);
+        const f32x16 normed = vec_mul(lanes_load(x + j, n), rstd);
+        lanes_store(y + j, vec_mul(normed, lanes_load(w + j, n)), n);
+    }
+}
+
+/* Pieces first .. first + n - 1. */
+SIMD_INLINE void norm_pieces(const struct rms_norm_args *a, size_t first, const size_t n)
+{
+    const float *x[SIDE_BY_SIDE];
+    float r[SIDE_BY_SIDE];
+
+    for (size_t i = 0; i < n; i++) {
+        x[i] = a->x + piece_at(first + i, a->n_heads, a->x_stride, a->d);
+    }
+    rstd_of(x, n, a->d, a->eps, r);
+    for (size_t i = 0; i < n; i++) {
+        float *const y = a->y + piece_at(first + i, a->n_heads, a->y_stride, a->d);
+        scale_piece(x[i], a->w, r[i], a->d, y);
+        if (a->rstd != NULL) {
+            a->rstd[first + i] = r[i];
+        }
+    }
 }
 
 static void norm_task(void *context, size_t thread_index, size_t n_threads)
 {
     const struct rms_norm_args *a = context;
-    size_t begin, end;
+    size_t i, end;
 
-    pool_share(a->n_rows * a->n_heads, thread_index, n_threads, &begin, &end);
-    for (size_t i = begin; i < end; i++) {
-        const float *x = a->x + piece_at(i, a->n_heads, a->x_stride, a->d);
-        float *y = a->y + piece_at(i, a->n_heads, a->y_stride, a->d);
-        const float r = rstd_of(x, a->d, a->eps);
-        const f32x16 rstd = vec_set1(r);
-        for (size_t j = 0; j < a->d; j += SIMD_LANES) {
-            const size_t n = lanes_left(j, a->d);
-            const f32x16 normed = vec_mul(lanes_load(x + j, n), rstd);
-            lanes_store(y + j, vec_mul(normed, lanes_load(a->w + j, n)), n);
-        }
-        if (a->rstd != NULL) {
-            a->rstd[i] = r;
-        }
+    pool_share(a->n_rows * a->n_heads, thread_index, n_threads, &i, &end);
+    for (; i + SIDE_BY_SIDE <= end; i += SIDE_BY_SIDE) {
+        norm_pieces(a, i, SIDE_BY_SIDE);
+    }
+    for (; i < end; i++) {
+        norm_pieces(a, i, 1);
     }
 }
 

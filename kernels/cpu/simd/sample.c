@@ -7,14 +7,20 @@
 #include "kernels/cpu/simd/philox.h"
 
 #define TILE_VECTORS (NOISE_TILE / SIMD_LANES)
-#define STEP_TILES_MAX ((size_t)2)
-#define STEP_VECTORS_MAX (STEP_TILES_MAX * TILE_VECTORS)
+#define BLOCK_TILES ((size_t)12) /* exponentials of 3 KB stay in the first cache */
 
 struct race {
     f32x16 best;
     i32x16 ids;
     struct noise_key key;
     float bar; /* a little less than the best of all lanes; 0 where that is too small to scale */
+};
+
+/* Some tiles of a row, and which of them may change the race. */
+struct block {
+    float e[BLOCK_TILES * NOISE_TILE]; /* 0: not kept; it cannot win: a row's largest is kept */
+    size_t open[BLOCK_TILES + NOISE_TILES_MAX];
+    size_t n_open;
 };
 
 struct sample_call {
@@ -25,121 +31,120 @@ struct sample_call {
 #define BAR_SHARE 0.999F
 #define BAR_MIN 0x1p-60F
 
-/* What is known of some tiles of a row. */
-struct step {
-    f32x16 e[STEP_VECTORS_MAX]; /* 0: not kept; it cannot win, since the largest of a row is kept */
-    mask16 kept[STEP_VECTORS_MAX];
-    struct noise_words words[STEP_TILES_MAX];
-};
-
-static void race_enter(struct race *race, size_t first, const struct step *step, size_t n_tiles)
+/* A bound for scores that is compared with near_limit(bar). Since -log n >= 1 - n, a score is at
+ * most e / (1 - n), and 1 - n > 1 - 2^-22 - 2^-23 b, b the word's upper 23 bits: what is left of
+ * bar and of 2^-22 covers every rounding. */
+SIMD_INLINE f32x16 score_reach(f32x16 e, i32x16 word, float bar)
 {
-    for (size_t i = 0; i < n_tiles * TILE_VECTORS; i++) {
-        const i32x16 words = step->words[i / TILE_VECTORS].c[i % TILE_VECTORS];
-        const f32x16 time = vec_neg(vec_log(noise_uniform(words)));
-        const f32x16 score = vec_div(step->e[i], time);
+    return vec_fma(ivec_to_float(ivec_shift_right(word, 9)), vec_set1(0x1p-23F * bar), e);
+}
+
+SIMD_INLINE f32x16 near_limit(float bar)
+{
+    return vec_set1((1.0F - 0x1p-22F) * bar);
+}
+
+/* first: the token of e[0] and word. */
+static void race_enter(struct race *race, size_t first, const float *e,
+                       const struct noise_words *words)
+{
+    for (size_t i = 0; i < TILE_VECTORS; i++) {
+        const f32x16 weight = vec_load(e + i * SIMD_LANES);
+        const f32x16 reach = score_reach(weight, words->c[i], race->bar);
+        if (mask_bits(vec_le(near_limit(race->bar), reach)) == 0) {
+            continue;
+        }
+        const f32x16 time = vec_neg(vec_log(noise_uniform(words->c[i])));
+        const f32x16 score = vec_div(weight, time);
         const mask16 leads = vec_lt(race->best, score);
         race->best = vec_select(leads, score, race->best);
         race->ids = ivec_select(leads, lane_ids(first + i * SIMD_LANES), race->ids);
+        const float bar = BAR_SHARE * vec_hmax(race->best);
+        race->bar = bar > BAR_MIN ? bar : 0.0F;
     }
-    const float bar = BAR_SHARE * vec_hmax(race->best);
-    race->bar = bar > BAR_MIN ? bar : 0.0F;
 }
 
-/* Largest of all lanes' at least want? n is 4 or 8. */
-SIMD_INLINE bool any_reaches(f32x16 *x, size_t n, float want)
+/* NOISE_TILES_MAX open tiles of a block whose first token is `first`. */
+static void race_tiles(struct race *race, const struct block *block, size_t first,
+                       const size_t *open)
 {
+    struct noise_words words[NOISE_TILES_MAX];
+    size_t tiles[NOISE_TILES_MAX];
+    f32x16 most = vec_zero();
+
 #pragma GCC unroll 3
-    for (; n > 1; n /= 2) {
+    for (size_t i = 0; i < NOISE_TILES_MAX; i++) {
+        tiles[i] = first / NOISE_TILE + open[i];
+    }
+    noise_tiles(&race->key, tiles, NOISE_TILES_MAX, words);
+#pragma GCC unroll 12
+    for (size_t i = 0; i < NOISE_TILES_MAX * TILE_VECTORS; i++) {
+        const float *const e = block->e + open[i / TILE_VECTORS] * NOISE_TILE;
+        const f32x16 weight = vec_load(e + i % TILE_VECTORS * SIMD_LANES);
+        const i32x16 word = words[i / TILE_VECTORS].c[i % TILE_VECTORS];
+        most = vec_max(score_reach(weight, word, race->bar), most);
+    }
+    if (mask_bits(vec_le(near_limit(race->bar), most)) == 0) {
+        return;
+    }
+    for (size_t i = 0; i < NOISE_TILES_MAX; i++) {
+        race_enter(race, first + open[i] * NOISE_TILE, block->e + open[i] * NOISE_TILE, &words[i]);
+    }
+}
+
+/* Exponentials of tokens first .. first + n - 1 of a tile, written to e and added to sum. False: no
+ * score of theirs reaches the bar even with the largest noise there is, -1 / log(1 - 2^-24).
+ * is_filtered is d's, for the compiler. */
+SIMD_INLINE bool tile_weigh(const struct distribution *d, size_t first, const size_t n,
+                            const bool is_filtered, float bar, float *e, f32x16 *sum)
+{
+    mask16 kept[TILE_VECTORS], any = mask_first(is_filtered ? 0 : SIMD_LANES);
+    f32x16 x[TILE_VECTORS];
+
 #pragma GCC unroll 4
-        for (size_t i = 0; i < n / 2; i++) {
-            x[i] = vec_max(x[i], x[i + n / 2]);
-        }
-    }
-    return mask_bits(vec_le(vec_set1(want), x[0])) != 0;
-}
-
-/* Whether a score may reach the bar with the largest noise there is, -1 / log(1 - 2^-24). */
-SIMD_INLINE bool step_is_open(const struct step *step, size_t n_vectors, float bar)
-{
-    f32x16 e[STEP_VECTORS_MAX];
-
-#pragma GCC unroll 8
-    for (size_t i = 0; i < n_vectors; i++) {
-        e[i] = step->e[i];
-    }
-    return any_reaches(e, n_vectors, 0x1p-25F * bar);
-}
-
-/* Whether a score may reach the bar. Since -log n >= 1 - n, a score is at most e / (1 - n), and
- * 1 - n > 1 - 2^-22 - 2^-23 b, b the word's upper 23 bits: what is left of bar and of 2^-22 covers
- * every rounding. */
-SIMD_INLINE bool step_is_near(const struct step *step, size_t n_vectors, float bar)
-{
-    const f32x16 slope = vec_set1(0x1p-23F * bar);
-    f32x16 reach[STEP_VECTORS_MAX];
-
-#pragma GCC unroll 8
-    for (size_t i = 0; i < n_vectors; i++) {
-        const i32x16 words = step->words[i / TILE_VECTORS].c[i % TILE_VECTORS];
-        reach[i] = vec_fma(ivec_to_float(ivec_shift_right(words, 9)), slope, step->e[i]);
-    }
-    return any_reaches(reach, n_vectors, (1.0F - 0x1p-22F) * bar);
-}
-
-/* u and what is kept of tokens first .. first + n - 1. False: nothing is. */
-SIMD_INLINE bool step_look(struct step *step, const struct distribution *d, size_t first, size_t n,
-                           size_t n_vectors, bool is_filtered)
-{
-    mask16 any = mask_first(is_filtered ? 0 : SIMD_LANES);
-
-#pragma GCC unroll 8
-    for (size_t i = 0; i < n_vectors; i++) {
+    for (size_t i = 0; i < TILE_VECTORS; i++) {
         const size_t at = i * SIMD_LANES, left = at < n ? lanes_left(at, n) : 0;
-        step->e[i] = left > 0 ? distribution_u(d, first + at, left) : vec_zero();
-        step->kept[i] = mask_first(left);
-        if (is_filtered) {
-            step->kept[i] = distribution_kept(d, first + at, left, step->e[i]);
-            any = mask_or(any, step->kept[i]);
-        }
+        const f32x16 u = left > 0 ? distribution_u(d, first + at, left) : vec_zero();
+        kept[i] = is_filtered ? distribution_kept(d, first + at, left, u) : mask_first(left);
+        any = is_filtered ? mask_or(any, kept[i]) : any;
+        x[i] = vec_sub(u, vec_set1(d->max));
     }
-    return mask_bits(any) != 0;
+    if (is_filtered && mask_bits(any) == 0) {
+        return false;
+    }
+    vec_exp_all(x, TILE_VECTORS);
+#pragma GCC unroll 4
+    for (size_t i = 0; i < TILE_VECTORS; i++) {
+        x[i] = vec_select(kept[i], x[i], vec_zero());
+        *sum = vec_add(*sum, x[i]);
+        vec_store(e + i * SIMD_LANES, x[i]);
+    }
+    const f32x16 most = vec_max(vec_max(x[0], x[1]), vec_max(x[2], x[3]));
+    return mask_bits(vec_le(vec_set1(0x1p-25F * bar), most)) != 0;
 }
 
-/* u become exponentials, and are added to sum. */
-SIMD_INLINE void step_weigh(struct step *step, const struct distribution *d, size_t n_vectors,
-                            f32x16 *sum)
-{
-#pragma GCC unroll 8
-    for (size_t i = 0; i < n_vectors; i++) {
-        step->e[i] = vec_sub(step->e[i], vec_set1(d->max));
-    }
-    vec_exp_all(step->e, n_vectors);
-#pragma GCC unroll 8
-    for (size_t i = 0; i < n_vectors; i++) {
-        step->e[i] = vec_select(step->kept[i], step->e[i], vec_zero());
-        *sum = vec_add(*sum, step->e[i]);
-    }
-}
-
-/* Tokens first .. first + n - 1 of a row, in n_tiles tiles; is_filtered is d's, for the compiler.
+/* Tokens first .. first + n - 1 of a row: first all exponentials, then the noise of what is open.
  */
-SIMD_INLINE void race_step(struct race *race, const struct distribution *d, size_t first, size_t n,
-                           size_t n_tiles, bool is_filtered, f32x16 *sum)
+SIMD_INLINE void race_block(struct race *race, const struct distribution *d, size_t first, size_t n,
+                            const bool is_filtered, f32x16 *sum)
 {
-    const size_t n_vectors = n_tiles * TILE_VECTORS;
-    struct step step;
+    struct block block;
 
-    if (!step_look(&step, d, first, n, n_vectors, is_filtered)) {
-        return;
+    block.n_open = 0;
+    for (size_t at = 0; at < n; at += NOISE_TILE) {
+        float *const e = block.e + at;
+        const bool is_open =
+            n - at >= NOISE_TILE
+                ? tile_weigh(d, first + at, NOISE_TILE, is_filtered, race->bar, e, sum)
+                : tile_weigh(d, first + at, n - at, is_filtered, race->bar, e, sum);
+        block.open[block.n_open] = at / NOISE_TILE;
+        block.n_open += is_open ? 1 : 0;
     }
-    step_weigh(&step, d, n_vectors, sum);
-    if (!step_is_open(&step, n_vectors, race->bar)) {
-        return;
-    }
-    noise_tiles(&race->key, first / NOISE_TILE, n_tiles, step.words);
-    if (step_is_near(&step, n_vectors, race->bar)) {
-        race_enter(race, first, &step, n_tiles);
+    for (size_t i = 0; i < block.n_open; i += NOISE_TILES_MAX) {
+        for (; block.n_open % NOISE_TILES_MAX != 0; block.n_open++) { /* twice changes nothing */
+            block.open[block.n_open] = block.open[i];
+        }
+        race_tiles(race, &block, first, block.open + i);
     }
 }
 
@@ -160,18 +165,15 @@ static int32_t race_winner(const struct race *race)
 }
 
 /* The winner, and what is left to do of d. */
-SIMD_INLINE int32_t race_run(struct distribution *d, const struct noise_key *key, size_t n_tiles,
-                             bool is_filtered)
+SIMD_INLINE int32_t race_run(struct distribution *d, const struct noise_key *key,
+                             const bool is_filtered)
 {
-    const size_t whole = d->vocab - d->vocab % (n_tiles * NOISE_TILE);
     struct race race = {.best = vec_set1(-1.0F), .ids = ivec_set1(0), .key = *key, .bar = 0.0F};
     f32x16 sum = vec_zero();
 
-    for (size_t first = 0; first < whole; first += n_tiles * NOISE_TILE) {
-        race_step(&race, d, first, n_tiles * NOISE_TILE, n_tiles, is_filtered, &sum);
-    }
-    for (size_t first = whole; first < d->vocab; first += NOISE_TILE) {
-        race_step(&race, d, first, d->vocab - first, 1, is_filtered, &sum);
+    for (size_t first = 0; first < d->vocab; first += BLOCK_TILES * NOISE_TILE) {
+        const size_t left = d->vocab - first, most = BLOCK_TILES * NOISE_TILE;
+        race_block(&race, d, first, left < most ? left : most, is_filtered, &sum);
     }
     ISA(distribution_close)(d, vec_sum(sum));
     return race_winner(&race);
@@ -181,10 +183,10 @@ static int32_t draw(struct distribution *d, const struct sample_row *row)
 {
     const struct noise_key key = noise_key_make(row->seed, row->group, row->sample, row->position);
 
-    if (d->is_filtered) { /* most tiles may have no token left */
-        return race_run(d, &key, 1, true);
+    if (d->is_filtered) {
+        return race_run(d, &key, true);
     }
-    return race_run(d, &key, STEP_TILES_MAX, false);
+    return race_run(d, &key, false);
 }
 
 static bool sample_row(const float *logits, size_t vocab, const struct sample_row *row,
