@@ -2,6 +2,9 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/simd/cpu_ops.h"
 
+#include <math.h>
+#include <string.h>
+
 #define SUM_BLOCK ((size_t)4096)
 
 /* Elements [*begin, *end) of n for one thread, cut at whole vectors. */
@@ -136,6 +139,10 @@ static void fill_task(void *context, size_t thread_index, size_t n_threads)
     size_t i = 0;
     size_t end = 0;
     vector_share(task->n, thread_index, n_threads, &i, &end);
+    if (i < end && task->value == 0.0F && !signbit(task->value)) {
+        memset(task->x + i, 0, (end - i) * sizeof(float)); /* reads no line before writing it */
+        return;
+    }
     for (; i < end; i++) {
         task->x[i] = task->value;
     }

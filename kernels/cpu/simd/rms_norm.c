@@ -130,22 +130,52 @@ static void backward_rows_task(void *context, size_t thread_index, size_t n_thre
     }
 }
 
+/* Vectors of the weight's gradient that stay in registers while all rows pass. */
+#define WEIGHT_VECTORS ((size_t)8)
+/* Rows ahead that are asked for: another thread may have written them. */
+#define ROWS_AHEAD ((size_t)8)
+
+/* Columns column .. of `vectors` vectors, the last of `lanes` lanes. */
+SIMD_INLINE void backward_columns(const struct rms_norm_backward_args *a, size_t column,
+                                  const size_t vectors, size_t lanes)
+{
+    f32x16 dw[WEIGHT_VECTORS];
+    const size_t n = a->n_rows * a->n_heads;
+
+#pragma GCC unroll 8
+    for (size_t v = 0; v < vectors; v++) {
+        dw[v] = lanes_load(a->dw + column + v * SIMD_LANES, v + 1 < vectors ? SIMD_LANES : lanes);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const float *x = a->x + piece_at(i, a->n_heads, a->x_stride, a->d) + column;
+        const float *dy = a->dy + piece_at(i, a->n_heads, a->dy_stride, a->d) + column;
+        const f32x16 rstd = vec_set1(a->rstd[i]);
+#pragma GCC unroll 8
+        for (size_t v = 0; v < vectors; v++) {
+            const size_t left = v + 1 < vectors ? SIMD_LANES : lanes;
+            const f32x16 normed = vec_mul(lanes_load(x + v * SIMD_LANES, left), rstd);
+            dw[v] = vec_fma(lanes_load(dy + v * SIMD_LANES, left), normed, dw[v]);
+            __builtin_prefetch(x + ROWS_AHEAD * a->x_stride + v * SIMD_LANES, 0, 3);
+            __builtin_prefetch(dy + ROWS_AHEAD * a->dy_stride + v * SIMD_LANES, 0, 3);
+        }
+    }
+#pragma GCC unroll 8
+    for (size_t v = 0; v < vectors; v++) {
+        lanes_store(a->dw + column + v * SIMD_LANES, dw[v], v + 1 < vectors ? SIMD_LANES : lanes);
+    }
+}
+
 static void backward_weight_task(void *context, size_t thread_index, size_t n_threads)
 {
     const struct rms_norm_backward_args *a = context;
-    size_t begin, end;
+    size_t column, end;
 
-    lanes_share(a->d, thread_index, n_threads, &begin, &end);
-    for (size_t i = 0; i < a->n_rows * a->n_heads; i++) {
-        const float *x = a->x + piece_at(i, a->n_heads, a->x_stride, a->d);
-        const float *dy = a->dy + piece_at(i, a->n_heads, a->dy_stride, a->d);
-        const f32x16 rstd = vec_set1(a->rstd[i]);
-        for (size_t j = begin; j < end; j += SIMD_LANES) {
-            const size_t n = lanes_left(j, end);
-            const f32x16 normed = vec_mul(lanes_load(x + j, n), rstd);
-            const f32x16 dw = lanes_load(a->dw + j, n);
-            lanes_store(a->dw + j, vec_fma(lanes_load(dy + j, n), normed, dw), n);
-        }
+    lanes_share(a->d, thread_index, n_threads, &column, &end);
+    for (; column + WEIGHT_VECTORS * SIMD_LANES <= end; column += WEIGHT_VECTORS * SIMD_LANES) {
+        backward_columns(a, column, WEIGHT_VECTORS, SIMD_LANES);
+    }
+    for (; column < end; column += SIMD_LANES) {
+        backward_columns(a, column, 1, lanes_left(column, end));
     }
 }
 
