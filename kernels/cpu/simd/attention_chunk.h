@@ -241,22 +241,17 @@ static inline bool has_words(const struct kv_pages *pages, const struct chunk *c
     return pages->precision == PRECISION_BF16 && c->picked == NULL && part->at % 2 == 0;
 }
 
-/* A step of keys of a part, up to KV_STEP_TOKENS, as bfloat16: rows `stride` words apart. */
-static inline void expand_step(const struct kv_pages *pages, const struct chunk *c,
-                               const struct key_part *part, float *to, size_t stride)
+/* One run of a part's keys as bfloat16, rows of `to` twice `stride` halves apart. */
+static inline void expand_keys(const struct kv_pages *pages, const struct chunk *c,
+                               const struct key_part *part, const struct code_run *run,
+                               uint16_t *to, size_t stride)
 {
-    const size_t end = part->at + part->width;
-    const float *step = entry_of(pages, c->span, part_token(c, part, 0));
-    struct code_run run;
+    const size_t entry_bytes = pages->entry_stride * sizeof(float), n_keys = part->n;
+    const size_t step = c->picked == NULL ? KV_STEP_TOKENS : 1;
 
-    for (size_t at = part->at; at < end; at += run.n) {
-        run = page_run_at(pages, at, end);
-        for (size_t k = 0; k < part->n; k++) {
-            const float *entry = c->picked == NULL
-                                     ? step + k * pages->entry_stride
-                                     : entry_of(pages, c->span, part_token(c, part, k));
-            expand_run(&run, entry, halves_at(to + k * stride) + (at - part->at));
-        }
+    for (size_t k = 0; k < n_keys; k += step) {
+        expand_run(*run, entry_of(pages, c->span, part_token(c, part, k)), entry_bytes,
+                   smaller(n_keys - k, step), to + 2 * k * stride, 2 * stride);
     }
 }
 
@@ -266,18 +261,20 @@ static inline void locate_words(const struct kv_pages *pages, const struct chunk
                                 const struct key_part *part, float *gathered, struct key_rows *out)
 {
     const struct key_part words = {part->first, part->n, part->at / 2, (part->width + 1) / 2};
+    const size_t end = part->at + part->width;
+    struct code_run run;
 
     if (has_words(pages, c, part)) {
         locate_seen_keys(pages, c, &words, out);
         return;
     }
     out->stride = words.width;
+    for (size_t at = part->at; at < end; at += run.n) {
+        run = page_run_at(pages, at, end);
+        expand_keys(pages, c, part, &run, halves_at(gathered) + (at - part->at), words.width);
+    }
     for (size_t k = 0; k < part->n; k += KV_STEP_TOKENS) {
-        const struct key_part step = {part->first + k, smaller(part->n - k, KV_STEP_TOKENS),
-                                      part->at, part->width};
-
         out->steps[k / KV_STEP_TOKENS] = gathered + k * words.width;
-        expand_step(pages, c, &step, gathered + k * words.width, words.width);
     }
 }
 

@@ -77,7 +77,7 @@ static void locate_step(struct key_fetch *fetch)
     const size_t at =
         fetch->chunk.kv_head * a->kv_head_stride + (fetch->is_in_values ? a->value_at : 0);
 
-    fetch->at = entry_of(&a->pages, fetch->chunk.span, fetch->token) + fetch_words_of(a, at);
+    fetch->at = entry_of(&a->pages, fetch->chunk.span, fetch->token) + fetch_words_before(a, at);
     fetch->n_rows = KV_STEP_TOKENS;
     fetch->row_lines = fetch->is_in_values ? fetch_value_lines(a) : fetch_key_lines(a);
     fetch->stride = a->pages.entry_stride;

@@ -46,28 +46,33 @@ void ISA(fetch_begin)(struct key_fetch *fetch, const struct chunk_list *list);
 /* The step is behind: goes to the next one. */
 void ISA(fetch_go_on)(struct key_fetch *fetch);
 
-/* Words of n values, of FP8 pages coded ones. */
-static inline size_t fetch_words_of(const struct attention_args *a, size_t n)
+/* Words of an entry in front of value `at`. */
+static inline size_t fetch_words_before(const struct attention_args *a, size_t at)
 {
-    return a->pages.precision == PRECISION_F32    ? n
-           : a->pages.precision == PRECISION_BF16 ? n / 2
-                                                  : n / 4;
+    return part_bytes(&a->pages, at, 1).first / sizeof(float);
 }
 
-/* Lines of a key, and of a value that is none of its parts. An only KV head's entry of FP8 is not
- * coded as a whole. */
+/* Lines of `width` values from `at` on. A KV head's part of an FP8 entry begins at any byte of a
+ * line; whole entries do so too, but their neighbours are read next. */
+static inline size_t fetch_lines_of(const struct attention_args *a, size_t at, size_t width)
+{
+    const size_t line = SIMD_LANES * sizeof(float);
+    const struct entry_bytes part = part_bytes(&a->pages, at, width);
+    const size_t n = part.end - part.first;
+    const bool is_apart = a->pages.precision == PRECISION_FP8 && !values_are_in_keys(a);
+
+    return is_apart ? (n + line - 2) / line + 1 : (n + line - 1) / line;
+}
+
+/* Lines of a key, and of a value that is none of its parts. */
 static inline size_t fetch_key_lines(const struct attention_args *a)
 {
-    const size_t n_words = a->n_kv_heads == 1 && values_are_in_keys(a)
-                               ? kv_entry_words(&a->pages, key_width(a))
-                               : fetch_words_of(a, key_width(a));
-
-    return whole_lanes(n_words) / SIMD_LANES;
+    return fetch_lines_of(a, 0, key_width(a));
 }
 
 static inline size_t fetch_value_lines(const struct attention_args *a)
 {
-    return whole_lanes(fetch_words_of(a, a->value_dim)) / SIMD_LANES;
+    return fetch_lines_of(a, a->value_at, a->value_dim);
 }
 
 /* Lines of a step of keys and their values. */

@@ -96,25 +96,40 @@ SIMD_INLINE f32x16 coded_values(i32x16 codes, uint8_t scale)
 }
 
 #ifdef __AVX512BF16__
-/* 64 codes, quarters in the order that makes the halves of the result adjacent. A power of two is
- * added to the exponents of what is not zero. */
+/* High bytes of the codes' values as bfloat16 times 2^120, which has room for every code's exponent
+ * and its scale's: a saturating subtraction from them leaves zeros what they are. */
+static const uint8_t code_high[128] __attribute__((aligned(64))) = {
+    0x00, 0x77, 0x77, 0x77, 0x78, 0x78, 0x78, 0x78, 0x78, 0x78, 0x78, 0x78, 0x78, 0x78, 0x78, 0x78,
+    0x79, 0x79, 0x79, 0x79, 0x79, 0x79, 0x79, 0x79, 0x79, 0x79, 0x79, 0x79, 0x79, 0x79, 0x79, 0x79,
+    0x7a, 0x7a, 0x7a, 0x7a, 0x7a, 0x7a, 0x7a, 0x7a, 0x7a, 0x7a, 0x7a, 0x7a, 0x7a, 0x7a, 0x7a, 0x7a,
+    0x7b, 0x7b, 0x7b, 0x7b, 0x7b, 0x7b, 0x7b, 0x7b, 0x7b, 0x7b, 0x7b, 0x7b, 0x7b, 0x7b, 0x7b, 0x7b,
+    0x7c, 0x7c, 0x7c, 0x7c, 0x7c, 0x7c, 0x7c, 0x7c, 0x7c, 0x7c, 0x7c, 0x7c, 0x7c, 0x7c, 0x7c, 0x7c,
+    0x7d, 0x7d, 0x7d, 0x7d, 0x7d, 0x7d, 0x7d, 0x7d, 0x7d, 0x7d, 0x7d, 0x7d, 0x7d, 0x7d, 0x7d, 0x7d,
+    0x7e, 0x7e, 0x7e, 0x7e, 0x7e, 0x7e, 0x7e, 0x7e, 0x7e, 0x7e, 0x7e, 0x7e, 0x7e, 0x7e, 0x7e, 0x7e,
+    0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f,
+};
+
+/* 64 codes: quarters are put in the order that makes the halves of the result adjacent. */
 SIMD_INLINE void expand_64(__m512i codes, uint8_t scale, __m512i *first, __m512i *second)
 {
     const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
-    const __m512i power = _mm512_set1_epi16((int16_t)((scale - 127) * 128));
-    pair16 low, high;
+    const __m512i in_order = _mm512_permutexvar_epi64(order, codes);
+    const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(e4m3_low), in_order,
+                                                 _mm512_load_si512(e4m3_low + 64));
+    const __m512i magnitude = _mm512_permutex2var_epi8(_mm512_load_si512(code_high), in_order,
+                                                       _mm512_load_si512(code_high + 64));
+    const __m512i high =
+        _mm512_ternarylogic_epi32(magnitude, in_order, _mm512_set1_epi8(INT8_MIN), 0xF8);
+    const __m512i power = _mm512_set1_epi16((int16_t)((120 + 127 - scale) * 128));
 
-    pairs_decode_codes(_mm512_permutexvar_epi64(order, codes), &low, &high);
-    *first = _mm512_mask_add_epi16((__m512i)low, _mm512_test_epi16_mask((__m512i)low, (__m512i)low),
-                                   (__m512i)low, power);
-    *second = _mm512_mask_add_epi16(
-        (__m512i)high, _mm512_test_epi16_mask((__m512i)high, (__m512i)high), (__m512i)high, power);
+    *first = _mm512_subs_epu16(_mm512_unpacklo_epi8(low, high), power);
+    *second = _mm512_subs_epu16(_mm512_unpackhi_epi8(low, high), power);
 }
 
 /* The first n of 64 values. */
 SIMD_INLINE void expand_some(const uint8_t *codes, size_t n, uint8_t scale, uint16_t *to)
 {
-    const uint64_t mask = n == 64 ? UINT64_MAX : (UINT64_C(1) << n) - 1;
+    const uint64_t mask = (UINT64_C(1) << n) - 1;
     __m512i first, second;
 
     expand_64(_mm512_maskz_loadu_epi8(mask, codes), scale, &first, &second);
@@ -226,19 +241,32 @@ SIMD_INLINE f32x16 code_run_load(const struct code_run *run, const void *entry, 
                          : halves_load(halves + j, n);
 }
 
-/* A run of the entry as bfloat16. */
-SIMD_INLINE void expand_run(const struct code_run *run, const void *entry, uint16_t *to)
+/* The values of a tile's codes under any scale as bfloat16. */
+SIMD_INLINE void expand_tile(const uint8_t *codes, size_t n, uint8_t scale, uint16_t *to)
 {
-    const uint8_t *bytes = entry;
-
-    if (!run->is_coded) {
-        halves_copy(bytes + run->at, run->n, to);
-    } else if (bytes[run->scale_at] == SCALE_NAN) {
-        for (size_t j = 0; j < run->n; j++) {
+    if (__builtin_expect(scale == SCALE_NAN, 0)) {
+        for (size_t j = 0; j < n; j++) {
             to[j] = NAN_BITS >> 16;
         }
-    } else {
-        expand_codes(bytes + run->at, run->n, bytes[run->scale_at], to);
+        return;
+    }
+    expand_codes(codes, n, scale, to);
+}
+
+/* A run as bfloat16, of n entries that lie entry_bytes apart, to rows of to_stride halves. */
+SIMD_INLINE void expand_run(struct code_run run, const void *entries, size_t entry_bytes, size_t n,
+                            uint16_t *to, size_t to_stride)
+{
+    const uint8_t *entry = entries;
+
+    if (!run.is_coded) {
+        for (size_t k = 0; k < n; k++) {
+            halves_copy(entry + k * entry_bytes + run.at, run.n, to + k * to_stride);
+        }
+        return;
+    }
+    for (size_t k = 0; k < n; k++, entry += entry_bytes) {
+        expand_tile(entry + run.at, run.n, entry[run.scale_at], to + k * to_stride);
     }
 }
 

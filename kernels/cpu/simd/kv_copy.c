@@ -65,14 +65,14 @@ static void store_tile(const struct piece *piece, const float *row)
 {
     const size_t n = piece->run.n;
     uint8_t *const bytes = piece->entry;
-    uint8_t tile[FP8_BLOCK + 1]; /* codes, and behind them their scale */
+    uint8_t codes[FP8_BLOCK];
 
     if (piece->run.is_coded) {
         bytes[piece->run.scale_at] = code_tile(row, n, bytes + piece->run.at);
         return;
     }
-    tile[n] = code_tile(row, n, tile);
-    expand_run(&(struct code_run){.scale_at = n, .n = n, .is_coded = true}, tile, halves_of(piece));
+    const uint8_t scale = code_tile(row, n, codes);
+    expand_tile(codes, n, scale, halves_of(piece));
 }
 
 static void load_piece(const struct piece *piece, float *row, bool accumulate)

@@ -157,9 +157,9 @@ static const uint8_t e4m3_high[128] __attribute__((aligned(64))) = {
     0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x43, 0x7f,
 };
 
-/* Values of 64 codes: of those of the first half of each quarter, and of the others. */
-SIMD_INLINE void pairs_decode_codes(__m512i codes, pair16 *first, pair16 *second)
+SIMD_INLINE void pairs_decode(const float *words, pair16 *first, pair16 *second)
 {
+    const __m512i codes = _mm512_loadu_si512(words);
     const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(e4m3_low), codes,
                                                  _mm512_load_si512(e4m3_low + 64));
     const __m512i magnitude = _mm512_permutex2var_epi8(_mm512_load_si512(e4m3_high), codes,
@@ -168,11 +168,6 @@ SIMD_INLINE void pairs_decode_codes(__m512i codes, pair16 *first, pair16 *second
         _mm512_ternarylogic_epi32(magnitude, codes, _mm512_set1_epi8(INT8_MIN), 0xF8);
     *first = (pair16)_mm512_unpacklo_epi8(low, high);
     *second = (pair16)_mm512_unpackhi_epi8(low, high);
-}
-
-SIMD_INLINE void pairs_decode(const float *words, pair16 *first, pair16 *second)
-{
-    pairs_decode_codes(_mm512_loadu_si512(words), first, second);
 }
 #else
 #define PAIR_WORDS ((size_t)2)
