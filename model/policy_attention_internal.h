@@ -30,6 +30,11 @@ struct policy_attention {
                             const struct policy_block_rows *rows);
 };
 const struct policy_attention *policy_attention_of(const struct policy *policy);
+/* Columns `at` .. (a panel border) of the joint projection: normed_in -> project. next: as in
+ * gemm_args. */
+MUST_CHECK enum status policy_project(struct policy *policy, const struct policy_layer *layer,
+                                      const struct policy_activations *a, size_t n_rows, size_t at,
+                                      const float *next);
 
 void policy_mla_sizes(const struct model_config *config, struct policy_sizes *s);
 void policy_mla_find(const struct policy *policy, size_t index, struct policy_layer *layer);

@@ -39,6 +39,13 @@ MUST_CHECK enum status policy_inputs_backward(struct policy *policy,
 MUST_CHECK enum status policy_linear_backward(struct policy *policy,
                                               const struct policy_linear_gradient *linear);
 
+/* d_project -> d_normed, with the gradients of the joint projection's weights (policy_project.c).
+ */
+MUST_CHECK enum status policy_project_backward(struct policy *policy,
+                                               const struct policy_activations *a,
+                                               const struct policy_linear_part *parts,
+                                               size_t n_parts, size_t n_rows);
+
 /* Through a norm (its weight at offset `norm`, rstd of its rows x (n_rows, d)) that a half of a
  * layer begins with: d_normed is added to d_h. */
 MUST_CHECK enum status policy_residual_backward(struct policy *policy, size_t norm, const float *x,

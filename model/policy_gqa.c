@@ -30,18 +30,7 @@ static enum status project_from(struct policy *policy, const struct policy_layer
 {
     const struct policy_sizes *s = &policy->sizes;
 
-    TRY(policy->backend->ops->gemm(
-        policy->backend,
-        &(struct gemm_args){.x = a->normed_in,
-                            .x_stride = s->d_stride,
-                            .w = layer->w_project + packed_words(policy_linear(policy), s->d, at),
-                            .precision = policy_linear(policy),
-                            .bias = layer->project_bias == NULL ? NULL : layer->project_bias + at,
-                            .y = a->project + at,
-                            .y_stride = s->project_stride,
-                            .n_rows = n_rows,
-                            .n_in = s->d,
-                            .n_out = s->project - at}));
+    TRY(policy_project(policy, layer, a, n_rows, at, NULL));
     if (!s->has_own_q) {
         return STATUS_OK;
     }

@@ -43,33 +43,16 @@ static enum status norm_backward(struct policy *policy, const struct policy_acti
                                                           .n_heads = n_heads});
 }
 
-/* d_project -> d_normed, with the gradients of the three projections. */
-static enum status project_backward(struct policy *policy, const struct policy_layer *layer,
-                                    const struct policy_activations *a, size_t n_rows)
-{
-    const struct policy_sizes *s = &policy->sizes;
-
-    return policy_linear_backward(
-        policy,
-        &(struct policy_linear_gradient){.parts = {{layer->q, layer->q_bias, s->q_dim, 0},
-                                                   {layer->k, layer->k_bias, s->kv_half, s->kv_at},
-                                                   {layer->v, layer->v_bias, s->kv_half, s->v_at}},
-                                         .n_parts = 3,
-                                         .n_in = s->d,
-                                         .dy = policy->grad.d_project,
-                                         .dy_stride = s->project_stride,
-                                         .x = a->normed_in,
-                                         .x_stride = s->d_stride,
-                                         .dx = policy->grad.d_normed,
-                                         .dx_stride = s->d_stride,
-                                         .n_rows = n_rows});
-}
-
 enum status policy_gqa_backward(struct policy *policy, const struct policy_layer *layer,
                                 const struct policy_activations *a,
                                 const struct policy_block_rows *rows)
 {
     const struct policy_sizes *s = &policy->sizes;
+    const struct policy_linear_part parts[] = {
+        {layer->q, layer->q_bias, s->q_dim, 0},
+        {layer->k, layer->k_bias, s->kv_half, s->kv_at},
+        {layer->v, layer->v_bias, s->kv_half, s->v_at},
+    };
 
     TRY(scores_backward(policy, a, rows));
     TRY(policy_gqa_rotate(policy, policy->grad.d_q, rows, true));
@@ -78,5 +61,5 @@ enum status policy_gqa_backward(struct policy *policy, const struct policy_layer
         TRY(norm_backward(policy, a, s->kv_at, layer->k_norm, s->kv_heads, a->rstd_kv,
                           rows->n_rows));
     }
-    return project_backward(policy, layer, a, rows->n_rows);
+    return policy_project_backward(policy, a, parts, 3, rows->n_rows);
 }

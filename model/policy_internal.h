@@ -13,7 +13,7 @@
  *   policy_recompute.c  activations made again            policy_receive.c weights that come
  *   policy_rehearse.c  the memory of the backend's ops
  *   policy_linear_backward.c  linear layers and norms, backward
- *   policy_mtp_backward.c  the MTP modules, backward
+ *   policy_mtp_backward.c  the MTP modules, backward    policy_project.c  the joint projection
  *
  * Beside it: policy_attention_internal.h (the kinds of attention, the indexer),
  * policy_backward_internal.h, policy_part_internal.h (cuts), policy_plan_internal.h (packing).

@@ -10,19 +10,7 @@ static enum status project_from(struct policy *policy, const struct policy_layer
     const struct policy_sizes *s = &policy->sizes;
     const struct backend_ops *ops = policy->backend->ops;
 
-    TRY(ops->gemm(
-        policy->backend,
-        &(struct gemm_args){.x = a->normed_in,
-                            .x_stride = s->d_stride,
-                            .w = layer->w_project + packed_words(policy_linear(policy), s->d, at),
-                            .precision = policy_linear(policy),
-                            .bias = layer->project_bias == NULL ? NULL : layer->project_bias + at,
-                            .next = s->q_rank > 0 ? layer->w_q_b : layer->w_uk,
-                            .y = a->project + at,
-                            .y_stride = s->project_stride,
-                            .n_rows = n_rows,
-                            .n_in = s->d,
-                            .n_out = s->project - at}));
+    TRY(policy_project(policy, layer, a, n_rows, at, s->q_rank > 0 ? layer->w_q_b : layer->w_uk));
     return ops->rms_norm(policy->backend,
                          &(struct rms_norm_args){.x = a->project + s->kv_at,
                                                  .x_stride = s->project_stride,

@@ -156,6 +156,10 @@ static enum status project_backward(struct policy *policy, const struct policy_l
                                     const struct policy_activations *a, size_t n_rows)
 {
     const struct policy_sizes *s = &policy->sizes;
+    const struct policy_linear_part parts[] = {
+        {layer->first, layer->q_a_bias, s->first, 0},
+        {layer->kv_a, layer->kv_a_bias, s->kv_dim, s->kv_at},
+    };
 
     TRY(policy->backend->ops->rms_norm_backward(
         policy->backend,
@@ -170,19 +174,7 @@ static enum status project_backward(struct policy *policy, const struct policy_l
                                          .dw = policy->gradients + layer->kv_a_norm,
                                          .n_rows = n_rows,
                                          .d = s->kv_rank}));
-    return policy_linear_backward(
-        policy, &(struct policy_linear_gradient){
-                    .parts = {{layer->first, layer->q_a_bias, s->first, 0},
-                              {layer->kv_a, layer->kv_a_bias, s->kv_dim, s->kv_at}},
-                    .n_parts = 2,
-                    .n_in = s->d,
-                    .dy = policy->grad.d_project,
-                    .dy_stride = s->project_stride,
-                    .x = a->normed_in,
-                    .x_stride = s->d_stride,
-                    .dx = policy->grad.d_normed,
-                    .dx_stride = s->d_stride,
-                    .n_rows = n_rows});
+    return policy_project_backward(policy, a, parts, 2, n_rows);
 }
 
 enum status policy_mla_backward(struct policy *policy, const struct policy_layer *layer,
