@@ -11,7 +11,6 @@
 #include "kernels/cpu/simd/cut.h"
 
 #include <math.h>
-#include <string.h>
 
 #define N_EDGES ((size_t)8)
 #define LIST_MAX ((size_t)4096)
@@ -23,12 +22,9 @@
 #define DEPTH 20.0F
 #define DEPTH_COUNTED 100.0F
 
-typedef float narrow8 __attribute__((vector_size(32)));
-typedef double wide8 __attribute__((vector_size(64)));
-
 /* Sixteen sums in double. */
 struct wide {
-    wide8 lo, hi;
+    f64x8 lo, hi;
 };
 
 struct list {
@@ -42,8 +38,8 @@ struct narrowing {
     const struct distribution *d;
     const struct list *list; /* NULL: the row */
     bool counts;             /* mass 1 a token, else e */
-    double goal, margin;
-    double above; /* mass of what is above the list; 0 with the row */
+    double goal, margin;     /* goal below 0: not known yet */
+    double above;            /* mass of what is above the list; 0 with the row */
     float low, high;
 };
 
@@ -55,14 +51,11 @@ struct some {
 
 SIMD_INLINE void wide_add(struct wide *sums, f32x16 x)
 {
-    float lanes[SIMD_LANES];
-    narrow8 lo, hi;
+    f64x8 lo, hi;
 
-    vec_store(lanes, x);
-    memcpy(&lo, lanes, sizeof(lo));
-    memcpy(&hi, lanes + 8, sizeof(hi));
-    sums->lo += __builtin_convertvector(lo, wide8);
-    sums->hi += __builtin_convertvector(hi, wide8);
+    vec_widen(x, &lo, &hi);
+    sums->lo += lo;
+    sums->hi += hi;
 }
 
 static double wide_sum(const struct wide *sums)
@@ -98,8 +91,9 @@ SIMD_INLINE f32x16 some_mass(const struct narrowing *x, const struct some *some)
     return vec_select(some->kept, mass, vec_zero());
 }
 
-/* About the mass at or above each edge, and in double (not of counts) all of it. */
-static double weigh(const struct narrowing *x, const float edges[N_EDGES], float masses[N_EDGES])
+/* About the mass at or above each edge, and, where wants_all, all of it in double. */
+static double weigh(const struct narrowing *x, const float edges[N_EDGES], float masses[N_EDGES],
+                    bool wants_all)
 {
     const size_t n = n_tokens(x);
     struct wide all = {.lo = {0.0}, .hi = {0.0}};
@@ -119,7 +113,7 @@ static double weigh(const struct narrowing *x, const float edges[N_EDGES], float
             const mask16 is_in = vec_le(vec_set1(edges[i]), some.u);
             sums[i] = vec_add(sums[i], vec_select(is_in, mass, vec_zero()));
         }
-        if (!x->counts) {
+        if (wants_all) {
             wide_add(&all, mass);
         }
     }
@@ -236,16 +230,16 @@ static void make_edges(const struct narrowing *x, float edges[N_EDGES])
 }
 
 /* One pass over edges and one that lists. False: there is nothing to find. */
-static bool narrow(struct narrowing *x, struct cut_rule rule, struct list *list)
+static bool narrow(struct narrowing *x, float top_p, struct list *list)
 {
     float edges[N_EDGES], masses[N_EDGES];
     double above;
 
     make_edges(x, edges);
-    const double all = weigh(x, edges, masses);
-    if (x->list == NULL) {
-        x->goal = x->counts ? (double)rule.top_k : (double)rule.top_p * all;
-        x->margin = x->counts ? 0.0 : all * (double)x->d->vocab * 0x1p-50;
+    const double all = weigh(x, edges, masses, x->goal < 0.0);
+    if (x->goal < 0.0) {
+        x->goal = (double)top_p * all;
+        x->margin = all * (double)x->d->vocab * 0x1p-50;
     }
     if (!keep_eighth(x, edges, masses)) {
         return false;
@@ -263,10 +257,11 @@ bool ISA(cut_narrow)(const struct distribution *d, struct cut_rule rule, struct 
     struct narrowing x = {.d = d, .counts = rule.top_k > 0, .high = INFINITY};
 
     list.n = 0;
+    x.goal = x.counts ? (double)rule.top_k : -1.0;
     x.low = d->max - (x.counts ? DEPTH_COUNTED : DEPTH);
     x.low = x.low < d->min ? d->min : x.low;
     for (size_t stage = 0; stage < STAGES_MAX; stage++) {
-        if (!narrow(&x, rule, &list) || (x.list == NULL && stage + 1 >= ROW_STAGES_MAX)) {
+        if (!narrow(&x, rule.top_p, &list) || (x.list == NULL && stage + 1 >= ROW_STAGES_MAX)) {
             return false;
         }
         if (x.list != NULL && (list.n <= FEW || is_level(&list))) {

@@ -153,6 +153,12 @@ SIMD_INLINE f32x16 vec_select(mask16 m, f32x16 if_true, f32x16 if_false)
     return _mm512_mask_blend_ps(m, if_false, if_true);
 }
 
+SIMD_INLINE void vec_widen(f32x16 a, f64x8 *lo, f64x8 *hi)
+{
+    *lo = (f64x8)_mm512_cvtps_pd(_mm512_castps512_ps256(a));
+    *hi = (f64x8)_mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1));
+}
+
 SIMD_INLINE f32x16 vec_squeeze(f32x16 a, mask16 m)
 {
     return _mm512_maskz_compress_ps(m, a);

@@ -511,4 +511,15 @@ SIMD_INLINE f32x16 vec_squeeze(f32x16 a, mask16 m)
     return ivec_as_float(ivec_squeeze(vec_bits(a), m));
 }
 
+SIMD_INLINE void vec_widen(f32x16 a, f64x8 *lo, f64x8 *hi)
+{
+    float lanes[SIMD_LANES];
+
+    vec_store(lanes, a);
+    for (size_t j = 0; j < SIMD_LANES / 2; j++) {
+        (*lo)[j] = (double)lanes[j];
+        (*hi)[j] = (double)lanes[j + SIMD_LANES / 2];
+    }
+}
+
 #endif
