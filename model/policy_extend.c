@@ -67,7 +67,7 @@ struct kv_pages policy_cache_layer(const struct policy_cache *cache, size_t laye
 {
     const struct policy *policy = cache->policy;
     const struct policy_sizes *s = &policy->sizes;
-    struct kv_pages pages = policy_pages_form(policy, policy->options.cache);
+    struct kv_pages pages = policy_cache_form(policy);
 
     pages.data = cache->data + layer * cache->n_pages * s->page_stride;
     pages.entry_stride = s->entry_stride;

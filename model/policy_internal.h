@@ -1,19 +1,19 @@
 /* Owns what the files of the policy share: shapes, packed weights, activations, scratch.
  *
- *   policy.c         create, destroy, accessors          policy_layout.c  sizes and buffers
- *   policy_attention.c  kinds of attention: policy_mla*.c, policy_expanded.c, policy_gqa*.c
- *   policy_pack.c    packed copies of the weights         policy_block.c   one layer, forward
- *   policy_block_backward.c  one layer, backward          policy_forward.c a packed batch
- *   policy_backward.c  its gradient                       policy_mtp.c     the MTP modules
- *   policy_extend.c  cache, prefill, decode, draws        policy_trace.c   looking inside
- *   policy_batch.c   a batch's rows, pages and prefixes
- *   policy_balance.c the balance loss of routers          policy_draft.c   drafts of modules
- *   policy_part.c    a forward for each thread           policy_cut.c     where it is cut
- *   policy_indexer.c the indexer of sparse attention      policy_indexer_backward.c  its losses
- *   policy_recompute.c  activations made again            policy_receive.c weights that come
- *   policy_rehearse.c  the memory of the backend's ops
- *   policy_linear_backward.c  linear layers and norms, backward
- *   policy_mtp_backward.c  the MTP modules, backward    policy_project.c  the joint projection
+ *   policy.c            create, destroy, accessors
+ *   policy_sizes.c      widths and strides of rows, forms of entries
+ *   policy_layout.c     where all buffers lie        policy_pack.c       packed weights
+ *   policy_batch.c      rows, pages and prefixes     policy_forward.c    a packed batch
+ *   policy_block.c      one layer, forward           policy_backward.c   its gradient
+ *   policy_attention.c  kinds of attention, in policy_mla*.c, policy_expanded.c, policy_gqa*.c
+ *   policy_project.c    what all of these begin with
+ *   policy_indexer*.c   of sparse attention          policy_mtp*.c       the MTP modules
+ *   policy_block_backward.c, policy_ffn_backward.c, policy_linear_backward.c  a layer, backward
+ *   policy_balance.c    the routers' balance loss    policy_recompute.c  activations again
+ *   policy_extend.c     cache, prefill, decode       policy_draft.c      drafts of modules
+ *   policy_part.c       a forward for each thread    policy_cut.c        where it is cut
+ *   policy_receive.c    weights that come            policy_rehearse.c   memory of the ops
+ *   policy_trace.c      looking inside               policy_work.c       what rows cost
  *
  * Beside it: policy_attention_internal.h (the kinds of attention, the indexer),
  * policy_backward_internal.h, policy_part_internal.h (cuts), policy_plan_internal.h (packing).
@@ -246,8 +246,10 @@ struct policy_cache {
     uint64_t *writers;
     uint64_t writer_base;
 };
-/* How the pages of a cache, or of a batch, hold values, without memory behind them. */
-struct kv_pages policy_pages_form(const struct policy *policy, enum precision precision);
+/* How the pages of a cache hold values, and those of a batch (codes are read many times there, so
+ * they stand expanded), without memory behind them. */
+struct kv_pages policy_cache_form(const struct policy *policy);
+struct kv_pages policy_batch_form(const struct policy *policy);
 /* The gradients of the training batch's pages: floats, numbered like these. */
 struct kv_pages policy_gradient_pages(const struct policy *policy);
 struct kv_pages policy_cache_layer(const struct policy_cache *cache, size_t layer);
@@ -276,9 +278,9 @@ MUST_CHECK enum status policy_create_hollow(struct backend *backend,
                                             const struct model_config *config,
                                             const struct policy_options *options,
                                             struct policy **out);
-/* policy_layout.c: sizes from the configuration; all buffers in one block, measured first; host
- * arrays. */
+/* policy_sizes.c: sizes from the configuration. */
 void policy_sizes_fill(struct policy *policy);
+/* policy_layout.c: all buffers in one block, measured first; host arrays. */
 MUST_CHECK enum status policy_layout_measure(struct policy *policy);
 MUST_CHECK enum status policy_layout_create(struct policy *policy);
 /* policy_pack.c: offsets and sizes of packed copies; then the copies and the list of packs. */
