@@ -1,24 +1,31 @@
 /* Owns the routed experts, forward. Rows are grouped by expert; an item of at most 48 of them is
  * gathered, multiplied by gate and up (panels interleaved, so that a tile holds both halves),
  * passed through SwiGLU while it is in the cache, and multiplied by down. Then each row sums its
- * slots in slot order. Every row's numbers depend on that row alone. Unless the weights are F32,
- * rows are converted before they are gathered, once for all of their experts. */
+ * slots in slot order. Every row's numbers depend on that row alone. Rows for products of BF16 are
+ * rounded where they are gathered; for FP8, which takes longer, before, once for all of their
+ * experts. */
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/moe_group.h"
 #include "kernels/cpu/simd/cpu_ops.h"
 #include "kernels/cpu/simd/swiglu.h"
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <string.h>
+
+/* How many items of its share a thread, or others for it, have taken; alone on its cache line. */
+struct taken {
+    _Alignas(64) atomic_size_t n_items;
+};
 
 /* The forward pass of one block of rows. */
 struct moe_job {
     struct moe_ffn_args args; /* of this block's rows */
     struct moe_groups groups;
-    atomic_size_t next_item;
-    float *out; /* (n_slots, d) by position */
+    struct taken *taken; /* (n_threads) */
+    float *out;          /* (n_slots, d) by position */
     size_t out_stride;
-    float *converted; /* (n_rows, x_stride) x as products read it; NULL for F32 */
+    float *converted; /* FP8: (n_rows, x_stride) x as products read it */
     float *work;      /* a thread: x, gate_up, h of an item, one row of h before it is converted */
     size_t x_stride, gate_up_stride, h_stride, work_floats; /* words */
 };
@@ -63,13 +70,16 @@ static void convert_task(void *context, size_t thread_index, size_t n_threads)
 static void gather_item(const struct moe_job *job, const struct moe_item *item, float *x)
 {
     const struct moe_ffn_args *const args = &job->args;
-    const bool is_plain = args->precision == PRECISION_F32;
-    const float *const src = is_plain ? args->x : job->converted;
-    const size_t stride = is_plain ? args->x_stride : job->x_stride;
-    const size_t words = is_plain ? args->d : job->x_stride;
     for (size_t i = item->begin; i < item->end; i++) {
         const size_t row = job->groups.slot_at[i] / args->top_k;
-        memcpy(x, src + row * stride, words * sizeof(*x));
+        const float *const src = args->x + row * args->x_stride;
+        if (args->precision == PRECISION_F32) {
+            memcpy(x, src, args->d * sizeof(*x));
+        } else if (args->precision == PRECISION_BF16) {
+            ISA(gemm_convert)(args->precision, src, args->d, x);
+        } else {
+            memcpy(x, job->converted + row * job->x_stride, job->x_stride * sizeof(*x));
+        }
         x += job->x_stride;
     }
 }
@@ -142,18 +152,44 @@ static void run_item(const struct moe_job *job, const struct moe_item *item,
     ISA(gemm_block)(&down);
 }
 
+/* The first item of thread `index`: shares have about equal rows. */
+static size_t first_item(const struct moe_groups *groups, size_t index, size_t n_threads)
+{
+    const size_t position = groups->n_slots * index / n_threads;
+    size_t i = 0;
+    while (i < groups->n_items &&
+           ((size_t)groups->items[i].begin + groups->items[i].end) / 2 < position) {
+        i++;
+    }
+    return i;
+}
+
+/* What is left of the share of thread `owner`. Neighbours go through their shares towards each
+ * other, so that whoever is done first takes what lies between. */
+static void run_share(struct moe_job *job, size_t owner, size_t n_threads, float *work)
+{
+    const struct moe_item *const items = job->groups.items;
+    const size_t begin = first_item(&job->groups, owner, n_threads);
+    const size_t n = first_item(&job->groups, owner + 1, n_threads) - begin;
+    const bool is_up = owner % 2 == 0;
+    for (;;) {
+        const size_t i = atomic_fetch_add(&job->taken[owner].n_items, 1);
+        if (i >= n) {
+            return;
+        }
+        const struct moe_item *const item = items + begin + (is_up ? i : n - 1 - i);
+        run_item(job, item, i + 1 == n ? NULL : is_up ? item + 1 : item - 1, work);
+    }
+}
+
+/* Its own share first: then a thread meets the same experts each time, and its cache may still have
+ * them. */
 static void items_task(void *context, size_t thread_index, size_t n_threads)
 {
     struct moe_job *const job = context;
     float *const work = job->work + thread_index * job->work_floats;
-    for (;;) {
-        const size_t i = atomic_fetch_add(&job->next_item, 1);
-        const size_t n = job->groups.n_items;
-        if (i >= n) {
-            return;
-        }
-        const struct moe_item *const items = job->groups.items;
-        run_item(job, &items[i], i + n_threads < n ? &items[i + n_threads] : NULL, work);
+    for (size_t i = 0; i < n_threads; i++) {
+        run_share(job, (thread_index + i) % n_threads, n_threads, work);
     }
 }
 
@@ -186,14 +222,19 @@ static void combine_task(void *context, size_t thread_index, size_t n_threads)
     }
 }
 
+/* What rounding an element to a code is worth, in the units of CPU_WORK_MIN. */
+#define CONVERSION_WORK ((size_t)12)
+
 static enum status run_block(struct backend *backend, struct moe_job *job)
 {
     const struct moe_ffn_args *const args = &job->args;
     TRY(moe_groups_build(backend, args->indices, args->n_rows, args->top_k, args->n_experts,
                          &job->groups));
-    atomic_init(&job->next_item, 0);
-    if (args->precision != PRECISION_F32) {
-        cpu_run(backend, 4 * args->n_rows * args->d, convert_task, job);
+    for (size_t i = 0; i < backend->n_threads; i++) {
+        atomic_init(&job->taken[i].n_items, 0);
+    }
+    if (args->precision == PRECISION_FP8) {
+        cpu_run(backend, CONVERSION_WORK * args->n_rows * args->d, convert_task, job);
     }
     cpu_run(backend, 6 * job->groups.n_slots * args->d * args->f, items_task, job);
     cpu_run(backend, 2 * job->groups.n_slots * args->d, combine_task, job);
@@ -239,13 +280,18 @@ enum status ISA(op_moe_ffn)(struct backend *backend, const struct moe_ffn_args *
     job.work_floats =
         MOE_ITEM_ROWS * (job.x_stride + job.gate_up_stride + job.h_stride) + spare_floats;
     const size_t out_floats = block_rows * args->top_k * job.out_stride;
-    const size_t converted_floats = is_plain ? 0 : block_rows * job.x_stride;
-    TRY(cpu_scratch_acquire(backend,
-                            out_floats + converted_floats + backend->n_threads * job.work_floats,
-                            sizeof(float), &job.out));
-    job.converted = job.out + out_floats;
-    job.work = job.converted + converted_floats;
-    const enum status status = run_blocks(backend, args, &job);
-    cpu_scratch_release(backend, job.out);
+    const size_t converted_floats =
+        args->precision == PRECISION_FP8 ? block_rows * job.x_stride : 0;
+    TRY(cpu_scratch_acquire(backend, backend->n_threads, sizeof(*job.taken), &job.taken));
+    enum status status = cpu_scratch_acquire(
+        backend, out_floats + converted_floats + backend->n_threads * job.work_floats,
+        sizeof(float), &job.out);
+    if (status == STATUS_OK) {
+        job.converted = job.out + out_floats;
+        job.work = job.converted + converted_floats;
+        status = run_blocks(backend, args, &job);
+        cpu_scratch_release(backend, job.out);
+    }
+    cpu_scratch_release(backend, job.taken);
     return status;
 }
