@@ -22,6 +22,7 @@ struct policy_options {
     /* Rows for each thread from which on policy_extend lets every thread take its own sequences
      * through the whole step; 0: where that pays. The bits are the same. */
     size_t part_rows_min;
+    bool parts_meet; /* with part_rows_min: but threads share the products of experts and head */
     /* Most tokens of the sequences of one policy_batch; a prefix counts for itself and in each
      * sequence that continues it. 0: max_rows, which is all that batches without prefixes need. */
     size_t max_entries;

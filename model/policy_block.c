@@ -118,9 +118,9 @@ static enum status mlp_forward(struct policy *policy, const struct policy_layer 
                                                           .accumulate = true});
 }
 
-/* Routes, and adds the routed experts to h_out. */
-static enum status experts_forward(struct policy *policy, const struct policy_layer *layer,
-                                   const struct policy_activations *a, size_t n_rows)
+/* normed_mid -> the experts of each row and their weights. */
+static enum status route_rows(struct policy *policy, const struct policy_layer *layer,
+                              const struct policy_activations *a, size_t n_rows)
 {
     const struct policy_sizes *s = &policy->sizes;
     const struct backend_ops *ops = policy->backend->ops;
@@ -135,7 +135,7 @@ static enum status experts_forward(struct policy *policy, const struct policy_la
                                                        .n_rows = n_rows,
                                                        .n_in = s->d,
                                                        .n_out = s->n_experts}));
-    TRY(ops->router(
+    return ops->router(
         policy->backend,
         &(struct router_args){.logits = policy->router_logits,
                               .logits_stride = s->n_experts,
@@ -150,34 +150,49 @@ static enum status experts_forward(struct policy *policy, const struct policy_la
                               .top_groups = policy->config.top_groups,
                               .scoring = is_softmax ? ROUTER_SOFTMAX : ROUTER_SIGMOID,
                               .normalise = model_config_normalises_routes(&policy->config),
-                              .scaling = (float)model_config_route_scale(&policy->config)}));
-    return ops->moe_ffn(policy->backend,
-                        &(struct moe_ffn_args){.x = a->normed_mid,
-                                               .x_stride = s->d_stride,
-                                               .indices = a->indices,
-                                               .weights = a->route_weights,
-                                               .w_gate_up = layer->w_expert_gate_up,
-                                               .w_down = layer->w_expert_down,
-                                               .next = weights_behind(policy, layer),
-                                               .precision = policy_linear(policy),
-                                               .y = a->h_out,
-                                               .y_stride = s->d_stride,
-                                               .saved_gate_up = a->expert_gate_up,
-                                               .n_rows = n_rows,
-                                               .d = s->d,
-                                               .f = s->expert_width,
-                                               .n_experts = s->n_experts,
-                                               .top_k = s->top_k});
+                              .scaling = (float)model_config_route_scale(&policy->config)});
+}
+
+enum status policy_block_experts(struct policy *policy, const struct policy_layer *layer,
+                                 const struct policy_activations *a, size_t n_rows)
+{
+    const struct policy_sizes *s = &policy->sizes;
+
+    return policy->backend->ops->moe_ffn(
+        policy->backend, &(struct moe_ffn_args){.x = a->normed_mid,
+                                                .x_stride = s->d_stride,
+                                                .indices = a->indices,
+                                                .weights = a->route_weights,
+                                                .w_gate_up = layer->w_expert_gate_up,
+                                                .w_down = layer->w_expert_down,
+                                                .next = weights_behind(policy, layer),
+                                                .precision = policy_linear(policy),
+                                                .y = a->h_out,
+                                                .y_stride = s->d_stride,
+                                                .saved_gate_up = a->expert_gate_up,
+                                                .n_rows = n_rows,
+                                                .d = s->d,
+                                                .f = s->expert_width,
+                                                .n_experts = s->n_experts,
+                                                .top_k = s->top_k});
+}
+
+/* normed_mid and h_mid -> h_out without the routed experts, and the way to them. */
+static enum status ffn_to_experts(struct policy *policy, const struct policy_layer *layer,
+                                  const struct policy_activations *a, size_t n_rows)
+{
+    TRY(policy_copy_rows(policy, a->h_mid, a->h_out, n_rows));
+    /* Fixed order of additions: residual, then shared experts, then the routed sum. */
+    TRY(mlp_forward(policy, layer, a, n_rows));
+    return layer->is_moe ? route_rows(policy, layer, a, n_rows) : STATUS_OK;
 }
 
 /* normed_mid and h_mid -> h_out. */
 static enum status ffn_forward(struct policy *policy, const struct policy_layer *layer,
                                const struct policy_activations *a, size_t n_rows)
 {
-    TRY(policy_copy_rows(policy, a->h_mid, a->h_out, n_rows));
-    /* Fixed order of additions: residual, then shared experts, then the routed sum. */
-    TRY(mlp_forward(policy, layer, a, n_rows));
-    return layer->is_moe ? experts_forward(policy, layer, a, n_rows) : STATUS_OK;
+    TRY(ffn_to_experts(policy, layer, a, n_rows));
+    return layer->is_moe ? policy_block_experts(policy, layer, a, n_rows) : STATUS_OK;
 }
 
 /* h_in -> h_mid and normed_mid. */
@@ -205,6 +220,14 @@ enum status policy_block_forward(struct policy *policy, const struct policy_laye
 {
     TRY(attention_half(policy, layer, a, rows));
     return ffn_forward(policy, layer, a, rows->n_rows);
+}
+
+enum status policy_block_to_experts(struct policy *policy, const struct policy_layer *layer,
+                                    const struct policy_activations *a,
+                                    const struct policy_block_rows *rows)
+{
+    TRY(attention_half(policy, layer, a, rows));
+    return ffn_to_experts(policy, layer, a, rows->n_rows);
 }
 
 enum status policy_block_again(struct policy *policy, const struct policy_layer *layer,

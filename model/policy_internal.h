@@ -218,6 +218,7 @@ struct policy {
     struct policy_part *parts;  /* (n_parts), NULL with one thread */
     struct kv_span *part_spans; /* (2 T) */
     size_t n_parts;
+    bool parts_meet;                      /* those of the last cut, for the experts and the head */
     size_t first_row, first_draw;         /* of the batch, where the row and draw buffers begin */
     double row_work, key_work, draw_work; /* flop of a row, of a key that it sees, of a draw */
 
@@ -306,6 +307,13 @@ struct policy_block_rows {
 MUST_CHECK enum status policy_block_forward(struct policy *policy, const struct policy_layer *layer,
                                             const struct policy_activations *a,
                                             const struct policy_block_rows *rows);
+/* The same in two: all but the routed experts, and those, added to h_out. */
+MUST_CHECK enum status policy_block_to_experts(struct policy *policy,
+                                               const struct policy_layer *layer,
+                                               const struct policy_activations *a,
+                                               const struct policy_block_rows *rows);
+MUST_CHECK enum status policy_block_experts(struct policy *policy, const struct policy_layer *layer,
+                                            const struct policy_activations *a, size_t n_rows);
 /* h_in of `a` -> the rows' entries in the pages alone; h_in stays. */
 MUST_CHECK enum status policy_block_entries(struct policy *policy, const struct policy_layer *layer,
                                             const struct policy_activations *a,

@@ -33,6 +33,7 @@ struct draws_of_all {
     float logp[TURNS][DRAWS_MAX];
 };
 
+static bool meets; /* whether the parts of policies that cut share experts and head */
 static int32_t blocks[SEQUENCES_MAX][BLOCKS];
 static size_t n_cached[SEQUENCES_MAX];
 static struct turn turn;
@@ -117,7 +118,8 @@ static struct policy *make_cutting(struct backend *backend, size_t max_draws, bo
                                            .is_trainable = is_trainable,
                                            .precision = precision,
                                            .cache = cache_precision,
-                                           .part_rows_min = 1};
+                                           .part_rows_min = 1,
+                                           .parts_meet = meets};
 
     return variant_policy(backend, &options);
 }
@@ -151,6 +153,7 @@ static void sample_all(size_t n_threads, size_t n_sequences, size_t max_draws, b
         assert_ok(extend(policy, cache));
         if (n_sequences >= 17) { /* enough spans for equal parts */
             assert_int_equal(parts_of_cut(cache), n_threads);
+            assert_int_equal(policy->parts_meet, meets && n_threads > 1);
         }
         memcpy(out->drawn[i], turn.drawn, sizeof(turn.drawn));
         memcpy(out->logp[i], turn.logp, sizeof(turn.logp));
@@ -181,6 +184,13 @@ static void parts_change_no_draw_of_any_batch(void **state)
     }
 }
 
+static void parts_that_meet_change_no_draw_of_any_batch(void **state)
+{
+    meets = true;
+    parts_change_no_draw_of_any_batch(state);
+    meets = false;
+}
+
 static void parts_take_turns_with_few_logit_rows(void **state)
 {
     (void)state;
@@ -196,6 +206,13 @@ static void parts_change_no_draw_of_any_model(void **state)
 {
     (void)state;
     for_all(check_variant);
+}
+
+static void parts_that_meet_change_no_draw_of_any_model(void **state)
+{
+    meets = true;
+    parts_change_no_draw_of_any_model(state);
+    meets = false;
 }
 
 /* Sequence 1 reads in this very forward what sequence 0 writes: no cut may come between them. */
@@ -373,17 +390,28 @@ static void a_steady_state_takes_nothing_from_the_heap(void **state)
     backend_close(backend);
 }
 
+static void parts_that_meet_fail_and_allocate_as_others(void **state)
+{
+    meets = true;
+    a_failure_of_one_part_reaches_the_caller(state);
+    a_steady_state_takes_nothing_from_the_heap(state);
+    meets = false;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(parts_change_no_draw_of_any_batch),
+        cmocka_unit_test(parts_that_meet_change_no_draw_of_any_batch),
         cmocka_unit_test(parts_take_turns_with_few_logit_rows),
         cmocka_unit_test(parts_change_no_draw_of_any_model),
+        cmocka_unit_test(parts_that_meet_change_no_draw_of_any_model),
         cmocka_unit_test(a_page_that_is_read_while_written_keeps_a_forward_whole),
         cmocka_unit_test(parts_change_no_bit_of_training),
         cmocka_unit_test(parts_change_no_bit_of_any_models_training),
         cmocka_unit_test(a_failure_of_one_part_reaches_the_caller),
         cmocka_unit_test(a_steady_state_takes_nothing_from_the_heap),
+        cmocka_unit_test(parts_that_meet_fail_and_allocate_as_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
