@@ -150,7 +150,7 @@ static enum status draft(struct engine *engine, const struct draft_plan *plan, b
 static enum status look_ahead(struct engine *engine)
 {
     const size_t n_drafts =
-        speculation_choose(&engine->speculation, scheduler_running(engine->scheduler));
+        speculation_next(&engine->speculation, scheduler_running(engine->scheduler));
     const struct draft_plan *plan = scheduler_draft_plan(engine->scheduler, n_drafts);
 
     TRY(draft(engine, plan, n_drafts > 0));

@@ -10,6 +10,7 @@
 #define GOOD_SHARE 0.92   /* where drafts do not pay with this one they are not looked into */
 #define MEMORY 512.0      /* drafts after which what came before counts half */
 #define MARGIN 1.1        /* that drafts must win by: entries of prompts are not in their cost */
+#define TRY_EVERY ((size_t)8)
 #define CONTEXT ((size_t)48)
 #define REPEATS ((size_t)128)
 #define REPEATS_MIN ((size_t)4)
@@ -53,24 +54,50 @@ static const double *costs_of(const struct speculation *s, size_t n)
     return NULL;
 }
 
+/* What a number of drafts gives: the share of turns whose last one gives a token, and the tokens of
+ * a turn. share: of the last draft, those before it being right. */
+struct prospect {
+    double share, reached, gain;
+};
+#define NO_DRAFTS ((struct prospect){.share = PRIOR_SHARE, .reached = 1, .gain = 1})
+
+/* With one draft more, the n-th. */
+static struct prospect with_draft(const struct speculation *s, struct prospect before, size_t n)
+{
+    struct prospect p = before;
+
+    p.share = (s->gained[n - 1] + PRIOR_WEIGHT * p.share) / (s->judged[n - 1] + PRIOR_WEIGHT);
+    p.reached *= p.share;
+    p.gain += p.reached;
+    return p;
+}
+
 /* The number of drafts that gives most tokens for its cost. */
 static size_t best_of(const struct speculation *s, const double *costs)
 {
-    double share = PRIOR_SHARE, reached = 1,
-           gain = 1; /* of a draft; of all so far; tokens a turn */
+    struct prospect p = NO_DRAFTS;
     double best = MARGIN;
     size_t n_best = 0;
 
     for (size_t n = 1; n <= s->n_drafts; n++) {
-        share = (s->gained[n - 1] + PRIOR_WEIGHT * share) / (s->judged[n - 1] + PRIOR_WEIGHT);
-        reached *= share;
-        gain += reached;
-        if (gain / costs[n] > best) {
-            best = gain / costs[n];
+        p = with_draft(s, p, n);
+        if (p.gain / costs[n] > best) {
+            best = p.gain / costs[n];
             n_best = n;
         }
     }
     return n_best;
+}
+
+/* Whether a draft behind the n-th would be worth its cost if it were always right. */
+static bool could_win(const struct speculation *s, const double *costs, size_t n)
+{
+    struct prospect p = NO_DRAFTS;
+
+    for (size_t i = 1; i <= n; i++) {
+        p = with_draft(s, p, i);
+    }
+    return (p.gain + p.reached) / costs[n + 1] > p.gain / costs[n];
 }
 
 size_t speculation_choose(const struct speculation *s, size_t n_running)
@@ -84,6 +111,18 @@ size_t speculation_choose(const struct speculation *s, size_t n_running)
         return s->n_drafts; /* nothing is known yet */
     }
     return costs == NULL ? 0 : best_of(s, costs);
+}
+
+size_t speculation_next(struct speculation *s, size_t n_running)
+{
+    const size_t n = speculation_choose(s, n_running);
+
+    if (s->max_batch > 0 || n == 0 || n == s->n_drafts ||
+        !could_win(s, costs_of(s, n_running), n)) {
+        return n;
+    }
+    s->n_turns++;
+    return s->n_turns % TRY_EVERY == 0 ? n + 1 : n;
 }
 
 /* Rows of turns for a batch whose sequences all have the same length, on pages of their own. */

@@ -17,11 +17,16 @@ struct speculation {
     /* Of late: i-th drafts that were judged, those before them being right, and those that gave one
      * token more. */
     double judged[DRAFTS_MAX], gained[DRAFTS_MAX];
+    size_t n_turns; /* of speculation_next, to try one draft more from time to time */
 };
 
 void speculation_init(size_t n_drafts, size_t max_batch, struct speculation *out);
-/* Drafts for each of n_running sequences. */
+/* Drafts for each of n_running sequences: what is known to be best. */
 size_t speculation_choose(const struct speculation *speculation, size_t n_running);
+/* The same for the turn at hand; every eighth time one more, if that could be better: of a draft
+ * that is never made nothing is learned, and where answers end at like lengths the one behind the
+ * best may save their last turn. */
+size_t speculation_next(struct speculation *speculation, size_t n_running);
 /* What came of a turn's drafts: (DRAFTS_MAX) each. */
 void speculation_note(struct speculation *speculation, const size_t *n_judged,
                       const size_t *n_gained);

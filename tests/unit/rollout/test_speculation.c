@@ -377,6 +377,44 @@ static void as_many_drafts_are_made_as_pay(void **state)
     assert_int_equal(speculation_choose(&s, 1), 0);
 }
 
+/* Of 64 turns, those with one draft more than is thought best. */
+static size_t count_tries(struct speculation *s, size_t n_running)
+{
+    const size_t n_best = speculation_choose(s, n_running);
+    size_t n_tries = 0;
+
+    for (size_t i = 0; i < 64; i++) {
+        const size_t n = speculation_next(s, n_running);
+
+        assert_true(n == n_best || n == n_best + 1);
+        n_tries += n == n_best ? 0 : 1;
+    }
+    return n_tries;
+}
+
+static void a_draft_that_may_be_better_is_tried_now_and_then(void **state)
+{
+    struct speculation s;
+    (void)state;
+
+    speculation_init(2, 0, &s);
+    assert_int_equal(count_tries(&s, 1), 0); /* nothing measured yet: all are made */
+    for (size_t i = 0; i < SPECULATION_LEVELS; i++) {
+        s.cost[i][0] = 1;
+        s.cost[i][1] = 1.4;
+        s.cost[i][2] = i == 0 ? 2 : 3;
+    }
+    assert_int_equal(speculation_choose(&s, 1), 1); /* 1.32 times as fast, and 1.29 with two */
+    assert_int_equal(count_tries(&s, 1), 8);        /* 1.35 if the second were always right */
+    assert_int_equal(count_tries(&s, 2), 0);        /* 0.9 */
+    s.cost[0][2] = 1.5;
+    assert_int_equal(speculation_choose(&s, 1), 2);
+    assert_int_equal(count_tries(&s, 1), 0); /* there is no third */
+    s.cost[0][1] = 2;
+    s.cost[0][2] = 3;
+    assert_int_equal(count_tries(&s, 1), 0); /* none pays, and none is tried */
+}
+
 static void create_fails_cleanly_at_every_allocation(void **state)
 {
     static const struct plan plan = {ONE_MODULE,   2, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32,
@@ -422,6 +460,7 @@ int main(void)
         cmocka_unit_test(an_engine_draws_the_same_after_other_weights_and_measuring),
         cmocka_unit_test(a_broken_module_costs_no_token),
         cmocka_unit_test(as_many_drafts_are_made_as_pay),
+        cmocka_unit_test(a_draft_that_may_be_better_is_tried_now_and_then),
         cmocka_unit_test(create_fails_cleanly_at_every_allocation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
