@@ -18,6 +18,7 @@ struct speculation {
      * token more. */
     double judged[DRAFTS_MAX], gained[DRAFTS_MAX];
     size_t n_turns; /* of speculation_next, to try one draft more from time to time */
+    size_t n_idle;  /* of them without drafts, one behind the other: learned shares fade */
 };
 
 void speculation_init(size_t n_drafts, size_t max_batch, struct speculation *out);

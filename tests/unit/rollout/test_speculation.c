@@ -415,6 +415,31 @@ static void a_draft_that_may_be_better_is_tried_now_and_then(void **state)
     assert_int_equal(count_tries(&s, 1), 0); /* none pays, and none is tried */
 }
 
+static void what_was_learned_fades_while_none_is_made(void **state)
+{
+    struct speculation s;
+    size_t n_turns = 0;
+    (void)state;
+
+    speculation_init(1, 0, &s);
+    for (size_t i = 0; i < SPECULATION_LEVELS; i++) {
+        s.cost[i][0] = 1;
+        s.cost[i][1] = 1.4;
+    }
+    assert_int_equal(speculation_next(&s, 1), 1);
+    note(&s, 200, false, false);
+    while (speculation_next(&s, 1) == 0) {
+        n_turns++;
+        assert_true(n_turns < 2000);
+    }
+    assert_true(n_turns > 1000);
+    note(&s, 200, false, false);
+    s.cost[0][1] = 3; /* nobody hopes for that */
+    for (size_t i = 0; i < 5000; i++) {
+        assert_int_equal(speculation_next(&s, 1), 0);
+    }
+}
+
 static void create_fails_cleanly_at_every_allocation(void **state)
 {
     static const struct plan plan = {ONE_MODULE,   2, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32,
@@ -460,6 +485,7 @@ int main(void)
         cmocka_unit_test(an_engine_draws_the_same_after_other_weights_and_measuring),
         cmocka_unit_test(a_broken_module_costs_no_token),
         cmocka_unit_test(as_many_drafts_are_made_as_pay),
+        cmocka_unit_test(what_was_learned_fades_while_none_is_made),
         cmocka_unit_test(a_draft_that_may_be_better_is_tried_now_and_then),
         cmocka_unit_test(create_fails_cleanly_at_every_allocation),
     };
