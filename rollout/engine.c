@@ -165,6 +165,7 @@ static void count_draws(struct engine *engine, const struct schedule_result *res
     engine->stats.n_turn_tokens += result->n_turn_tokens;
     engine->stats.n_fed += result->n_fed;
     engine->stats.n_right += result->n_right;
+    speculation_note_turns(&engine->speculation, result->n_turns, result->n_turn_tokens);
     speculation_note(&engine->speculation, result->n_judged_at, result->n_gained_at);
 }
 

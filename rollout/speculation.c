@@ -15,8 +15,12 @@
 #define MARGIN_FEW 1.03
 #define FEW ((size_t)2)
 #define FADE_TURNS                                                                                 \
-    ((size_t)1024) /* without drafts, after which what was learned no longer counts */
+    ((size_t)1024)             /* without drafts, after which what was learned no longer counts */
+#define TRY_TURNS ((size_t)16) /* in a row, once in TRY_EVERY times so many */
 #define TRY_EVERY ((size_t)8)
+#define KNOWN_TURNS 32.0 /* after so many what turns gave is believed, and not the shares */
+#define OPTIMISM 1.15    /* beside what is known, what is only hoped for counts more: it is tried */
+#define TURNS_MAX 4096.0 /* after so many, older ones count half */
 #define CONTEXT ((size_t)48)
 #define REPEATS ((size_t)128)
 #define REPEATS_MIN ((size_t)4)
@@ -35,6 +39,10 @@ void speculation_forget(struct speculation *s)
         s->judged[i] = 0;
         s->gained[i] = 0;
     }
+    for (size_t i = 0; i <= DRAFTS_MAX; i++) {
+        s->turns[i] = 0;
+        s->tokens[i] = 0;
+    }
 }
 
 void speculation_note(struct speculation *s, const size_t *n_judged, const size_t *n_gained)
@@ -46,6 +54,18 @@ void speculation_note(struct speculation *s, const size_t *n_judged, const size_
             s->gained[i] *= MEMORY / s->judged[i];
             s->judged[i] = MEMORY;
         }
+    }
+}
+
+void speculation_note_turns(struct speculation *s, size_t n_turns, size_t n_tokens)
+{
+    double *turns = &s->turns[s->n_now], *tokens = &s->tokens[s->n_now];
+
+    *turns += (double)n_turns;
+    *tokens += (double)n_tokens;
+    if (*turns > TURNS_MAX) {
+        *turns /= 2;
+        *tokens /= 2;
     }
 }
 
@@ -78,6 +98,30 @@ static struct prospect with_draft(const struct speculation *s, struct prospect b
     return p;
 }
 
+static bool is_known(const struct speculation *s, size_t n)
+{
+    return s->turns[n] >= KNOWN_TURNS;
+}
+
+static bool is_any_known(const struct speculation *s)
+{
+    for (size_t n = 1; n <= s->n_drafts; n++) {
+        if (is_known(s, n)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Tokens of a turn with n drafts: as it was, or, until that is known, as is hoped for. */
+static double gain_of(const struct speculation *s, struct prospect hoped, size_t n)
+{
+    if (is_known(s, n)) {
+        return s->tokens[n] / s->turns[n];
+    }
+    return is_any_known(s) ? OPTIMISM * hoped.gain : hoped.gain;
+}
+
 /* The number of drafts that gives most tokens for its cost. */
 static size_t best_of(const struct speculation *s, const double *costs, double margin)
 {
@@ -87,15 +131,17 @@ static size_t best_of(const struct speculation *s, const double *costs, double m
 
     for (size_t n = 1; n <= s->n_drafts; n++) {
         p = with_draft(s, p, n);
-        if (p.gain / costs[n] > best) {
-            best = p.gain / costs[n];
+        const double gain = gain_of(s, p, n);
+
+        if (gain / costs[n] > best) {
+            best = gain / costs[n];
             n_best = n;
         }
     }
     return n_best;
 }
 
-/* Whether a draft behind the n-th would be worth its cost if it were always right. */
+/* Whether a draft behind the n-th would be worth its cost if it always gave a token. */
 static bool could_win(const struct speculation *s, const double *costs, size_t n)
 {
     struct prospect p = NO_DRAFTS;
@@ -103,7 +149,14 @@ static bool could_win(const struct speculation *s, const double *costs, size_t n
     for (size_t i = 1; i <= n; i++) {
         p = with_draft(s, p, i);
     }
-    return (p.gain + p.reached) / costs[n + 1] > p.gain / costs[n];
+    const double gain = gain_of(s, p, n);
+
+    return (gain + 1) / costs[n + 1] > gain / costs[n];
+}
+
+static bool is_trying(const struct speculation *s)
+{
+    return s->n_turns / TRY_TURNS % TRY_EVERY == TRY_EVERY - 1;
 }
 
 size_t speculation_choose(const struct speculation *s, size_t n_running)
@@ -128,12 +181,15 @@ size_t speculation_next(struct speculation *s, size_t n_running)
         s->n_idle = 0;
         speculation_forget(s); /* drafts are tried again where they are hoped to pay */
     }
-    if (s->max_batch > 0 || n == 0 || n == s->n_drafts ||
-        !could_win(s, costs_of(s, n_running), n)) {
+    s->n_now = n;
+    if (s->max_batch > 0 || n == 0 || n == s->n_drafts) {
         return n;
     }
     s->n_turns++;
-    return s->n_turns % TRY_EVERY == 0 ? n + 1 : n;
+    if (is_trying(s) && could_win(s, costs_of(s, n_running), n)) {
+        s->n_now = n + 1;
+    }
+    return s->n_now;
 }
 
 /* Rows of turns for a batch whose sequences all have the same length, on pages of their own. */

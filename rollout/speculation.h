@@ -17,6 +17,9 @@ struct speculation {
     /* Of late: i-th drafts that were judged, those before them being right, and those that gave one
      * token more. */
     double judged[DRAFTS_MAX], gained[DRAFTS_MAX];
+    /* Of late, by the number of drafts at once: turns of sequences, and tokens that they gave. */
+    double turns[DRAFTS_MAX + 1], tokens[DRAFTS_MAX + 1];
+    size_t n_now;   /* drafts that speculation_next gave last */
     size_t n_turns; /* of speculation_next, to try one draft more from time to time */
     size_t n_idle;  /* of them without drafts, one behind the other: learned shares fade */
 };
@@ -24,13 +27,16 @@ struct speculation {
 void speculation_init(size_t n_drafts, size_t max_batch, struct speculation *out);
 /* Drafts for each of n_running sequences: what is known to be best. */
 size_t speculation_choose(const struct speculation *speculation, size_t n_running);
-/* The same for the turn at hand; every eighth time one more, if that could be better: of a draft
- * that is never made nothing is learned, and where answers end at like lengths the one behind the
- * best may save their last turn. */
+/* The same for the turn at hand; an eighth of the time, some turns in a row, one more if that could
+ * be better: of a draft that is never made nothing is learned. */
 size_t speculation_next(struct speculation *speculation, size_t n_running);
 /* What came of a turn's drafts: (DRAFTS_MAX) each. */
 void speculation_note(struct speculation *speculation, const size_t *n_judged,
                       const size_t *n_gained);
+/* Turns of sequences since the last speculation_next, behind their first tokens, and what these
+ * gave. Shares of drafts tell little of another number of them where answers are short: a draft
+ * behind the best may save their last turn. */
+void speculation_note_turns(struct speculation *speculation, size_t n_turns, size_t n_tokens);
 /* Other weights: what was learned of drafts no longer holds. */
 void speculation_forget(struct speculation *speculation);
 

@@ -4,7 +4,6 @@
 #include "base/random.h"
 #include "model/precision.h"
 #include "rollout/engine.h"
-#include "rollout/speculation.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -30,12 +29,12 @@ struct outcome {
 enum module_kind { ONE_MODULE, TWO_MODULES, PRE_NORM, SPARSE, N_KINDS };
 
 struct plan {
-    enum module_kind kind;
     size_t n_drafts, max_num_seqs, max_batch_tokens, n_threads, kv_pages, spec_max_batch;
-    bool is_measured;
+    enum module_kind kind;
     struct sampling_params sampling;
     enum precision precision;
     enum kv_cache_dtype cache;
+    bool is_measured;
 };
 
 #define PLAIN                                                                                      \
@@ -189,33 +188,33 @@ static struct engine_stats run_plan(const struct plan *plan, struct outcome *out
 
 /* Those that must give the same samples stand together. */
 static const struct plan plans[] = {
-    {ONE_MODULE, 1, 64, 256, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-    {ONE_MODULE, 1, 1, 8, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-    {ONE_MODULE, 2, 3, 8, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-    {ONE_MODULE, 3, 17, 33, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-    {ONE_MODULE, 8, 64, 17, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-    {ONE_MODULE, 3, 64, 256, 1, 7, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-    {ONE_MODULE, 2, 64, 2, 1, 12, 3, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-    {ONE_MODULE, 2, 64, 256, 2, 0, 0, true, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-    {ONE_MODULE, 1, 3, 64, 1, 0, 0, false, GREEDY, PRECISION_F32, KV_CACHE_AUTO},
-    {ONE_MODULE, 3, 64, 256, 2, 0, 4, false, GREEDY, PRECISION_F32, KV_CACHE_AUTO},
-    {ONE_MODULE, 1, 17, 64, 1, 0, 0, false, CUT, PRECISION_F32, KV_CACHE_AUTO},
-    {ONE_MODULE, 3, 1, 16, 1, 0, 0, false, CUT, PRECISION_F32, KV_CACHE_AUTO},
-    {TWO_MODULES, 1, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-    {TWO_MODULES, 2, 64, 256, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-    {TWO_MODULES, 3, 5, 9, 1, 9, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-    {PRE_NORM, 1, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-    {PRE_NORM, 3, 64, 256, 1, 0, 0, false, CUT, PRECISION_F32, KV_CACHE_AUTO},
-    {SPARSE, 1, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-    {SPARSE, 3, 64, 33, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_AUTO},
-    {ONE_MODULE, 2, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_BF16, KV_CACHE_AUTO},
-    {ONE_MODULE, 3, 64, 33, 2, 0, 0, false, PLAIN, PRECISION_BF16, KV_CACHE_AUTO},
-    {TWO_MODULES, 2, 3, 64, 1, 0, 0, false, CUT, PRECISION_FP8, KV_CACHE_AUTO},
-    {TWO_MODULES, 3, 64, 33, 2, 0, 0, false, CUT, PRECISION_FP8, KV_CACHE_AUTO},
-    {SPARSE, 2, 64, 256, 1, 0, 0, false, PLAIN, PRECISION_FP8, KV_CACHE_AUTO},
-    {TWO_MODULES, 2, 5, 9, 1, 9, 0, false, PLAIN, PRECISION_F32, KV_CACHE_FP8},
-    {TWO_MODULES, 3, 64, 33, 2, 0, 0, false, PLAIN, PRECISION_F32, KV_CACHE_FP8},
-    {SPARSE, 2, 64, 256, 1, 0, 0, false, PLAIN, PRECISION_BF16, KV_CACHE_FP8},
+    {1, 64, 256, 1, 0, 0, ONE_MODULE, PLAIN, PRECISION_F32, KV_CACHE_AUTO, false},
+    {1, 1, 8, 2, 0, 0, ONE_MODULE, PLAIN, PRECISION_F32, KV_CACHE_AUTO, false},
+    {2, 3, 8, 1, 0, 0, ONE_MODULE, PLAIN, PRECISION_F32, KV_CACHE_AUTO, false},
+    {3, 17, 33, 2, 0, 0, ONE_MODULE, PLAIN, PRECISION_F32, KV_CACHE_AUTO, false},
+    {8, 64, 17, 1, 0, 0, ONE_MODULE, PLAIN, PRECISION_F32, KV_CACHE_AUTO, false},
+    {3, 64, 256, 1, 7, 0, ONE_MODULE, PLAIN, PRECISION_F32, KV_CACHE_AUTO, false},
+    {2, 64, 2, 1, 12, 3, ONE_MODULE, PLAIN, PRECISION_F32, KV_CACHE_AUTO, false},
+    {2, 64, 256, 2, 0, 0, ONE_MODULE, PLAIN, PRECISION_F32, KV_CACHE_AUTO, true},
+    {1, 3, 64, 1, 0, 0, ONE_MODULE, GREEDY, PRECISION_F32, KV_CACHE_AUTO, false},
+    {3, 64, 256, 2, 0, 4, ONE_MODULE, GREEDY, PRECISION_F32, KV_CACHE_AUTO, false},
+    {1, 17, 64, 1, 0, 0, ONE_MODULE, CUT, PRECISION_F32, KV_CACHE_AUTO, false},
+    {3, 1, 16, 1, 0, 0, ONE_MODULE, CUT, PRECISION_F32, KV_CACHE_AUTO, false},
+    {1, 3, 64, 1, 0, 0, TWO_MODULES, PLAIN, PRECISION_F32, KV_CACHE_AUTO, false},
+    {2, 64, 256, 2, 0, 0, TWO_MODULES, PLAIN, PRECISION_F32, KV_CACHE_AUTO, false},
+    {3, 5, 9, 1, 9, 0, TWO_MODULES, PLAIN, PRECISION_F32, KV_CACHE_AUTO, false},
+    {1, 3, 64, 1, 0, 0, PRE_NORM, PLAIN, PRECISION_F32, KV_CACHE_AUTO, false},
+    {3, 64, 256, 1, 0, 0, PRE_NORM, CUT, PRECISION_F32, KV_CACHE_AUTO, false},
+    {1, 3, 64, 1, 0, 0, SPARSE, PLAIN, PRECISION_F32, KV_CACHE_AUTO, false},
+    {3, 64, 33, 2, 0, 0, SPARSE, PLAIN, PRECISION_F32, KV_CACHE_AUTO, false},
+    {2, 3, 64, 1, 0, 0, ONE_MODULE, PLAIN, PRECISION_BF16, KV_CACHE_AUTO, false},
+    {3, 64, 33, 2, 0, 0, ONE_MODULE, PLAIN, PRECISION_BF16, KV_CACHE_AUTO, false},
+    {2, 3, 64, 1, 0, 0, TWO_MODULES, CUT, PRECISION_FP8, KV_CACHE_AUTO, false},
+    {3, 64, 33, 2, 0, 0, TWO_MODULES, CUT, PRECISION_FP8, KV_CACHE_AUTO, false},
+    {2, 64, 256, 1, 0, 0, SPARSE, PLAIN, PRECISION_FP8, KV_CACHE_AUTO, false},
+    {2, 5, 9, 1, 9, 0, TWO_MODULES, PLAIN, PRECISION_F32, KV_CACHE_FP8, false},
+    {3, 64, 33, 2, 0, 0, TWO_MODULES, PLAIN, PRECISION_F32, KV_CACHE_FP8, false},
+    {2, 64, 256, 1, 0, 0, SPARSE, PLAIN, PRECISION_BF16, KV_CACHE_FP8, false},
 };
 
 /* Whether two plans must give the same samples. */
@@ -260,8 +259,8 @@ static void samples_do_not_depend_on_drafts(void **state)
 
 static void drafts_save_turns(void **state)
 {
-    static const struct plan plan = {ONE_MODULE,   1, 1, 64, 1, 0, 0, false, PLAIN, PRECISION_F32,
-                                     KV_CACHE_AUTO};
+    static const struct plan plan = {
+        1, 1, 64, 1, 0, 0, ONE_MODULE, PLAIN, PRECISION_F32, KV_CACHE_AUTO, false};
     static struct outcome outcome;
     (void)state;
 
@@ -272,8 +271,8 @@ static void drafts_save_turns(void **state)
 
 static void an_engine_draws_the_same_after_other_weights_and_measuring(void **state)
 {
-    static const struct plan plan = {ONE_MODULE,   2, 3, 64, 1, 0, 0, true, PLAIN, PRECISION_F32,
-                                     KV_CACHE_AUTO};
+    static const struct plan plan = {
+        2, 3, 64, 1, 0, 0, ONE_MODULE, PLAIN, PRECISION_F32, KV_CACHE_AUTO, true};
     static struct outcome first;
     static struct outcome second;
     struct backend *backend = NULL;
@@ -305,8 +304,8 @@ static void an_engine_draws_the_same_after_other_weights_and_measuring(void **st
 /* A module of nonsense: its logits are not finite, so that nothing is drafted. */
 static void a_broken_module_costs_no_token(void **state)
 {
-    static const struct plan plan = {ONE_MODULE,   2, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32,
-                                     KV_CACHE_AUTO};
+    static const struct plan plan = {
+        2, 3, 64, 1, 0, 0, ONE_MODULE, PLAIN, PRECISION_F32, KV_CACHE_AUTO, false};
     static struct outcome want;
     static struct outcome outcome;
     struct backend *backend = NULL;
@@ -330,120 +329,10 @@ static void a_broken_module_costs_no_token(void **state)
     backend_close(backend);
 }
 
-/* n times: the first draft was judged, right or not, and if right the second, right or not. */
-static void note(struct speculation *s, size_t n, bool is_first_right, bool is_second_right)
-{
-    const size_t judged[DRAFTS_MAX] = {1, is_first_right ? 1 : 0};
-    const size_t right[DRAFTS_MAX] = {is_first_right ? 1 : 0,
-                                      is_first_right && is_second_right ? 1 : 0};
-
-    for (size_t i = 0; i < n; i++) {
-        speculation_note(s, judged, right);
-    }
-}
-
-static void as_many_drafts_are_made_as_pay(void **state)
-{
-    struct speculation s;
-    (void)state;
-
-    speculation_init(2, 4, &s);
-    assert_int_equal(speculation_choose(&s, 4), 2);
-    assert_int_equal(speculation_choose(&s, 5), 0);
-    speculation_init(2, 0, &s);
-    assert_int_equal(speculation_choose(&s, 1000), 2); /* nothing measured yet */
-    for (size_t i = 0; i < SPECULATION_LEVELS; i++) {
-        s.cost[i][0] = 1;
-        s.cost[i][1] = 1.2 + 0.2 * (double)i; /* 1: 1.2, 2: 1.4, 4: 1.6, 8: 1.8 */
-        s.cost[i][2] = 1.5 + 0.5 * (double)i; /* 1: 1.5, 2: 2,   4: 2.5, 8: 3 */
-    }
-    /* Hoped for: 1.85 tokens a turn with one draft, 2.57 with two. */
-    assert_int_equal(speculation_choose(&s, 1), 2); /* 1.54 and 1.71 times as fast */
-    assert_int_equal(speculation_choose(&s, 2), 1); /* 1.32 and 1.29 */
-    assert_int_equal(speculation_choose(&s, 3), 1); /* 1.16 and 1.03 */
-    assert_int_equal(speculation_choose(&s, 4), 1);
-    assert_int_equal(speculation_choose(&s, 5), 0); /* 1.03 */
-    assert_int_equal(speculation_choose(&s, 1000), 0);
-    note(&s, 4000, true, true);
-    assert_int_equal(speculation_choose(&s, 2), 2); /* 1.43 and 1.5 */
-    note(&s, 4000, true, false);
-    assert_int_equal(speculation_choose(&s, 1), 1); /* a second one is never right */
-    assert_int_equal(speculation_choose(&s, 5), 1); /* 2 tokens for 1.8 */
-    note(&s, 4000, false, false);
-    assert_int_equal(speculation_choose(&s, 1), 0);
-    speculation_forget(&s);
-    assert_int_equal(speculation_choose(&s, 1), 2);
-    speculation_init(0, 0, &s);
-    assert_int_equal(speculation_choose(&s, 1), 0);
-}
-
-/* Of 64 turns, those with one draft more than is thought best. */
-static size_t count_tries(struct speculation *s, size_t n_running)
-{
-    const size_t n_best = speculation_choose(s, n_running);
-    size_t n_tries = 0;
-
-    for (size_t i = 0; i < 64; i++) {
-        const size_t n = speculation_next(s, n_running);
-
-        assert_true(n == n_best || n == n_best + 1);
-        n_tries += n == n_best ? 0 : 1;
-    }
-    return n_tries;
-}
-
-static void a_draft_that_may_be_better_is_tried_now_and_then(void **state)
-{
-    struct speculation s;
-    (void)state;
-
-    speculation_init(2, 0, &s);
-    assert_int_equal(count_tries(&s, 1), 0); /* nothing measured yet: all are made */
-    for (size_t i = 0; i < SPECULATION_LEVELS; i++) {
-        s.cost[i][0] = 1;
-        s.cost[i][1] = 1.4;
-        s.cost[i][2] = i == 0 ? 2 : 3;
-    }
-    assert_int_equal(speculation_choose(&s, 1), 1); /* 1.32 times as fast, and 1.29 with two */
-    assert_int_equal(count_tries(&s, 1), 8);        /* 1.35 if the second were always right */
-    assert_int_equal(count_tries(&s, 2), 0);        /* 0.9 */
-    s.cost[0][2] = 1.5;
-    assert_int_equal(speculation_choose(&s, 1), 2);
-    assert_int_equal(count_tries(&s, 1), 0); /* there is no third */
-    s.cost[0][1] = 2;
-    s.cost[0][2] = 3;
-    assert_int_equal(count_tries(&s, 1), 0); /* none pays, and none is tried */
-}
-
-static void what_was_learned_fades_while_none_is_made(void **state)
-{
-    struct speculation s;
-    size_t n_turns = 0;
-    (void)state;
-
-    speculation_init(1, 0, &s);
-    for (size_t i = 0; i < SPECULATION_LEVELS; i++) {
-        s.cost[i][0] = 1;
-        s.cost[i][1] = 1.4;
-    }
-    assert_int_equal(speculation_next(&s, 1), 1);
-    note(&s, 200, false, false);
-    while (speculation_next(&s, 1) == 0) {
-        n_turns++;
-        assert_true(n_turns < 2000);
-    }
-    assert_true(n_turns > 1000);
-    note(&s, 200, false, false);
-    s.cost[0][1] = 3; /* nobody hopes for that */
-    for (size_t i = 0; i < 5000; i++) {
-        assert_int_equal(speculation_next(&s, 1), 0);
-    }
-}
-
 static void create_fails_cleanly_at_every_allocation(void **state)
 {
-    static const struct plan plan = {ONE_MODULE,   2, 3, 64, 1, 0, 0, false, PLAIN, PRECISION_F32,
-                                     KV_CACHE_AUTO};
+    static const struct plan plan = {
+        2, 3, 64, 1, 0, 0, ONE_MODULE, PLAIN, PRECISION_F32, KV_CACHE_AUTO, false};
     const struct engine_options options = {
         .max_num_seqs = 2, .max_batch_tokens = 8, .max_sequence = 64, .n_drafts = 2};
     struct backend *backend = NULL;
@@ -484,9 +373,6 @@ int main(void)
         cmocka_unit_test(drafts_save_turns),
         cmocka_unit_test(an_engine_draws_the_same_after_other_weights_and_measuring),
         cmocka_unit_test(a_broken_module_costs_no_token),
-        cmocka_unit_test(as_many_drafts_are_made_as_pay),
-        cmocka_unit_test(what_was_learned_fades_while_none_is_made),
-        cmocka_unit_test(a_draft_that_may_be_better_is_tried_now_and_then),
         cmocka_unit_test(create_fails_cleanly_at_every_allocation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
