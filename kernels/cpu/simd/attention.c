@@ -18,6 +18,9 @@
 #include <math.h>
 #include <string.h>
 
+/* Pairs of a chunk for whom zipping values each time is cheaper than a copy of the zipped ones. */
+#define ZIPPING_PAIRS_MAX ((size_t)16)
+
 struct attention_call {
     const struct attention_args *args;
     float *scratch;
@@ -169,16 +172,25 @@ static void locate_pairs(const struct attention_args *a, const struct chunk *c, 
     locate_words(&a->pages, c, &part, w->gathered + KEY_BLOCK * half_words(key_width(a)), values);
 }
 
+/* Whether values of bfloat16 are zipped by the products: few rows read them. */
+static bool zips_in_product(const struct attention_args *a, const struct chunk *c)
+{
+    return PAIRS_FROM_ROWS && a->value_dim % PAIR_VALUES == 0 &&
+           c->n_rows * group_heads(a) <= ZIPPING_PAIRS_MAX;
+}
+
 /* n_keys keys from first_key on, all rows of the chunk. */
 static void attend_block(const struct attention_args *a, const struct chunk *c, struct workspace *w,
                          size_t first_key, size_t n_keys)
 {
     struct key_rows keys, rows;
-    const struct block_values values = {&rows, n_keys, first_key == 0};
+    const struct block_values values = {&rows, n_keys, first_key == 0, zips_in_product(a, c)};
 
     if (has_pairs(a)) {
         locate_pairs(a, c, first_key, n_keys, w, &keys, &rows);
-        ISA(attention_zip)(a, w, &values);
+        if (!values.is_direct) {
+            ISA(attention_zip)(a, w, &values);
+        }
     } else {
         locate_block(a, c, first_key, n_keys, w->gathered, &keys, &rows);
     }

@@ -33,7 +33,8 @@ static inline bool has_pairs(const struct attention_args *a)
 struct block_values {
     const struct key_rows *rows; /* floats, or words of two values */
     size_t n_keys;
-    bool is_first; /* results are assigned */
+    bool is_first;  /* results are assigned */
+    bool is_direct; /* words go into the products unzipped */
 };
 
 /* Pairs of keys for the products of a block of bfloat16 entries. */

@@ -331,7 +331,7 @@ static inline size_t attention_work(const struct attention_args *a, const struct
 /* The thread whose share of `total` work holds the work unit number `done`. */
 static inline size_t work_owner(size_t done, size_t total, size_t n_threads)
 {
-    return total == 0 ? 0 : done * n_threads / total;
+    return total == 0 || n_threads == 1 ? 0 : done * n_threads / total;
 }
 
 /* Whole lanes. */

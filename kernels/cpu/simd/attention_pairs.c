@@ -8,6 +8,42 @@
 #define TILE_ROWS ((size_t)4)
 #define TILE_VECTORS (SIMD_TILE_VECTORS >= 4 ? (size_t)4 : (size_t)1)
 
+#ifdef __AVX512BW__
+typedef short half32 __attribute__((vector_size(64)));
+
+/* Words of 32 columns of two rows, `second` NULL: of one and zeros. */
+SIMD_INLINE void zip_words(const float *first, const float *second, f32x16 words[2])
+{
+    const half32 a = (half32)_mm512_loadu_si512(first);
+    const half32 b = second == NULL ? (half32){0} : (half32)_mm512_loadu_si512(second);
+    const half32 low =
+        __builtin_shufflevector(a, b, 0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40,
+                                9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47);
+    const half32 high =
+        __builtin_shufflevector(a, b, 16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23,
+                                55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63);
+    words[0] = _mm512_castsi512_ps((__m512i)low);
+    words[1] = _mm512_castsi512_ps((__m512i)high);
+}
+
+/* 32 columns. */
+SIMD_INLINE void zip_32(const float *first, const float *second, float *to)
+{
+    f32x16 words[2];
+
+    zip_words(first, second, words);
+    vec_store(to, words[0]);
+    vec_store(to + SIMD_LANES, words[1]);
+}
+#else
+/* Never called: PAIRS_FROM_ROWS is false. */
+SIMD_INLINE void zip_words(const float *first, const float *second, f32x16 words[2])
+{
+    words[0] = vec_load(first);
+    words[1] = second == NULL ? vec_zero() : vec_load(second);
+}
+#endif
+
 /* rows and vectors are constant after inlining; n lanes of each vector are stored. */
 struct tile {
     f32x16 acc[4][4];
@@ -57,6 +93,52 @@ SIMD_INLINE void tile_add(struct tile *tile, const float *x, size_t x_stride, co
     }
 }
 
+/* One pair of each row with two rows of 16 or 64 values, `second` NULL: with one and zeros. */
+SIMD_INLINE void tile_add_rows(struct tile *tile, const float *x, size_t x_stride,
+                               const float *first, const float *second)
+{
+    f32x16 words[4];
+
+#pragma GCC unroll 2
+    for (size_t v = 0; v < tile->vectors; v += 2) {
+        zip_words(first + v * SIMD_LANES / 2, second == NULL ? NULL : second + v * SIMD_LANES / 2,
+                  words + v);
+    }
+#pragma GCC unroll 4
+    for (size_t r = 0; r < tile->rows; r++) {
+        const pair_x xv = pair_broadcast(x + r * x_stride);
+#pragma GCC unroll 4
+        for (size_t v = 0; v < tile->vectors; v++) {
+            tile->acc[r][v] = pair_fma(xv, pairs_of(words[v]), tile->acc[r][v]);
+        }
+    }
+}
+
+/* All pairs of rows of keys, from a column on. */
+SIMD_INLINE void tile_add_keys(struct tile *tile, const struct pair_product *t, const float *x,
+                               size_t column)
+{
+    const size_t per_step = KV_STEP_TOKENS / 2, stride = t->rows->stride;
+
+    for (size_t k = 0; k < t->n_pairs; k += per_step) {
+        const float *first = t->rows->steps[k / per_step] + column / 2;
+        if (k % FETCH_UNIT == 0) {
+            fetch_lines(&t->pace);
+        }
+        for (size_t left = smaller(t->n_pairs - k, per_step); left > 0; left--) {
+            tile_add_rows(tile, x, t->x_stride, first, first + stride);
+            x += PAIR_WORDS;
+            first += 2 * stride;
+        }
+    }
+    if (t->is_odd) {
+        const size_t k = 2 * t->n_pairs;
+        tile_add_rows(tile, x, t->x_stride,
+                      t->rows->steps[k / KV_STEP_TOKENS] + k % KV_STEP_TOKENS * stride + column / 2,
+                      NULL);
+    }
+}
+
 SIMD_INLINE void tile_run(const struct pair_product *t, size_t row, size_t column, size_t rows,
                           size_t vectors, size_t n)
 {
@@ -67,6 +149,11 @@ SIMD_INLINE void tile_run(const struct pair_product *t, size_t row, size_t colum
     tile.rows = rows;
     tile.vectors = vectors;
     tile_begin(&tile, t, y, n);
+    if (PAIRS_FROM_ROWS && vectors > 1 && t->rows != NULL) {
+        tile_add_keys(&tile, t, x, column);
+        tile_end(&tile, t, y, n);
+        return;
+    }
     for (size_t left = t->n_pairs; left > 0;) {
         const size_t unit = smaller(left, FETCH_UNIT);
         fetch_lines(&t->pace);
@@ -127,8 +214,11 @@ static __attribute__((noinline)) void multiply(const struct pair_product *t)
 
 void ISA(pair_multiply)(const struct pair_product *product)
 {
+    if (PAIRS_FLUSH_THEMSELVES) {
+        multiply(product);
+        return;
+    }
     const uint32_t mode = flush_begin();
-
     multiply(product);
     flush_end(mode);
 }
@@ -153,25 +243,6 @@ void ISA(pair_transpose_step)(const float *entries, size_t entry_stride, size_t 
         vec_store(last, ivec_as_float(ivec_and(words, ivec_set1(0xFFFF))));
     }
 }
-
-#ifdef __AVX512BW__
-typedef short half32 __attribute__((vector_size(64)));
-
-/* 32 columns. */
-SIMD_INLINE void zip_32(const float *first, const float *second, float *to)
-{
-    const half32 a = (half32)_mm512_loadu_si512(first);
-    const half32 b = second == NULL ? (half32){0} : (half32)_mm512_loadu_si512(second);
-    const half32 low =
-        __builtin_shufflevector(a, b, 0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40,
-                                9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47);
-    const half32 high =
-        __builtin_shufflevector(a, b, 16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23,
-                                55, 24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63);
-    _mm512_storeu_si512(to, (__m512i)low);
-    _mm512_storeu_si512(to + SIMD_LANES, (__m512i)high);
-}
-#endif
 
 void ISA(pair_zip)(const float *first, const float *second, size_t width, float *to)
 {

@@ -15,12 +15,23 @@
 /* Values that pairs_store takes at once: rows of x are padded to whole ones. */
 #define PAIR_VALUES (2 * SIMD_LANES)
 
+/* Whether the products zip rows without help from memory. */
+#ifdef __AVX512BW__
+#define PAIRS_FROM_ROWS true
+#else
+#define PAIRS_FROM_ROWS false
+#endif
+
 struct pair_product {
     const float *x; /* pairs of PAIR_WORDS words */
     size_t x_stride;
     const float *w;
     size_t w_stride;
     const float *last; /* a row of w behind the n_pairs, or NULL */
+    /* In place of w and last, where PAIRS_FROM_ROWS: keys whose rows are zipped on their way into
+     * the product. n_columns is a multiple of PAIR_VALUES then. */
+    const struct key_rows *rows;
+    bool is_odd; /* of rows: one more key behind the n_pairs */
     float *y;
     size_t y_stride;
     size_t n_rows, n_pairs, n_columns;

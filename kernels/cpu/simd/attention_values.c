@@ -10,9 +10,10 @@ SIMD_INLINE size_t lanes_seen(size_t v, size_t n)
 }
 
 /* scores -> exp(scale s - max) of the n keys of up to n_vectors (constant after inlining) vectors,
- * in place; returns the factor for what was summed before. Lanes behind n become 0. */
+ * in place, or rounded to pairs; returns the factor for what was summed before. Lanes behind n
+ * become 0. */
 SIMD_INLINE float soften_vectors(float *scores, size_t n, size_t n_vectors, float scale, float *max,
-                                 float *sum)
+                                 float *sum, const bool rounds)
 {
     const f32x16 lowest = vec_set1(-INFINITY), factor = vec_set1(scale);
     f32x16 best = lowest, total = vec_zero(), s[KEY_BLOCK / SIMD_LANES];
@@ -29,9 +30,17 @@ SIMD_INLINE float soften_vectors(float *scores, size_t n, size_t n_vectors, floa
     for (size_t v = 0; v < n_vectors; v++) {
         const mask16 seen = mask_first(lanes_seen(v, n));
         const f32x16 e = vec_exp(vec_sub(s[v], vec_set1(new_max)));
-        const f32x16 p = vec_select(seen, e, vec_zero());
-        vec_store(scores + v * SIMD_LANES, p);
-        total = vec_add(total, p);
+        s[v] = vec_select(seen, e, vec_zero());
+        total = vec_add(total, s[v]);
+    }
+#pragma GCC unroll 8
+    for (size_t v = 0; v < n_vectors; v += 2) {
+        if (rounds) {
+            pairs_store(scores + v * SIMD_LANES / 2 * PAIR_WORDS, s[v], s[v + 1]);
+        } else {
+            vec_store(scores + v * SIMD_LANES, s[v]);
+            vec_store(scores + (v + 1) * SIMD_LANES, s[v + 1]);
+        }
     }
     /* exp(0) is 1, and nothing was summed before the first block. */
     const bool keeps = new_max == old_max || old_max == -INFINITY;
@@ -41,11 +50,20 @@ SIMD_INLINE float soften_vectors(float *scores, size_t n, size_t n_vectors, floa
     return rescale;
 }
 
+typedef float softmax_function(float *scores, size_t n, float scale, float *max, float *sum);
+
 static float softmax_step(float *scores, size_t n, float scale, float *max, float *sum)
 {
     return 2 * n <= KEY_BLOCK
-               ? soften_vectors(scores, n, KEY_BLOCK / SIMD_LANES / 2, scale, max, sum)
-               : soften_vectors(scores, n, KEY_BLOCK / SIMD_LANES, scale, max, sum);
+               ? soften_vectors(scores, n, KEY_BLOCK / SIMD_LANES / 2, scale, max, sum, false)
+               : soften_vectors(scores, n, KEY_BLOCK / SIMD_LANES, scale, max, sum, false);
+}
+
+static float softmax_pairs(float *scores, size_t n, float scale, float *max, float *sum)
+{
+    return 2 * n <= KEY_BLOCK
+               ? soften_vectors(scores, n, KEY_BLOCK / SIMD_LANES / 2, scale, max, sum, true)
+               : soften_vectors(scores, n, KEY_BLOCK / SIMD_LANES, scale, max, sum, true);
 }
 
 static void scale_row(float *x, size_t n, float factor)
@@ -69,10 +87,11 @@ static void soften_row(const struct attention_args *a, struct workspace *w, size
                        size_t n_keys, bool is_first)
 {
     const size_t group = group_heads(a), pair = r * group;
+    softmax_function *const soften = has_pairs(a) ? softmax_pairs : softmax_step;
 
     for (size_t head = 0; head < group; head++) {
-        const float rescale = softmax_step(w->scores + (pair + head) * KEY_BLOCK, n_keys, a->scale,
-                                           &w->max[pair + head], &w->sum[pair + head]);
+        const float rescale = soften(w->scores + (pair + head) * KEY_BLOCK, n_keys, a->scale,
+                                     &w->max[pair + head], &w->sum[pair + head]);
         if (!is_first && rescale != 1.0F) {
             scale_row(out + head * a->value_dim, a->value_dim, rescale);
         }
@@ -117,14 +136,16 @@ static void add_value_pairs(const struct attention_args *a, const struct workspa
                             const struct block_values *values, const struct result_rows *rows)
 {
     const size_t stride = whole_lanes(a->value_dim);
-    const bool is_odd = rows->n % 2 != 0;
-    float *scores = w->scores + rows->pair * KEY_BLOCK;
+    const bool is_odd = rows->n % 2 != 0, is_direct = values->is_direct;
+    const float *scores = w->scores + rows->pair * KEY_BLOCK;
     float *last = w->values + KEY_BLOCK / 2 * stride;
     const struct pair_product product = {.x = scores,
                                          .x_stride = KEY_BLOCK,
                                          .w = w->values,
                                          .w_stride = stride,
                                          .last = is_odd ? last : NULL,
+                                         .rows = is_direct ? values->rows : NULL,
+                                         .is_odd = is_odd,
                                          .y = rows->y,
                                          .y_stride = rows->y_stride,
                                          .n_rows = rows->n_rows,
@@ -133,10 +154,7 @@ static void add_value_pairs(const struct attention_args *a, const struct workspa
                                          .accumulate = !values->is_first,
                                          .pace = w->pace};
 
-    for (size_t r = 0; r < rows->n_rows; r++) {
-        ISA(pair_round)(scores + r * KEY_BLOCK, rows->n, scores + r * KEY_BLOCK);
-    }
-    if (is_odd) {
+    if (is_odd && !is_direct) {
         ISA(pair_zip)(row_of_key(values->rows, rows->n - 1), NULL, a->value_dim, last);
     }
     ISA(pair_multiply)(&product);

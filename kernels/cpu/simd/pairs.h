@@ -8,13 +8,17 @@
  *                    of sixteen columns even and odd, then of the sixteen behind them
  *   flush_begin/end  around products of BF16, in which compiled code may not be reordered: call
  *                    them only around calls that are not inlined
+ *   PAIRS_FLUSH_THEMSELVES  pair_fma flushes in any mode: products alone need no flush_begin
  *   pairs_join       the words that pairs_load reads, from the two rows of the pairs
+ *   pairs_of         what pairs_load makes of these words
  *   pair_broadcast_joined  a word of those, broadcast as a pair_x
  *   vec_flush        subnormals become zero, where flush_begin does not see to that */
 #ifndef HONE_KERNELS_CPU_SIMD_PAIRS_H
 #define HONE_KERNELS_CPU_SIMD_PAIRS_H
 
 #include "kernels/cpu/simd/simd.h"
+
+#include <stdbool.h>
 
 #ifdef __AVX2__
 #define CONTROL_FLUSH_TO_ZERO 0x8000U
@@ -87,6 +91,7 @@ SIMD_INLINE f32x16 code_value(i32x16 codes)
 
 #ifdef __AVX512BF16__
 #define PAIR_WORDS ((size_t)1)
+#define PAIRS_FLUSH_THEMSELVES true
 typedef __m512bh pair16;
 typedef __m512bh pair_x;
 
@@ -121,6 +126,11 @@ SIMD_INLINE pair_x pair_broadcast(const float *words)
 SIMD_INLINE pair16 pairs_load(const float *words)
 {
     return (pair16)_mm512_loadu_si512(words);
+}
+
+SIMD_INLINE pair16 pairs_of(f32x16 words)
+{
+    return (pair16)_mm512_castps_si512(words);
 }
 
 SIMD_INLINE f32x16 pair_fma(pair_x x, pair16 w, f32x16 acc)
@@ -171,6 +181,7 @@ SIMD_INLINE void pairs_decode(const float *words, pair16 *first, pair16 *second)
 }
 #else
 #define PAIR_WORDS ((size_t)2)
+#define PAIRS_FLUSH_THEMSELVES false
 typedef struct {
     f32x16 even, odd;
 } pair16;
@@ -200,11 +211,16 @@ SIMD_INLINE pair_x pair_broadcast(const float *words)
     return (pair_x){vec_set1(words[0]), vec_set1(words[1])};
 }
 
-SIMD_INLINE pair16 pairs_load(const float *words)
+SIMD_INLINE pair16 pairs_of(f32x16 words)
 {
-    const i32x16 both = vec_bits(vec_load(words));
+    const i32x16 both = vec_bits(words);
     return (pair16){ivec_as_float(ivec_shift_left(both, 16)),
                     ivec_as_float(ivec_and(both, ivec_set1(-0x10000)))};
+}
+
+SIMD_INLINE pair16 pairs_load(const float *words)
+{
+    return pairs_of(vec_load(words));
 }
 
 SIMD_INLINE f32x16 pair_fma(pair_x x, pair16 w, f32x16 acc)
