@@ -132,7 +132,7 @@ static size_t pace_lines(const struct attention_args *a, size_t n_pairs)
         (a->value_dim + 63) / 64 * (KEY_BLOCK / FETCH_UNIT) / (has_pairs(a) ? 2 : 1);
     const size_t n_units = n_tiles * (n_scores + n_values);
 
-    return (fetch_step_lines(a) * STEPS_PER_BLOCK + n_units - 1) / n_units;
+    return n_units == 0 ? 0 : (fetch_step_lines(a) * STEPS_PER_BLOCK + n_units - 1) / n_units;
 }
 
 static void score_block(const struct attention_args *a, const struct chunk *c, struct workspace *w,
@@ -231,6 +231,7 @@ static void attention_task(void *context, size_t thread_index, size_t n_threads)
     const struct attention_call *call = context;
     const struct attention_args *a = call->args;
     struct chunk_list list = {.args = a,
+                              .n_rows = chunk_rows(group_heads(a)),
                               .total_work = call->total_work,
                               .thread_index = thread_index,
                               .n_threads = n_threads};

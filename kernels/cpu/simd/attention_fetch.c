@@ -8,7 +8,7 @@ static void next_place(struct chunk_list *list)
     const struct kv_span *span = &a->spans[list->span];
 
     list->kv_head = 0;
-    list->row += chunk_rows(group_heads(a));
+    list->row += list->n_rows;
     if (list->row >= span->n_rows) {
         list->before += attention_work(a, span, span->n_rows);
         list->row = 0;
@@ -34,7 +34,7 @@ bool ISA(chunk_list_next)(struct chunk_list *list, struct chunk *out)
 
     while (list->span < a->n_spans) {
         if (list->row < a->spans[list->span].n_rows && list->kv_head < a->n_kv_heads) {
-            *out = chunk_at(&a->spans[list->span], list->row, chunk_rows(group_heads(a)));
+            *out = chunk_at(&a->spans[list->span], list->row, list->n_rows);
             out->kv_head = list->kv_head++;
             if (is_own(list, out)) {
                 return true;

@@ -16,6 +16,7 @@
 /* The chunks of one thread, in order. */
 struct chunk_list {
     const struct attention_args *args;
+    size_t n_rows; /* of a chunk at most */
     size_t total_work;
     size_t thread_index, n_threads;
     size_t span, row, kv_head; /* of the next one */

@@ -11,11 +11,12 @@
 #ifdef __AVX512BW__
 typedef short half32 __attribute__((vector_size(64)));
 
-/* Words of 32 columns of two rows, `second` NULL: of one and zeros. */
-SIMD_INLINE void zip_words(const float *first, const float *second, f32x16 words[2])
+/* Words of 32 columns of two rows, or of one and zeros. */
+SIMD_INLINE void zip_words(const float *first, const float *second, const bool has_second,
+                           f32x16 words[2])
 {
     const half32 a = (half32)_mm512_loadu_si512(first);
-    const half32 b = second == NULL ? (half32){0} : (half32)_mm512_loadu_si512(second);
+    const half32 b = has_second ? (half32)_mm512_loadu_si512(second) : (half32){0};
     const half32 low =
         __builtin_shufflevector(a, b, 0, 32, 1, 33, 2, 34, 3, 35, 4, 36, 5, 37, 6, 38, 7, 39, 8, 40,
                                 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47);
@@ -27,20 +28,21 @@ SIMD_INLINE void zip_words(const float *first, const float *second, f32x16 words
 }
 
 /* 32 columns. */
-SIMD_INLINE void zip_32(const float *first, const float *second, float *to)
+SIMD_INLINE void zip_32(const float *first, const float *second, const bool has_second, float *to)
 {
     f32x16 words[2];
 
-    zip_words(first, second, words);
+    zip_words(first, second, has_second, words);
     vec_store(to, words[0]);
     vec_store(to + SIMD_LANES, words[1]);
 }
 #else
 /* Never called: PAIRS_FROM_ROWS is false. */
-SIMD_INLINE void zip_words(const float *first, const float *second, f32x16 words[2])
+SIMD_INLINE void zip_words(const float *first, const float *second, const bool has_second,
+                           f32x16 words[2])
 {
     words[0] = vec_load(first);
-    words[1] = second == NULL ? vec_zero() : vec_load(second);
+    words[1] = has_second ? vec_load(second) : vec_zero();
 }
 #endif
 
@@ -93,16 +95,15 @@ SIMD_INLINE void tile_add(struct tile *tile, const float *x, size_t x_stride, co
     }
 }
 
-/* One pair of each row with two rows of 16 or 64 values, `second` NULL: with one and zeros. */
+/* One pair of each row with two rows of values, or with one and zeros. */
 SIMD_INLINE void tile_add_rows(struct tile *tile, const float *x, size_t x_stride,
-                               const float *first, const float *second)
+                               const float *first, const float *second, const bool has_second)
 {
     f32x16 words[4];
 
 #pragma GCC unroll 2
     for (size_t v = 0; v < tile->vectors; v += 2) {
-        zip_words(first + v * SIMD_LANES / 2, second == NULL ? NULL : second + v * SIMD_LANES / 2,
-                  words + v);
+        zip_words(first + v * SIMD_LANES / 2, second + v * SIMD_LANES / 2, has_second, words + v);
     }
 #pragma GCC unroll 4
     for (size_t r = 0; r < tile->rows; r++) {
@@ -126,16 +127,15 @@ SIMD_INLINE void tile_add_keys(struct tile *tile, const struct pair_product *t, 
             fetch_lines(&t->pace);
         }
         for (size_t left = smaller(t->n_pairs - k, per_step); left > 0; left--) {
-            tile_add_rows(tile, x, t->x_stride, first, first + stride);
+            tile_add_rows(tile, x, t->x_stride, first, first + stride, true);
             x += PAIR_WORDS;
             first += 2 * stride;
         }
     }
     if (t->is_odd) {
         const size_t k = 2 * t->n_pairs;
-        tile_add_rows(tile, x, t->x_stride,
-                      t->rows->steps[k / KV_STEP_TOKENS] + k % KV_STEP_TOKENS * stride + column / 2,
-                      NULL);
+        const float *const last = t->rows->steps[k / KV_STEP_TOKENS] + k % KV_STEP_TOKENS * stride;
+        tile_add_rows(tile, x, t->x_stride, last + column / 2, last + column / 2, false);
     }
 }
 
@@ -250,7 +250,7 @@ void ISA(pair_zip)(const float *first, const float *second, size_t width, float 
 
 #ifdef __AVX512BW__
     for (; c + PAIR_VALUES <= width; c += PAIR_VALUES) {
-        zip_32(first + c / 2, second == NULL ? NULL : second + c / 2, to + c);
+        zip_32(first + c / 2, (second == NULL ? first : second) + c / 2, second != NULL, to + c);
     }
 #endif
     for (; c < width; c++) {
@@ -273,7 +273,7 @@ void ISA(pair_zip_step)(const float *rows, size_t stride, size_t n_pairs, size_t
     for (; c + PAIR_VALUES <= width; c += PAIR_VALUES) {
         for (size_t k = 0; k < n_pairs; k++) {
             const float *first = rows + 2 * k * stride + c / 2;
-            zip_32(first, first + stride, to + k * to_stride + c);
+            zip_32(first, first + stride, true, to + k * to_stride + c);
         }
     }
 #endif
