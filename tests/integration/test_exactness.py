@@ -124,10 +124,10 @@ def samples_that_are_put_off_stay_exact():
             assert counts[1] > 0 and counts[2] > counts[1], counts
             assert counts[0] > 0 or "rollout.speculate=2" not in sets, counts
             assert tight == roomy, sets
-        for dtype in ("model.dtype=bf16", "model.dtype=fp8"):
-            roomy, _ = run_long(folder, [dtype])
-            tight, counts = run_long(folder, [dtype, f"rollout.kv_cache_bytes={cache_bytes(folder, [dtype], 1)}"])
-            assert counts[1] > 0 and tight == roomy, (dtype, counts)
+        for sets in (["model.dtype=bf16"], ["model.dtype=fp8"], ["model.kv_cache_dtype=fp8"]):
+            roomy, _ = run_long(folder, sets)
+            tight, counts = run_long(folder, [*sets, f"rollout.kv_cache_bytes={cache_bytes(folder, sets, 1)}"])
+            assert counts[1] > 0 and tight == roomy, (sets, counts)
 
 
 def several_updates_and_a_reference_stay_exact():
