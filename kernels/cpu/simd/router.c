@@ -46,8 +46,31 @@ static size_t arg_max(const float *values, size_t n)
     return n;
 }
 
+/* Of at most sixteen values, which stay in a register: a vector that is loaded just after one of
+ * its lanes was stored has to wait. */
+static void take_largest_few(float *values, size_t n, size_t k, int32_t *indices)
+{
+    static const int32_t lanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const f32x16 value = vec_load_n(values, n), lowest = vec_set1(-INFINITY);
+    const i32x16 ids = ivec_load(lanes);
+    mask16 left = mask_and(mask_first(n), vec_eq(value, value));
+
+    for (size_t i = 0; i < k; i++) {
+        const f32x16 best = vec_set1(vec_hmax(vec_select(left, value, lowest)));
+        const uint32_t hits = mask_bits(mask_and(left, vec_eq(value, best)));
+        const int32_t taken = __builtin_ctz(hits);
+        indices[i] = taken;
+        values[taken] = NAN;
+        left = mask_and(left, mask_not(ivec_eq(ids, ivec_set1(taken))));
+    }
+}
+
 void ISA(take_largest)(float *values, size_t n, size_t k, int32_t *indices)
 {
+    if (n <= SIMD_LANES) {
+        take_largest_few(values, n, k, indices);
+        return;
+    }
     for (size_t i = 0; i < k; i++) {
         const size_t best = arg_max(values, n);
 
