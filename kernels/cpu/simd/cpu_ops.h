@@ -93,7 +93,8 @@ struct dw_block {
     float *dw;
     size_t dw_stride;
     size_t n_rows, n_in, n_out;
-    float *joined; /* dw_joined_words of scratch */
+    float *joined;               /* dw_joined_words of scratch */
+    const struct dw_block *next; /* what comes after it: its first rows are asked for; or NULL */
     enum precision precision;
 };
 void ISA(dw_block)(const struct dw_block *block);

@@ -141,7 +141,8 @@ static void run_batches(struct dw_batches *batches)
     }
     for (size_t i = 0; block.n_rows > 0; i++) {
         const struct dw_block next = block_at(batches, i + 1);
-        run_rows(&block, &next);
+        const bool is_last = next.n_rows == 0 && batches->first.next != NULL;
+        run_rows(&block, is_last ? batches->first.next : &next);
         block = next;
     }
 }

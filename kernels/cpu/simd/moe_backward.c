@@ -17,8 +17,9 @@
 #include <string.h>
 
 #define N_MATRICES ((size_t)3) /* gate, up, down */
-/* Rows of an expert between its items and its weights: even, for pairs. */
-#define CHUNK_ROWS ((size_t)128)
+/* Rows of an expert between its items and its weights, so few that they stay in the second-level
+ * cache beside those: even, for pairs. */
+#define CHUNK_ROWS ((size_t)96)
 /* Experts a thread from which on each is one thread's: less, and some would wait for the last. */
 #define EXPERTS_A_THREAD ((size_t)4)
 /* Rows that are asked for ahead: they lie anywhere. */
@@ -268,10 +269,14 @@ static void run_chunk(const struct moe_job *job, const struct moe_item *chunk, s
                                       (uint32_t)(chunk->begin + n * (i + 1) / n_items)};
         run_item(job, &rows, &item, thread_index);
     }
+    struct dw_block gradients[N_MATRICES];
     for (size_t matrix = 0; matrix < N_MATRICES; matrix++) {
-        struct dw_block block = weight_gradient(job, &rows, chunk, matrix);
-        block.joined = job->joined + thread_index * job->joined_words;
-        ISA(dw_block)(&block);
+        gradients[matrix] = weight_gradient(job, &rows, chunk, matrix);
+        gradients[matrix].joined = job->joined + thread_index * job->joined_words;
+        gradients[matrix].next = matrix + 1 < N_MATRICES ? &gradients[matrix + 1] : NULL;
+    }
+    for (size_t matrix = 0; matrix < N_MATRICES; matrix++) {
+        ISA(dw_block)(&gradients[matrix]);
     }
 }
 
