@@ -204,19 +204,20 @@ static inline void fill_biases(struct policy *policy)
 static inline void fill_weights(struct policy *policy)
 {
     static float drawn[DRAWN_FLOATS];
-    static struct model_config of;
+    static unsigned char of[sizeof(struct model_config)]; /* its bytes; padding may miss, no more */
     const struct model_config *config = policy_config(policy);
+    const void *const bytes = config;
     const size_t n = policy_table(policy)->n_floats;
 
     assert_true(n <= DRAWN_FLOATS);
-    if (memcmp(&of, config, sizeof(of)) == 0) {
+    if (memcmp(of, bytes, sizeof(of)) == 0) {
         memcpy(policy_weights(policy), drawn, n * sizeof(float));
         return;
     }
     weights_init(config, policy_table(policy), 7, policy_weights(policy));
     fill_biases(policy);
     memcpy(drawn, policy_weights(policy), n * sizeof(float));
-    of = *config;
+    memcpy(of, bytes, sizeof(of));
 }
 
 /* A policy with such weights, ready to run. */
