@@ -10,7 +10,8 @@
  *   policy_indexer*.c   of sparse attention          policy_mtp*.c       the MTP modules
  *   policy_block_backward.c, policy_ffn_backward.c, policy_linear_backward.c  a layer, backward
  *   policy_balance.c    the routers' balance loss    policy_recompute.c  activations again
- *   policy_extend.c     cache, prefill, decode       policy_draft.c      drafts of modules
+ *   policy_extend.c     prefill, decode              policy_cache.c      pages of entries
+ *   policy_draft.c      drafts of modules
  *   policy_part.c       a forward for each thread    policy_cut.c        where it is cut
  *   policy_receive.c    weights that come            policy_rehearse.c   memory of the ops
  *   policy_trace.c      looking inside               policy_work.c       what rows cost
