@@ -37,7 +37,7 @@ static const struct cli_command command = {
     .arguments = "",
     .summary = "R1-Zero in miniature: makes data and a small DeepSeek-V3 model, teaches it to add\n"
                "digits by a few worked examples, then lets GRPO discover that thinking pays.\n"
-               "Takes some minutes on two cores. Every command it runs is shown.",
+               "Takes about a minute on two cores. Every command it runs is shown.",
     .options = options,
     .n_options = sizeof options / sizeof options[0],
     .n_arguments_max = 0,
