@@ -36,7 +36,7 @@ static const char phase2_text[] =
     "model: {path: sft-phase1, dtype: %s, router_bias_update: 3e-3, mtp_train: true, mtp_coef: "
     "0.3}\n"
     "data: {train: data/sft-mix.jsonl}\n"
-    "optim: {learning_rate: 1e-3, lr_scheduler_type: wsd, warmup_steps: 20, decay_ratio: 0.2}\n"
+    "optim: {learning_rate: 1e-3, lr_scheduler_type: linear, warmup_steps: 20}\n"
     "sft: {batch_size: 64, max_steps: 100, output: sft}\n"
     "log: {every_steps: 25}\n";
 
