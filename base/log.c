@@ -17,6 +17,8 @@
 
 static char process_label[NAME_ROOM + 1]; /* "name " or ""; set before threads start */
 static atomic_int level_max = LOG_INFO;
+static atomic_int copy_fd = -1;
+static atomic_int copy_level_max = LOG_INFO;
 
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
 
@@ -25,6 +27,12 @@ void log_setup(const char *process_name, enum log_level level)
     (void)snprintf(process_label, sizeof(process_label), "%.31s%s", process_name,
                    process_name[0] == '\0' ? "" : " ");
     atomic_store(&level_max, (int)level);
+}
+
+void log_copy_to(int fd, enum log_level level)
+{
+    atomic_store(&copy_level_max, (int)level);
+    atomic_store(&copy_fd, fd);
 }
 
 enum status log_level_parse(const char *text, enum log_level *out)
@@ -65,10 +73,10 @@ static size_t print_head(char *line, size_t room, enum log_level level, const ch
 }
 
 /* stderr may be a full pipe or gone; there is nowhere to report that, so the line is dropped. */
-static void write_line(const char *line, size_t n)
+static void write_line(int fd, const char *line, size_t n)
 {
     while (n > 0) {
-        const ssize_t n_written = write(STDERR_FILENO, line, n);
+        const ssize_t n_written = write(fd, line, n);
         if (n_written < 0 && errno == EINTR) {
             continue;
         }
@@ -80,27 +88,57 @@ static void write_line(const char *line, size_t n)
     }
 }
 
-void log_write(enum log_level level, const char *module, const char *format, ...)
+static bool shows(const atomic_int *max, enum log_level level)
+{
+    return (int)level <= atomic_load_explicit(max, memory_order_relaxed);
+}
+
+/* is_forced: to stderr at any level. */
+static void PRINTF_LIKE(4, 0) write_record(enum log_level level, bool is_forced, const char *module,
+                                           const char *format, va_list arguments)
 {
     const int saved_errno = errno;
+    const int fd = atomic_load_explicit(&copy_fd, memory_order_relaxed);
+    const bool is_copied = fd >= 0 && shows(&copy_level_max, level);
+    const bool is_shown = is_forced || shows(&level_max, level);
     char line[LINE_ROOM];
-    va_list arguments;
 
-    if ((int)level > atomic_load_explicit(&level_max, memory_order_relaxed)) {
+    if (!is_shown && !is_copied) {
         return;
     }
     const size_t n_head = print_head(line, sizeof(line) / 2, level, module);
-    va_start(arguments, format);
     const int n_wanted = vsnprintf(line + n_head, sizeof(line) - n_head - 1, format, arguments);
-    va_end(arguments);
     if (n_wanted >= (int)(sizeof(line) - n_head - 1)) {
         memcpy(line + sizeof(line) - 5, "...", 4);
     }
     hide_controls(line + n_head);
     size_t n = strlen(line);
     line[n++] = '\n';
-    write_line(line, n);
+    if (is_shown) {
+        write_line(STDERR_FILENO, line, n);
+    }
+    if (is_copied) {
+        write_line(fd, line, n);
+    }
     errno = saved_errno;
+}
+
+void log_write(enum log_level level, const char *module, const char *format, ...)
+{
+    va_list arguments;
+
+    va_start(arguments, format);
+    write_record(level, false, module, format, arguments);
+    va_end(arguments);
+}
+
+void log_answer(const char *module, const char *format, ...)
+{
+    va_list arguments;
+
+    va_start(arguments, format);
+    write_record(LOG_WARN, true, module, format, arguments);
+    va_end(arguments);
 }
 
 /* Code points that would let text command a terminal or pose as something else: controls,

@@ -44,12 +44,12 @@ void waits_tell(const char *whom, int64_t since_us, int64_t deadline_us, const c
         (void)snprintf(left, sizeof(left), ", %.1f s left", seconds(deadline_us - now_us));
     }
     n_told++;
-    log_warn("waits", "for %s: %s%s%s", whom, what, since, left);
+    log_answer("waits", "for %s: %s%s%s", whom, what, since, left);
 }
 
 void waits_end(void)
 {
     if (n_told == 0) {
-        log_warn("waits", "for nobody");
+        log_answer("waits", "for nobody");
     }
 }

@@ -1,6 +1,6 @@
-/* Owns how a process tells what it waits for when SIGUSR2 asks: a log line a wait, at the level of
- * warnings, which `hone run` shows. Each main loop looks once a turn and lists its own; between
- * turns a process computes and waits for nobody. Main thread only. */
+/* Owns how a process tells what it waits for when SIGUSR2 asks: a log line a wait, marked as a
+ * warning, which `hone run` shows, and written at any log level. Each main loop looks once a turn
+ * and lists its own; between turns a process computes and waits for nobody. Main thread only. */
 #ifndef HONE_BASE_WAITS_H
 #define HONE_BASE_WAITS_H
 

@@ -23,7 +23,7 @@
 static const struct cli_option options[] = {
     {'s', "set", "KEY=VALUE", "override a setting, e.g. grpo.epsilon=0.3; may be repeated"},
     {CODE_DRY_RUN, "dry-run", NULL, "check everything, print what would happen, and stop"},
-    {'j', "json", NULL, "progress as one JSON object a step"},
+    {'j', "json", NULL, "progress as one JSON object a step, memory as one at the end"},
 };
 static const struct cli_command command = {
     .name = "run",
@@ -186,6 +186,19 @@ static enum status check_all(const struct run_config *config, const char *run_di
     return status;
 }
 
+/* Last on stdout, whatever the end; without memory for an object it is left out. */
+static void print_memory(const struct run_memory *memory, bool is_json)
+{
+    char text[256];
+    struct json *const object = is_json ? run_memory_json(memory) : NULL;
+    if (object != NULL && cli_print_json(object) != STATUS_OK) {
+        (void)fprintf(stderr, "hone run: %s\n", status_message());
+    }
+    if (!is_json && *run_memory_text(memory, text, sizeof text) != '\0') {
+        (void)printf("memory: %s\n", text);
+    }
+}
+
 /* How it ended and where the result is; step_before: of the last checkpoint at the start. */
 static enum status print_result(const struct run_config *config, const struct run_options *run,
                                 const char *run_dir, unsigned long long step_before, int exit_code)
@@ -212,6 +225,7 @@ static enum status print_result(const struct run_config *config, const struct ru
 static enum status train_locked(const struct run_config *config, const char *run_dir,
                                 const struct run_options *run, int *exit_code)
 {
+    struct run_memory memory;
     unsigned long long step_before = 0;
     const struct supervisor_options supervisor = {.config_path = run->config_path,
                                                   .sets = &run->sets,
@@ -220,7 +234,9 @@ static enum status train_locked(const struct run_config *config, const char *run
                                                   .is_json = run->is_json};
     TRY(last_checkpoint(run_dir, &step_before));
     TRY(write_config(config, run_dir));
-    TRY(supervisor_run(&supervisor, exit_code));
+    const enum status status = supervisor_run(&supervisor, &memory, exit_code);
+    print_memory(&memory, run->is_json);
+    TRY(status);
     return print_result(config, run, run_dir, step_before, *exit_code);
 }
 

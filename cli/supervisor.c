@@ -7,13 +7,16 @@
 #include "base/process.h"
 #include "base/run_paths.h"
 #include "base/waits.h"
-#include "cli/log_tail.h"
+#include "cli/run_child.h"
 #include "cli/supervision.h"
 #include "db/db.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define TICK_US 20000
 #define FAREWELL_MS 3000                   /* others end by themselves once the trainer has */
@@ -21,89 +24,28 @@
 #define STOP_GRACE_MS 2000                 /* from SIGTERM to SIGKILL */
 #define CHECKPOINT_US ((int64_t)300000000) /* a trainer that was asked to stop writes one */
 
-struct child {
-    enum role role;
-    size_t index; /* of a worker */
-    char name[32];
-    struct process process; /* pid 0: not running */
-    struct log_tail tail;
-};
-
 struct supervisor {
     const struct supervisor_options *options;
     char *own_path, *log_dir;
+    int log_fd;
+    struct run_memory *memory;
     struct supervision state;
-    struct child *children; /* reward, trainer, workers */
+    struct run_child *children; /* reward, trainer, workers */
     size_t n_children;
     int64_t stop_deadline_us; /* 0: nobody asked to stop */
     bool clears_line;
 };
 
-#define TRAINER_INDEX 1u
-
-/* --- One child --- */
-
-/* path of NAME.log; caller frees. */
-static enum status log_path(const struct supervisor *supervisor, const struct child *child,
-                            char **out)
+static enum status child_start(struct supervisor *supervisor, struct run_child *child)
 {
-    char name[40];
-    (void)snprintf(name, sizeof name, "%s.log", child->name);
-    return path_join(supervisor->log_dir, name, out);
+    const struct run_child_files files = {.own_path = supervisor->own_path,
+                                          .log_dir = supervisor->log_dir};
+    return run_child_start(child, supervisor->options, &files);
 }
 
-/* The command line of a child; every text is borrowed. */
-static size_t fill_argv(const struct supervisor *supervisor, const struct child *child,
-                        const char *log_file, const char **argv)
+static void child_stop(struct supervisor *supervisor, struct run_child *child, int grace_ms)
 {
-    static const char *const commands[] = {
-        [ROLE_REWARD] = "reward", [ROLE_TRAINER] = "trainer", [ROLE_WORKER] = "rollout"};
-    const struct supervisor_options *const options = supervisor->options;
-    size_t n = 0;
-    argv[n++] = supervisor->own_path;
-    argv[n++] = commands[child->role];
-    argv[n++] = options->config_path;
-    argv[n++] = "--run-dir";
-    argv[n++] = options->run_dir;
-    argv[n++] = "--log";
-    argv[n++] = log_file;
-    if (child->role == ROLE_WORKER) {
-        argv[n++] = "--name";
-        argv[n++] = child->name;
-    }
-    if (child->role == ROLE_TRAINER && options->is_json) {
-        argv[n++] = "--json";
-    }
-    for (size_t i = 0; i < options->sets->count; i++) {
-        argv[n++] = "--set";
-        argv[n++] = options->sets->items[i];
-    }
-    argv[n] = NULL;
-    return n;
-}
-
-static enum status child_start(struct supervisor *supervisor, struct child *child)
-{
-    const char *argv[2 * CLI_SETS_MAX + 16];
-    char *log_file = NULL;
-    TRY(log_path(supervisor, child, &log_file));
-    (void)fill_argv(supervisor, child, log_file, argv);
-    const struct process_options options = {.argv = argv};
-    log_tail_close(&child->tail);
-    enum status status = log_tail_open(&child->tail, log_file);
-    if (status == STATUS_OK) {
-        status = process_start(&options, &child->process);
-    }
-    memory_free(log_file);
-    return status;
-}
-
-static void child_stop(struct supervisor *supervisor, struct child *child, int grace_ms)
-{
-    if (child->process.pid > 0) {
-        process_stop(&child->process, grace_ms);
-    }
-    log_tail_follow(&child->tail, supervisor->clears_line);
+    run_child_stop(child, grace_ms, supervisor->clears_line);
 }
 
 /* --- All of them --- */
@@ -130,7 +72,7 @@ static enum status start_all(struct supervisor *supervisor)
  * follows. The workers have left, except those that it never met. */
 static void await_farewell(struct supervisor *supervisor, int farewell_ms)
 {
-    for (size_t i = TRAINER_INDEX + 1; i < supervisor->n_children; i++) {
+    for (size_t i = RUN_CHILD_TRAINER + 1; i < supervisor->n_children; i++) {
         process_signal(&supervisor->children[i].process, SIGTERM);
     }
     const int64_t deadline_us = clock_now_us() + (int64_t)farewell_ms * 1000;
@@ -174,25 +116,14 @@ static int64_t count_trained(const struct supervisor *supervisor)
 
 /* --- What happens --- */
 
-static const char *ending_text(int exit_code, char *out, size_t room)
-{
-    if (exit_code > 128) {
-        (void)snprintf(out, room, "killed by signal %d (%s)", exit_code - 128,
-                       strsignal(exit_code - 128));
-    } else {
-        (void)snprintf(out, room, "ended with code %d", exit_code);
-    }
-    return out;
-}
-
-static void tell_ending(const struct supervisor *supervisor, const struct child *child,
+/* To the user, and to RUN/log/run.log. */
+static void tell_ending(const struct supervisor *supervisor, const struct run_child *child,
                         int exit_code, const char *consequence)
 {
-    char ending[96];
-    const char *const last = exit_code > 128 ? "" : child->tail.last; /* it said nothing of it */
-    (void)fprintf(stderr, "%shone run: %s %s; %s%s%s\n", supervisor->clears_line ? "\r\033[K" : "",
-                  child->name, ending_text(exit_code, ending, sizeof ending), consequence,
-                  *last != '\0' ? ": " : "", last);
+    char text[LOG_TAIL_LINE + 200];
+    (void)run_child_ending(child, exit_code, consequence, text, sizeof text);
+    (void)fprintf(stderr, "%shone run: %s\n", supervisor->clears_line ? "\r\033[K" : "", text);
+    log_info("supervisor", "%s", text);
 }
 
 static enum status restart_all(struct supervisor *supervisor, bool *is_over, int *exit_code)
@@ -201,6 +132,7 @@ static enum status restart_all(struct supervisor *supervisor, bool *is_over, int
     if (!supervision_may_restart(&supervisor->state, count_trained(supervisor))) {
         (void)fprintf(stderr, "hone run: no new step after %u restarts; giving up\n",
                       SUPERVISION_SET_RESTARTS_MAX);
+        log_info("supervisor", "no new step after %u restarts", SUPERVISION_SET_RESTARTS_MAX);
         *is_over = true;
         *exit_code = status_exit_code(STATUS_TIMEOUT);
         return STATUS_OK;
@@ -209,7 +141,7 @@ static enum status restart_all(struct supervisor *supervisor, bool *is_over, int
     return start_all(supervisor);
 }
 
-static enum status act(struct supervisor *supervisor, const struct child *child, int child_code,
+static enum status act(struct supervisor *supervisor, const struct run_child *child, int child_code,
                        struct supervision_verdict verdict, bool *is_over, int *exit_code)
 {
     switch (verdict.action) {
@@ -235,7 +167,7 @@ static enum status act(struct supervisor *supervisor, const struct child *child,
 }
 
 /* Looks after one child: its log, its end. */
-static enum status child_tick(struct supervisor *supervisor, struct child *child, bool *is_over,
+static enum status child_tick(struct supervisor *supervisor, struct run_child *child, bool *is_over,
                               int *exit_code)
 {
     int child_code = 0;
@@ -257,7 +189,7 @@ static enum status start_due_workers(struct supervisor *supervisor)
         if (retry_us == 0 || retry_us > now_us || supervisor->state.is_stopping) {
             continue;
         }
-        TRY(child_start(supervisor, &supervisor->children[TRAINER_INDEX + 1 + i]));
+        TRY(child_start(supervisor, &supervisor->children[RUN_CHILD_TRAINER + 1 + i]));
         supervision_worker_started(&supervisor->state, i, now_us);
     }
     return STATUS_OK;
@@ -271,8 +203,9 @@ static void hear_signals(struct supervisor *supervisor, bool *is_over, int *exit
     if (process_signal_caught() != 0 && supervisor->stop_deadline_us == 0) {
         supervisor->state.is_stopping = true;
         supervisor->stop_deadline_us = now_us + CHECKPOINT_US;
-        process_signal(&supervisor->children[TRAINER_INDEX].process, SIGTERM);
-        if (supervisor->children[TRAINER_INDEX].process.pid == 0) {
+        process_signal(&supervisor->children[RUN_CHILD_TRAINER].process, SIGTERM);
+        log_info("supervisor", "asked to stop by signal %d", process_signal_caught());
+        if (supervisor->children[RUN_CHILD_TRAINER].process.pid == 0) {
             *is_over = true;
             *exit_code = 128 + process_signal_caught();
         }
@@ -288,7 +221,7 @@ static void hear_signals(struct supervisor *supervisor, bool *is_over, int *exit
 /* Its own waits, and each child is asked for its own: their lines come through their logs. */
 static void tell_waits(const struct supervisor *supervisor)
 {
-    const struct child *trainer = &supervisor->children[TRAINER_INDEX];
+    const struct run_child *trainer = &supervisor->children[RUN_CHILD_TRAINER];
 
     if (!waits_are_asked()) {
         return;
@@ -299,7 +232,7 @@ static void tell_waits(const struct supervisor *supervisor)
                (int)trainer->process.pid);
     for (size_t i = 0; i < supervisor->state.n_workers; i++) {
         if (supervisor->state.workers[i].retry_us != 0) {
-            waits_tell(supervisor->children[TRAINER_INDEX + 1 + i].name, 0,
+            waits_tell(supervisor->children[RUN_CHILD_TRAINER + 1 + i].name, 0,
                        supervisor->state.workers[i].retry_us, "the time to start it again");
         }
     }
@@ -308,10 +241,43 @@ static void tell_waits(const struct supervisor *supervisor)
     }
 }
 
+/* The reward service's own children are its scorers. */
+static void look_at_memory(const struct supervisor *supervisor)
+{
+    static const enum memory_part parts[] = {[ROLE_REWARD] = MEMORY_REWARD,
+                                             [ROLE_TRAINER] = MEMORY_TRAINER,
+                                             [ROLE_WORKER] = MEMORY_WORKERS};
+    struct run_memory *const memory = supervisor->memory;
+
+    if (!run_memory_is_due(memory, clock_now_us())) {
+        return;
+    }
+    run_memory_look(memory, clock_now_us());
+    run_memory_add_process(memory, MEMORY_RUN, getpid());
+    for (size_t i = 0; i < supervisor->n_children; i++) {
+        const struct run_child *const child = &supervisor->children[i];
+        run_memory_add_process(memory, parts[child->role], child->process.pid);
+        if (child->role == ROLE_REWARD) {
+            run_memory_add_descendants(memory, MEMORY_SCORERS, child->process.pid);
+        }
+    }
+    run_memory_looked(memory, clock_now_us());
+}
+
+static void tell_end(const struct supervisor *supervisor, int exit_code)
+{
+    char text[256];
+    if (*run_memory_text(supervisor->memory, text, sizeof text) != '\0') {
+        log_info("supervisor", "memory %s", text);
+    }
+    log_info("supervisor", "the run ended with code %d", exit_code);
+}
+
 static enum status supervisor_tick(struct supervisor *supervisor, bool *is_over, int *exit_code)
 {
     hear_signals(supervisor, is_over, exit_code);
     tell_waits(supervisor);
+    look_at_memory(supervisor);
     for (size_t i = 0; i < supervisor->n_children && !*is_over; i++) {
         TRY(child_tick(supervisor, &supervisor->children[i], is_over, exit_code));
     }
@@ -339,21 +305,19 @@ static enum status watch(struct supervisor *supervisor, int *exit_code)
     return STATUS_OK;
 }
 
-static void name_children(struct supervisor *supervisor)
+/* RUN/log/run.log: what was started, what ended, and what was done about it. */
+static enum status open_log(struct supervisor *supervisor)
 {
-    for (size_t i = 0; i < supervisor->n_children; i++) {
-        struct child *const child = &supervisor->children[i];
-        child->tail.fd = -1;
-        if (i <= TRAINER_INDEX) {
-            child->role = i == TRAINER_INDEX ? ROLE_TRAINER : ROLE_REWARD;
-            (void)snprintf(child->name, sizeof child->name, "%s",
-                           i == TRAINER_INDEX ? "trainer" : "reward");
-            continue;
-        }
-        child->role = ROLE_WORKER;
-        child->index = i - TRAINER_INDEX - 1;
-        (void)snprintf(child->name, sizeof child->name, "w%zu", child->index);
-    }
+    char *path = NULL;
+    TRY(path_join(supervisor->log_dir, "run.log", &path));
+    supervisor->log_fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600);
+    const enum status status =
+        supervisor->log_fd >= 0
+            ? STATUS_OK
+            : status_set(STATUS_IO, "%s: cannot write the log: %s", path, strerror(errno));
+    log_copy_to(supervisor->log_fd, LOG_INFO);
+    memory_free(path);
+    return status;
 }
 
 static enum status prepare(struct supervisor *supervisor)
@@ -363,32 +327,47 @@ static enum status prepare(struct supervisor *supervisor)
         return status_set(STATUS_BAD_CONFIG, "rollout.workers: %zu is above %u", n_workers,
                           SUPERVISION_WORKERS_MAX);
     }
-    supervisor->n_children = n_workers + TRAINER_INDEX + 1;
+    supervisor->n_children = n_workers + RUN_CHILD_TRAINER + 1;
     supervisor->clears_line = !supervisor->options->is_json && cli_is_terminal(stdout);
     TRY(memory_alloc(supervisor->n_children, sizeof supervisor->children[0],
                      &supervisor->children));
-    name_children(supervisor);
+    for (size_t i = 0; i < supervisor->n_children; i++) {
+        run_child_init(&supervisor->children[i], i);
+    }
     TRY(cli_own_path(&supervisor->own_path));
     TRY(path_join(supervisor->options->run_dir, "log", &supervisor->log_dir));
-    return folder_create(supervisor->log_dir);
+    TRY(folder_create(supervisor->log_dir));
+    return open_log(supervisor);
 }
 
-enum status supervisor_run(const struct supervisor_options *options, int *exit_code)
+static void dispose(struct supervisor *supervisor)
 {
-    struct supervisor supervisor = {.options = options};
+    for (size_t i = 0; supervisor->children != NULL && i < supervisor->n_children; i++) {
+        log_tail_close(&supervisor->children[i].tail);
+    }
+    memory_free(supervisor->children);
+    memory_free(supervisor->own_path);
+    memory_free(supervisor->log_dir);
+    log_copy_to(-1, LOG_INFO);
+    if (supervisor->log_fd >= 0) {
+        (void)close(supervisor->log_fd); /* each line was written at once */
+    }
+}
+
+enum status supervisor_run(const struct supervisor_options *options, struct run_memory *memory,
+                           int *exit_code)
+{
+    struct supervisor supervisor = {.options = options, .memory = memory, .log_fd = -1};
     *exit_code = 0;
     process_catch_signals();
+    run_memory_begin(memory, clock_now_us());
     enum status status = prepare(&supervisor);
     if (status == STATUS_OK) {
         supervision_begin(&supervisor.state, options->n_workers, clock_now_us());
         status = watch(&supervisor, exit_code);
         stop_all(&supervisor, STOP_GRACE_MS);
+        tell_end(&supervisor, *exit_code);
     }
-    for (size_t i = 0; supervisor.children != NULL && i < supervisor.n_children; i++) {
-        log_tail_close(&supervisor.children[i].tail);
-    }
-    memory_free(supervisor.children);
-    memory_free(supervisor.own_path);
-    memory_free(supervisor.log_dir);
+    dispose(&supervisor);
     return status;
 }

@@ -4,6 +4,7 @@
 #define HONE_CLI_SUPERVISOR_H
 
 #include "cli/cli.h"
+#include "cli/run_memory.h"
 
 struct supervisor_options {
     const char *config_path;
@@ -13,7 +14,8 @@ struct supervisor_options {
     bool is_json; /* progress as JSON */
 };
 /* Runs until the trainer is done, a deliberate failure or a signal. *exit_code is that of `hone
- * run`. Errors: IO when a process cannot be started, NO_MEMORY. */
-MUST_CHECK enum status supervisor_run(const struct supervisor_options *options, int *exit_code);
+ * run`; memory: what all processes took. Errors: IO when a process cannot be started, NO_MEMORY. */
+MUST_CHECK enum status supervisor_run(const struct supervisor_options *options,
+                                      struct run_memory *memory, int *exit_code);
 
 #endif

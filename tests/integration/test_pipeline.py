@@ -159,13 +159,13 @@ def time_spent_on_rewards_is_in_the_database():
 
 
 def a_signal_shows_what_everybody_waits_for():
-    """SIGUSR2 to hone run: its own waits and each child's, and the run goes on."""
+    """SIGUSR2 to hone run: its own waits and each child's, at the lowest log level too, and the run goes on."""
     with support.temporary() as name:
         folder = support.small_run(name)
         (folder / "slow.py").write_text(SLOW.replace("0.3", "3"))
         with open(folder / "run.yaml", "a") as file:
             file.write('  - {name: slow, source: "cmd:python3 slow.py", weight: 0}\n')
-        run = subprocess.Popen([support.HONE, "run", "run.yaml", "--set", "run.max_steps=1"],
+        run = subprocess.Popen([support.HONE, "run", "run.yaml", "--set", "run.max_steps=1", "--set", "log.level=error"],
                                cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
             for _ in range(40):  # also while its children start: nobody dies of being asked
@@ -214,10 +214,37 @@ def json_lines_are_objects():
     with support.temporary() as name:
         folder = support.small_run(name)
         done = support.hone("run", "run.yaml", "--json", "--set", "run.max_steps=3", cwd=folder, check=0)
-        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        *lines, memory = [json.loads(line) for line in done.stdout.splitlines()]
         assert [line["step"] for line in lines] == [1, 2, 3], done.stdout
         assert all(STEP_KEYS <= set(line) for line in lines), lines[0]
-        assert all(isinstance(value, (int, float)) for line in lines for value in line.values())
+        assert all(isinstance(value, (int, float)) for line in [*lines, memory] for value in line.values())
+        shares = [memory[f"{part}_bytes"] for part in ("trainer", "workers", "reward", "scorers", "run")]
+        assert memory["memory_peak_bytes"] == sum(shares) and memory["memory_peak_s"] > 0, memory
+        assert all(share > 0 for share in shares[:3]), memory
+
+
+def a_run_tells_what_memory_it_took():
+    """On stdout and in RUN/log/run.log: trainer, workers, the reward service and a scorer that holds 64 MiB,
+    also of a run that was interrupted."""
+    with support.temporary() as name:
+        folder = support.small_run(name, steps=100000)
+        (folder / "large.py").write_text("held = bytearray(b'x') * (64 << 20)\n" + SLOW.replace("0.3", "0.01"))
+        with open(folder / "run.yaml", "a") as file:
+            file.write('  - {name: large, source: "cmd:python3 large.py", weight: 0}\n')
+        process = support.start(folder)
+        support.wait_for_step(folder, 2)
+        time.sleep(1.1)  # it looks at least once a second
+        process.terminate()
+        assert process.wait(timeout=60) == 75, support.output(folder)
+        told = re.search(r"^memory: (at most (\d+) MiB at once: trainer (\d+), 2 workers (\d+), reward (\d+), "
+                         r"scorers (\d+), run (\d+) \(after [0-9.ms]+\))$", support.output(folder), re.M)
+        assert told, support.output(folder)
+        total, *shares = map(int, told.groups()[1:])
+        assert abs(total - sum(shares)) <= 3 and 64 <= shares[3] < 200, told.group(0)
+        logged = (folder / "runs" / "rl" / "log" / "run.log").read_text()
+        for part in (" supervisor: trainer started pid=", " supervisor: asked to stop by signal 15\n",
+                     f" supervisor: memory {told.group(1)}\n", " supervisor: the run ended with code 75\n"):
+            assert part in logged, (part, logged)
 
 
 def sockets_and_files(pid):
@@ -300,5 +327,6 @@ def resume_settings_are_obeyed():
 if __name__ == "__main__":
     support.main([every_sample_is_in_the_database, time_spent_on_rewards_is_in_the_database,
                   a_signal_shows_what_everybody_waits_for, json_lines_are_objects,
+                  a_run_tells_what_memory_it_took,
                   roles_are_processes,
                   a_finished_run_says_so_and_can_go_on, resume_settings_are_obeyed])

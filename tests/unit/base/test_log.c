@@ -87,6 +87,54 @@ static void a_record_is_one_line(void **state)
     assert_string_equal(out + 9, "debug module: text=a\n");
 }
 
+static void an_answer_is_shown_at_any_level(void **state)
+{
+    int ends[2];
+    char out[256];
+
+    (void)state;
+    log_setup("w0", LOG_ERROR);
+    assert_int_equal(capture(LOG_WARN, "a", out, sizeof(out)), 0);
+    assert_int_equal(pipe(ends), 0);
+    const int kept = dup(STDERR_FILENO);
+    assert_true(dup2(ends[1], STDERR_FILENO) >= 0);
+    log_answer("waits", "for %s", "nobody");
+    assert_true(dup2(kept, STDERR_FILENO) >= 0);
+    (void)close(kept);
+    const ssize_t n = read(ends[0], out, sizeof(out) - 1);
+    (void)close(ends[0]);
+    (void)close(ends[1]);
+    assert_true(n > 9);
+    out[n] = '\0';
+    assert_string_equal(out + 9, "warn  w0 waits: for nobody\n");
+    log_setup("", LOG_INFO);
+}
+
+static void a_copy_has_a_level_of_its_own(void **state)
+{
+    int ends[2];
+    char out[256];
+    char copy[256];
+
+    (void)state;
+    assert_int_equal(pipe(ends), 0);
+    log_setup("", LOG_WARN);
+    log_copy_to(ends[1], LOG_INFO);
+    assert_int_equal(capture(LOG_DEBUG, "a", out, sizeof(out)), 0);
+    assert_int_equal(capture(LOG_INFO, "b", out, sizeof(out)), 0);
+    assert_true(capture(LOG_WARN, "c", out, sizeof(out)) > 0);
+    assert_string_equal(out + 9, "warn  module: text=c\n");
+    log_copy_to(-1, LOG_INFO);
+    assert_true(capture(LOG_WARN, "d", out, sizeof(out)) > 0);
+    const ssize_t n = read(ends[0], copy, sizeof(copy) - 1);
+    (void)close(ends[0]);
+    (void)close(ends[1]);
+    assert_true(n > 0);
+    copy[n] = '\0';
+    assert_string_equal(copy + 9 + strlen("info  module: text=b\n") + 9, "warn  module: text=c\n");
+    log_setup("", LOG_INFO);
+}
+
 static void levels_are_read_by_name(void **state)
 {
     enum log_level level;
@@ -105,6 +153,8 @@ int main(void)
         cmocka_unit_test(controls_and_tricks_are_made_visible),
         cmocka_unit_test(long_texts_are_cut_at_whole_pieces),
         cmocka_unit_test(a_record_is_one_line),
+        cmocka_unit_test(an_answer_is_shown_at_any_level),
+        cmocka_unit_test(a_copy_has_a_level_of_its_own),
         cmocka_unit_test(levels_are_read_by_name),
     };
 
