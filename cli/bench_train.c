@@ -131,10 +131,12 @@ enum status bench_train(const struct bench_subject *subject)
         .optimizer = {.beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .max_grad_norm = 1},
         .micro_batch_tokens = SEQUENCES * SEQUENCE_ROWS,
         .max_sequence_rows = SEQUENCE_ROWS + 1,
+        .max_update_tokens = SEQUENCES * (SEQUENCE_ROWS + 1),
         .sampling = {.temperature = 1, .top_p = 1}};
     const struct policy_options policy_options = {.max_rows = learner_max_rows(&options),
                                                   .max_entries = learner_max_entries(&options),
                                                   .max_draws = 1,
+                                                  .max_update_tokens = options.max_update_tokens,
                                                   .is_trainable = true,
                                                   .recomputes = subject->recomputes,
                                                   .precision = subject->precision,

@@ -284,6 +284,7 @@ enum status model_check_run(const struct model_comparison *comparison,
 
     *run = (struct model_run){.arena = comparison->arena};
     sized.max_rows = count_rows(comparison->io);
+    sized.max_update_tokens = sized.max_rows;
     sized.is_trainable = true;
     TRY(policy_load(comparison->backend, comparison->dir, &sized, &run->policy));
     TRY(apply_switches(comparison->dir, run->policy));

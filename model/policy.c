@@ -16,11 +16,7 @@ static enum status create_weights(struct policy *policy)
     if (policy->options.is_trainable) {
         TRY(ops->alloc(policy->backend, n, sizeof(float), &policy->gradients));
     }
-    if (policy->options.is_trainable && policy->config.has_tied_head) {
-        TRY(ops->alloc(policy->backend, policy->config.vocab_size * policy->config.hidden_size,
-                       sizeof(float), &policy->tied_gradients));
-    }
-    return STATUS_OK;
+    return policy_tied_create(policy);
 }
 
 /* All that says how large things are. */
@@ -163,7 +159,7 @@ static void release_device(struct policy *policy)
 
     ops->release(policy->backend, policy->buffers);
     ops->release(policy->backend, policy->packed);
-    ops->release(policy->backend, policy->tied_gradients);
+    policy_tied_destroy(policy);
     if (!policy->is_hollow) {
         ops->release(policy->backend, policy->gradients);
         ops->release(policy->backend, policy->weights);
@@ -252,11 +248,9 @@ bool policy_recomputes(const struct policy *policy)
 
 struct policy_memory policy_memory(const struct policy *policy)
 {
-    const struct model_config *config = &policy->config;
     size_t arriving = 0;
     const size_t weights = policy_float_bytes(policy, &arriving);
-    const size_t tied =
-        config->has_tied_head ? config->vocab_size * config->hidden_size * sizeof(float) : 0;
+    const size_t tied = policy_tied_slots(policy) * policy->sizes.d * sizeof(float);
 
     return (struct policy_memory){
         .weights = weights,

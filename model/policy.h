@@ -26,6 +26,10 @@ struct policy_options {
     /* Most tokens of the sequences of one policy_batch; a prefix counts for itself and in each
      * sequence that continues it. 0: max_rows, which is all that batches without prefixes need. */
     size_t max_entries;
+    /* Trainable: most different tokens in the batches of one update, which ends with
+     * policy_finish_gradients. A tied head's embedding has a gradient for so many. 0: any number.
+     */
+    size_t max_update_tokens;
     bool is_trainable; /* keep activations and gradients */
     size_t n_drafts;   /* tokens that policy_draft may draft behind a sequence: caches then hold
                           entries of the MTP modules too. 0, or no module: it drafts nothing */
@@ -70,9 +74,9 @@ const struct weight_table *policy_table(const struct policy *policy);
 const char *policy_numerics(const struct policy *policy);
 float *policy_weights(struct policy *policy);   /* flat, table->n_floats */
 float *policy_gradients(struct policy *policy); /* same layout; NULL unless trainable */
-/* After the last policy_backward of an update, before its gradients are read: adds what a tied head
- * has gathered to the embedding's gradient. Apart until then, so that each is one chain over rows
- * and the cut into micro-batches changes no bit; without a tied head nothing happens. */
+/* After the last policy_backward of an update, before its gradients are read: adds the embedding's
+ * gradient to that of a tied head. Apart until then, so that each is one chain over rows and the
+ * cut into micro-batches changes no bit; without a tied head nothing happens. */
 MUST_CHECK enum status policy_finish_gradients(struct policy *policy);
 /* Packs the weights for the kernels; call after every change of policy_weights. */
 MUST_CHECK enum status policy_refresh(struct policy *policy);

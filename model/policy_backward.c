@@ -4,6 +4,7 @@
  * merged in the order of the batch's rows (the trunk's before the module's at the same row) into
  * ONE chain of additions, so that cutting a batch between sequences still changes no bit. */
 #include "model/policy_attention_internal.h"
+#include "model/policy_backward_internal.h"
 
 #include <string.h>
 
@@ -151,9 +152,7 @@ static enum status head_backward(struct policy *policy, const float *g, const fl
                                          .h = h != NULL ? policy->grad.h : NULL,
                                          .dx = policy->grad.d_head,
                                          .dx_stride = s->d_stride,
-                                         .dw = policy->tied_gradients != NULL
-                                                   ? policy->tied_gradients
-                                                   : policy->gradients + policy->head};
+                                         .dw = policy->gradients + policy->head};
     const int32_t *scatter = policy->target_rows;
 
     if (n > 0) {
@@ -283,11 +282,15 @@ static enum status embedding_backward(struct policy *policy)
                                            .d_table = policy->gradients + policy->embedding,
                                            .n_rows = policy->n_rows,
                                            .d = policy->sizes.d};
+    const int32_t *tokens = policy->host_tokens;
 
     if (policy->mtp_reaches_trunk) {
         TRY(merge_embedding(policy, &args));
+        tokens = policy->staging + half_staging(policy);
     }
-    return policy->backend->ops->embedding_backward(policy->backend, &args);
+    return policy->tied.rows != NULL
+               ? policy_tied_backward(policy, tokens, &args)
+               : policy->backend->ops->embedding_backward(policy->backend, &args);
 }
 
 enum status policy_backward(struct policy *policy, const float *g, const float *h)
@@ -309,28 +312,4 @@ enum status policy_backward(struct policy *policy, const float *g, const float *
     TRY(embedding_backward(policy));
     policy->mtp_reaches_trunk = false;
     return STATUS_OK;
-}
-
-enum status policy_finish_gradients(struct policy *policy)
-{
-    const struct backend_ops *ops = policy->backend->ops;
-    const size_t vocab = policy->config.vocab_size, d = policy->sizes.d;
-
-    if (policy->tied_gradients == NULL) {
-        return STATUS_OK;
-    }
-    for (size_t i = 0; i < vocab; i += policy->options.max_rows) {
-        const size_t left = vocab - i;
-        const size_t n = left < policy->options.max_rows ? left : policy->options.max_rows;
-
-        TRY(ops->scatter_add_rows(
-            policy->backend, &(struct rows_args){.src = policy->tied_gradients + i * d,
-                                                 .src_stride = d,
-                                                 .rows = policy->identity,
-                                                 .dst = policy->gradients + policy->head + i * d,
-                                                 .dst_stride = d,
-                                                 .n_rows = n,
-                                                 .d = d}));
-    }
-    return ops->fill(policy->backend, policy->tied_gradients, vocab * d, 0);
 }

@@ -54,6 +54,11 @@ MUST_CHECK enum status policy_residual_backward(struct policy *policy, size_t no
 MUST_CHECK enum status policy_ffn_backward(struct policy *policy, const struct policy_layer *layer,
                                            const struct policy_activations *a, size_t n_rows,
                                            float *d_h);
+/* embedding_backward of a tied head's policy: args without ids and table, of these tokens (n_rows,
+ * on the host, not in the front half of staging). Errors: BAD_ARGUMENT (more different tokens in an
+ * update than max_update_tokens). */
+MUST_CHECK enum status policy_tied_backward(struct policy *policy, const int32_t *tokens,
+                                            struct embedding_backward_args *args);
 /* The balance loss of a layer: *d_scores (n_rows, E), or NULL without one. */
 MUST_CHECK enum status policy_balance_backward(struct policy *policy,
                                                const struct policy_layer *layer,

@@ -11,7 +11,7 @@
  *   policy_block_backward.c, policy_ffn_backward.c, policy_linear_backward.c  a layer, backward
  *   policy_balance.c    the routers' balance loss    policy_recompute.c  activations again
  *   policy_extend.c     prefill, decode              policy_cache.c      pages of entries
- *   policy_draft.c      drafts of modules
+ *   policy_draft.c      drafts of modules            policy_tied.c       a tied head's gradient
  *   policy_part.c       a forward for each thread    policy_cut.c        where it is cut
  *   policy_receive.c    weights that come            policy_rehearse.c   memory of the ops
  *   policy_trace.c      looking inside               policy_work.c       what rows cost
@@ -135,6 +135,14 @@ struct policy_gradients_scratch {
     float *d_mtp_hidden; /* (T, d) gradient of the hidden rows that the last module read */
 };
 
+/* The gradient of a tied head's embedding until policy_finish_gradients (policy_tied.c). */
+struct policy_tied {
+    float *rows;     /* (slots, d); NULL unless the head is tied and learns */
+    int32_t *slots;  /* (V) host: where a token's row is, or -1 */
+    int32_t *tokens; /* (slots) host: whose row it is */
+    size_t n;        /* slots in use */
+};
+
 /* One MTP module beside its layer: offsets of its rows, packed copies, activations, and the rows
  * and targets of its last forward pass. */
 struct policy_mtp_module {
@@ -170,7 +178,6 @@ struct policy {
     struct weight_table *table;
     bool is_hollow; /* policy_create_hollow */
     float *weights, *gradients;
-    float *tied_gradients; /* (V, d) of a tied head until policy_finish_gradients, else NULL */
     float *packed;
     void *buffers; /* one block: all activations and scratch */
     size_t packed_words, buffer_bytes;
@@ -185,6 +192,7 @@ struct policy {
     size_t held_layer; /* whose activations the shared set has when they are made again */
     struct policy_mtp_module *modules; /* n_mtp_modules */
     struct policy_gradients_scratch grad;
+    struct policy_tied tied;
 
     float *cos_table, *sin_table;
     struct kv_pages pages; /* one layer's, for whole sequences */
@@ -292,6 +300,11 @@ void policy_packs_measure(struct policy *policy);
 MUST_CHECK enum status policy_packs_create(struct policy *policy);
 /* Gives the copies their places from base on. */
 void policy_packs_place(struct policy *policy, float *base);
+
+/* policy_tied.c: the rows that policy->tied has, 0 unless the head is tied and learns. */
+size_t policy_tied_slots(const struct policy *policy);
+MUST_CHECK enum status policy_tied_create(struct policy *policy);
+void policy_tied_destroy(struct policy *policy);
 
 /* One layer over n_rows rows whose entries go to spans' pages. */
 struct policy_block_rows {

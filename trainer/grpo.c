@@ -29,6 +29,17 @@ struct pass {
     struct grpo_stats *stats;
 };
 
+/* Of one of the parts of a step, whose prompts are those of its groups. */
+static size_t max_update_tokens(const struct run_config *config)
+{
+    const size_t n_parts = config->grpo.num_minibatches, n_groups = config->grpo.prompts_per_step;
+    const size_t n = n_groups * config->grpo.num_generations;
+    const size_t n_sequences = (n + n_parts - 1) / n_parts;
+    const size_t n_prompts = n_groups < n_sequences ? n_groups : n_sequences;
+    return n_prompts * config->data.max_prompt_length +
+           n_sequences * config->rollout.max_completion_length;
+}
+
 struct learner_options grpo_learner_options(const struct run_config *config)
 {
     const size_t rows = config->data.max_prompt_length + config->rollout.max_completion_length;
@@ -40,6 +51,7 @@ struct learner_options grpo_learner_options(const struct run_config *config)
                       .max_grad_norm = config->optim.max_grad_norm},
         .micro_batch_tokens = config->optim.micro_batch_tokens,
         .max_sequence_rows = rows + 1,
+        .max_update_tokens = max_update_tokens(config),
         .sampling = {.temperature = (float)config->rollout.temperature,
                      .top_k = (int32_t)config->rollout.top_k,
                      .top_p = (float)config->rollout.top_p,

@@ -22,6 +22,9 @@ struct learner_options {
     size_t micro_batch_tokens; /* rows of one forward */
     size_t max_sequence_rows;  /* longest sequence; sizes the policy's max_rows with
                                   micro_batch_tokens */
+    /* Most tokens of an update, those of a group's prompt once: policy_options.max_update_tokens.
+     */
+    size_t max_update_tokens;
     struct sampling_params sampling;
     /* Sequences of one group and prompt compute it once. Not where the routers' balance loss is
      * that of a sequence, or indexers learn: then nothing is shared. */

@@ -181,6 +181,7 @@ enum status setup_policy_options(const struct run_config *config, const struct m
         .max_rows = learner_max_rows(learner),
         .max_entries = learner_max_entries(learner),
         .max_draws = 1,
+        .max_update_tokens = learner->max_update_tokens,
         .is_trainable = true,
         .precision = precision,
         .unquantised = precision_unquantised(precision),

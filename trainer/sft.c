@@ -61,6 +61,7 @@ static struct learner_options learner_options_of(const struct run_config *config
                       .max_grad_norm = config->optim.max_grad_norm},
         .micro_batch_tokens = config->optim.micro_batch_tokens,
         .max_sequence_rows = longest,
+        .max_update_tokens = config->sft.batch_size * longest,
         .sampling = {.temperature = 1.0F, .top_p = 1.0F},
         .trains_mtp = config->model.mtp_train && model->n_mtp_modules > 0,
         .mtp_coef = config->model.mtp_coef,

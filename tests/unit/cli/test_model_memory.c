@@ -37,6 +37,7 @@ static void configure(struct run_config *run)
     run->rollout.max_batch_tokens = 512;
     run->grpo.prompts_per_step = 8;
     run->grpo.num_generations = 4;
+    run->grpo.num_minibatches = 1;
     run->model.mtp_train = true;
     run->model.mtp_coef = 0.1;
     run->optim.adam_beta1 = 0.9;

@@ -332,4 +332,31 @@ static inline void list_mtp_rows(const struct batch *batch, size_t first, size_t
 
 enum mtp_use { WITHOUT_MTP, MTP_DETACHED, MTP_ATTACHED };
 
+/* Forward and backward of sequences [first, last), gradients added. */
+static inline void learn_sequences(struct policy *policy, const struct batch *batch, size_t first,
+                                   size_t last, enum mtp_use use)
+{
+    const size_t begin = batch->offsets[first];
+    const size_t n_modules = use == WITHOUT_MTP ? 0 : policy_config(policy)->n_mtp_modules;
+    struct mtp_rows mtp;
+    float logp[MAX_ROWS], entropy[MAX_ROWS];
+
+    forward(policy, batch, first, last, plain, logp, entropy);
+    for (size_t i = 0; i < n_modules; i++) {
+        list_mtp_rows(batch, first, last, i, &mtp);
+        assert_ok(policy_mtp_forward(policy,
+                                     &(struct policy_mtp_args){.module = i,
+                                                               .target_rows = mtp.rows,
+                                                               .targets = mtp.targets,
+                                                               .n_targets = mtp.n,
+                                                               .detached = use == MTP_DETACHED},
+                                     logp));
+    }
+    for (size_t i = n_modules; i-- > 0;) {
+        list_mtp_rows(batch, first, last, i, &mtp);
+        assert_ok(policy_mtp_backward(policy, mtp.g));
+    }
+    assert_ok(policy_backward(policy, batch->g + begin, batch->h + begin));
+}
+
 #endif

@@ -14,33 +14,6 @@
 #include <math.h>
 #include <string.h>
 
-/* Forward and backward of sequences [first, last), gradients added. */
-static void learn(struct policy *policy, const struct batch *batch, size_t first, size_t last,
-                  enum mtp_use use)
-{
-    const size_t begin = batch->offsets[first];
-    const size_t n_modules = use == WITHOUT_MTP ? 0 : policy_config(policy)->n_mtp_modules;
-    struct mtp_rows mtp;
-    float logp[MAX_ROWS], entropy[MAX_ROWS];
-
-    forward(policy, batch, first, last, plain, logp, entropy);
-    for (size_t i = 0; i < n_modules; i++) {
-        list_mtp_rows(batch, first, last, i, &mtp);
-        assert_ok(policy_mtp_forward(policy,
-                                     &(struct policy_mtp_args){.module = i,
-                                                               .target_rows = mtp.rows,
-                                                               .targets = mtp.targets,
-                                                               .n_targets = mtp.n,
-                                                               .detached = use == MTP_DETACHED},
-                                     logp));
-    }
-    for (size_t i = n_modules; i-- > 0;) {
-        list_mtp_rows(batch, first, last, i, &mtp);
-        assert_ok(policy_mtp_backward(policy, mtp.g));
-    }
-    assert_ok(policy_backward(policy, batch->g + begin, batch->h + begin));
-}
-
 /* Gradients of the whole batch learnt in pieces that end before these sequences. */
 static float *gradients_of(const char *device, size_t n_threads, const size_t *cuts, size_t n_cuts,
                            enum mtp_use use)
@@ -56,7 +29,7 @@ static float *gradients_of(const char *device, size_t n_threads, const size_t *c
     for (size_t i = 0; i <= n_cuts; i++) {
         const size_t last = cuts != NULL && i < n_cuts ? cuts[i] : N_SEQUENCES;
 
-        learn(policy, &batch, first, last, use);
+        learn_sequences(policy, &batch, first, last, use);
         first = last;
     }
     assert_ok(policy_finish_gradients(policy));
@@ -204,7 +177,7 @@ static void check_slope(void)
     struct batch batch;
 
     batch_fill(&batch);
-    learn(policy, &batch, 0, N_SEQUENCES, MTP_ATTACHED);
+    learn_sequences(policy, &batch, 0, N_SEQUENCES, MTP_ATTACHED);
     assert_ok(policy_finish_gradients(policy));
     /* A token may change its expert within a step: then a smaller one. */
     assert_true(slope_agrees(policy, &batch, 1e-4f) || slope_agrees(policy, &batch, 4e-5f));
@@ -283,11 +256,12 @@ static void a_step_allocates_nothing(void **state)
 
     (void)state;
     batch_fill(&batch);
-    learn(policy, &batch, 0, N_SEQUENCES, MTP_ATTACHED); /* the backend's scratch grows once */
+    learn_sequences(policy, &batch, 0, N_SEQUENCES,
+                    MTP_ATTACHED); /* the backend's scratch grows once */
 
     const size_t before = memory_total_blocks();
 
-    learn(policy, &batch, 0, N_SEQUENCES, MTP_ATTACHED);
+    learn_sequences(policy, &batch, 0, N_SEQUENCES, MTP_ATTACHED);
     assert_ok(policy_refresh(policy));
     assert_int_equal(memory_total_blocks(), before);
     policy_destroy(policy);

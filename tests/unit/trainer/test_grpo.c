@@ -162,6 +162,21 @@ static void a_step_allocates_nothing_but_from_its_arena(void **state)
     assert_int_equal(memory_total_blocks(), n_blocks);
 }
 
+static void an_update_has_the_tokens_of_its_prompts_and_of_its_responses(void **state)
+{
+    struct run_config config = {.data = {.max_prompt_length = 100},
+                                .grpo = {.prompts_per_step = 6, .num_generations = 4},
+                                .rollout = {.max_completion_length = 10}};
+    /* 24 sequences of a step: their update's number of groups and of sequences. */
+    static const size_t cases[][3] = {{1, 6, 24}, {2, 6, 12}, {5, 5, 5}, {24, 1, 1}, {1000, 1, 1}};
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        config.grpo.num_minibatches = cases[i][0];
+        assert_int_equal(grpo_learner_options(&config).max_update_tokens,
+                         cases[i][1] * 100 + cases[i][2] * 10);
+    }
+}
+
 #define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -174,6 +189,7 @@ int main(void)
         CASE(truncated_samples_can_be_masked),
         CASE(minibatches_and_iterations_are_updates),
         CASE(a_step_allocates_nothing_but_from_its_arena),
+        cmocka_unit_test(an_update_has_the_tokens_of_its_prompts_and_of_its_responses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
