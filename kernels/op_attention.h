@@ -94,13 +94,17 @@ struct attention_args {
     size_t n_selected;
 };
 /* d_pages (same layout as pages) is added to, by keys and by values: those of cached tokens too, so
- * no two spans may share a block. dq and dq_rope are assigned for the rows of spans. */
+ * no two spans may share a block. dq and dq_rope are assigned for the rows of spans.
+ * precision BF16, with BF16 or FP8 pages: d_out, probabilities and gradients of scores are rounded
+ * to bfloat16 too, and every product is one of pairs: of dimensions, of keys 2 j and 2 j + 1, and
+ * of a chunk's (row, head) pairs 2 i and 2 i + 1. With F32 pages it counts for nothing. */
 struct attention_backward_args {
     struct attention_args forward; /* as it was called, out and lse filled */
     const float *d_out;            /* (T, H, value_dim), out_stride */
     float *dq;                     /* strides of q */
     float *dq_rope;                /* strides of q_rope, or NULL with rope_dim 0 */
     struct kv_pages d_pages;
+    enum precision precision; /* of the products: F32 or BF16 */
 };
 
 /* The indexer of sparse attention (model.md 11.1): I[t][s] = scale sum over heads of w[t][h]

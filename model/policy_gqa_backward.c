@@ -13,11 +13,13 @@ static enum status scores_backward(struct policy *policy, const struct policy_ac
 
     TRY(policy_gqa_copy(policy, rows, a->q, a->project, rows->pages, true));
     TRY(ops->fill(policy->backend, g->d_pages, policy->n_entries_used * d_pages.entry_stride, 0));
-    TRY(ops->attention_backward(policy->backend, &(struct attention_backward_args){
-                                                     .forward = policy_gqa_args(policy, a, rows),
-                                                     .d_out = g->d_values,
-                                                     .dq = g->d_q,
-                                                     .d_pages = d_pages}));
+    TRY(ops->attention_backward(
+        policy->backend,
+        &(struct attention_backward_args){.forward = policy_gqa_args(policy, a, rows),
+                                          .d_out = g->d_values,
+                                          .dq = g->d_q,
+                                          .d_pages = d_pages,
+                                          .precision = policy_backward_products(policy)}));
     return policy_gqa_copy(policy, rows, g->d_q, g->d_project, d_pages, false);
 }
 

@@ -67,12 +67,14 @@ static enum status scores_backward(struct policy *policy, const struct policy_ac
 
     TRY(policy_mla_copy(policy, rows, a->latent, a->project, rows->pages, true));
     TRY(ops->fill(policy->backend, d_pages.data, policy->n_entries_used * d_pages.entry_stride, 0));
-    TRY(ops->attention_backward(policy->backend, &(struct attention_backward_args){
-                                                     .forward = policy_mla_args(policy, a, rows),
-                                                     .d_out = policy->grad.d_attended,
-                                                     .dq = policy->grad.d_absorbed,
-                                                     .dq_rope = policy->grad.d_q + s->nope,
-                                                     .d_pages = d_pages}));
+    TRY(ops->attention_backward(
+        policy->backend,
+        &(struct attention_backward_args){.forward = policy_mla_args(policy, a, rows),
+                                          .d_out = policy->grad.d_attended,
+                                          .dq = policy->grad.d_absorbed,
+                                          .dq_rope = policy->grad.d_q + s->nope,
+                                          .d_pages = d_pages,
+                                          .precision = policy_backward_products(policy)}));
     return policy_mla_copy(policy, rows, policy->grad.d_latent, policy->grad.d_project, d_pages,
                            false);
 }

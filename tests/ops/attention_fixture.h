@@ -40,6 +40,7 @@ static inline size_t value_at(struct shape s, size_t head)
 /* Whole sequences packed one after another; rows of all operands are adjacent. */
 struct attention_case {
     struct shape shape;
+    enum precision products; /* of gradients */
     size_t n_sequences, lengths[MAX_SPANS];
     size_t n_rows;
     float *q_latent, *q_rope, *entries, *d_out; /* entries: (T, entry_width) */
@@ -306,7 +307,8 @@ static inline void run_backward(struct backend *b, const void *context, float *o
         .d_out = c->d_out,
         .dq = dq_latent,
         .dq_rope = c->shape.dr == 0 ? NULL : dq_rope,
-        .d_pages = d_cache.pages};
+        .d_pages = d_cache.pages,
+        .precision = c->products};
     assert_ok(b->ops->attention(b, &args.forward));
     assert_ok(b->ops->attention_backward(b, &args));
     copy_entries(b, c, spans, c->n_sequences, &d_cache, dq_rope + n_pairs * c->shape.dr, false);

@@ -17,7 +17,8 @@
 #define EXACT 2e-6
 
 /* Whether FP8 pages give the bits of bfloat16 pages that hold the same values: n floats. */
-static void check_codes(struct shape shape, size_t n_sequences, const size_t *lengths, op_run *run)
+static void check_codes(struct shape shape, size_t n_sequences, const size_t *lengths, op_run *run,
+                        enum precision products)
 {
     struct attention_case c;
     struct backend *b;
@@ -25,6 +26,7 @@ static void check_codes(struct shape shape, size_t n_sequences, const size_t *le
 
     shape.cache = PRECISION_FP8;
     make_case(&c, shape, n_sequences, lengths);
+    c.products = products;
     memory_free(operands(&c, &n));
     n = run == run_whole ? out_floats(&c) : out_floats(&c) + n;
     float *got = new_floats(n), *want = new_floats(n);
@@ -67,7 +69,7 @@ static void check_forward(struct shape shape, size_t n_sequences, const size_t *
     memory_free(want);
     memory_free(got);
     drop_case(&c);
-    check_codes(shape, n_sequences, lengths, run_whole);
+    check_codes(shape, n_sequences, lengths, run_whole, PRECISION_F32);
 }
 
 static void forward_agrees_with_the_oracle(void **state)
@@ -91,36 +93,54 @@ static void forward_agrees_with_the_oracle(void **state)
     }
 }
 
-static void check_gradient(struct shape shape, size_t n_sequences, const size_t *lengths)
+/* Rounded to 8 bits: the factors of products. */
+#define PAIRS_ROUNDING 2e-2
+
+static void check_gradient(struct shape shape, size_t n_sequences, const size_t *lengths,
+                           enum precision products)
 {
     struct attention_case c;
     size_t n;
 
     make_case(&c, in_bf16(shape), n_sequences, lengths);
+    c.products = products;
     double *x = operands(&c, &n), *want = new_doubles(n);
     float *got = new_floats(out_floats(&c) + n);
     run_everywhere(run_backward, &c, out_floats(&c) + n, got);
     numeric_gradient(oracle_loss_of, &c, x, n, want);
-    compare_to_double("dq_latent, dq_rope, d_pages", got + out_floats(&c), want, n, 2 * ROUNDING);
+    compare_to_double("dq_latent, dq_rope, d_pages", got + out_floats(&c), want, n,
+                      products == PRECISION_F32 ? 2 * ROUNDING : PAIRS_ROUNDING);
     memory_free(got);
     memory_free(want);
     memory_free(x);
     drop_case(&c);
-    check_codes(shape, n_sequences, lengths, run_backward);
+    check_codes(shape, n_sequences, lengths, run_backward, products);
+}
+
+static void check_gradients(enum precision products)
+{
+    static const size_t lengths[] = {1, 17, 8};
+    static const size_t long_lengths[] = {133};
+
+    check_gradient((struct shape){3, 7, 2, 0, 0, PRECISION_F32}, 3, lengths, products);
+    check_gradient((struct shape){4, 17, 6, 0, 0, PRECISION_F32}, 3, lengths, products);
+    check_gradient((struct shape){1, 1, 2, 0, 0, PRECISION_F32}, 1, long_lengths, products);
+    check_gradient((struct shape){4, 7, 0, 4, 0, PRECISION_F32}, 3, lengths, products);
+    check_gradient((struct shape){6, 8, 0, 3, 0, PRECISION_F32}, 3, lengths, products);
+    check_gradient((struct shape){3, 7, 2, 0, 4, PRECISION_F32}, 3, lengths, products);
+    check_gradient((struct shape){4, 2, 0, 2, 5, PRECISION_F32}, 3, lengths, products);
 }
 
 static void gradient_passes_straight_through_the_rounding(void **state)
 {
-    static const size_t lengths[] = {1, 17, 8};
-    static const size_t long_lengths[] = {133};
     (void)state;
-    check_gradient((struct shape){3, 7, 2, 0, 0, PRECISION_F32}, 3, lengths);
-    check_gradient((struct shape){4, 17, 6, 0, 0, PRECISION_F32}, 3, lengths);
-    check_gradient((struct shape){1, 1, 2, 0, 0, PRECISION_F32}, 1, long_lengths);
-    check_gradient((struct shape){4, 7, 0, 4, 0, PRECISION_F32}, 3, lengths);
-    check_gradient((struct shape){6, 8, 0, 3, 0, PRECISION_F32}, 3, lengths);
-    check_gradient((struct shape){3, 7, 2, 0, 4, PRECISION_F32}, 3, lengths);
-    check_gradient((struct shape){4, 2, 0, 2, 5, PRECISION_F32}, 3, lengths);
+    check_gradients(PRECISION_F32);
+}
+
+static void gradient_in_pairs_agrees_with_the_oracle(void **state)
+{
+    (void)state;
+    check_gradients(PRECISION_BF16);
 }
 
 /* Values that the cache does not hold: rounded ones give the same bits. */
@@ -218,6 +238,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forward_agrees_with_the_oracle),
         cmocka_unit_test(gradient_passes_straight_through_the_rounding),
+        cmocka_unit_test(gradient_in_pairs_agrees_with_the_oracle),
         cmocka_unit_test(entries_and_queries_are_rounded_on_their_way),
         cmocka_unit_test(copies_round_to_nearest_even_and_back_is_exact),
     };

@@ -15,7 +15,8 @@ static void check_alone(struct backend *b, const struct attention_case *c, size_
     const struct shape shape = c->shape;
     const size_t q_width = shape.n_heads * shape.rk, r_width = shape.n_heads * shape.dr;
     const size_t width = entry_width(shape);
-    struct attention_case one = {.shape = shape, .n_sequences = 1, .n_rows = c->lengths[s]};
+    struct attention_case one = {
+        .shape = shape, .products = c->products, .n_sequences = 1, .n_rows = c->lengths[s]};
 
     one.lengths[0] = c->lengths[s];
     one.q_latent = c->q_latent + first * q_width;
@@ -34,7 +35,7 @@ static void check_alone(struct backend *b, const struct attention_case *c, size_
     assert_same_bits("d_pages", got, want, one.n_rows * width);
 }
 
-static void check_batch(struct shape shape)
+static void check_batch(struct shape shape, enum precision products)
 {
     static const size_t lengths[] = {40, 1, 23, 150, 17, 40, 39, 16};
     struct attention_case c;
@@ -42,6 +43,7 @@ static void check_batch(struct shape shape)
     size_t n, first = 0;
 
     make_case(&c, shape, MAX_SPANS, lengths);
+    c.products = products;
     memory_free(operands(&c, &n));
     float *all = new_floats(out_floats(&c) + n), *alone = new_floats(out_floats(&c) + n);
     run_everywhere(run_backward, &c, out_floats(&c) + n, all);
@@ -71,14 +73,24 @@ static struct shape in_fp8(struct shape shape)
 static void gradient_of_a_sequence_does_not_depend_on_its_batch(void **state)
 {
     (void)state;
-    check_batch(shapes[2]);
-    check_batch(grouped[4]);
-    check_batch(grouped[5]);
-    check_batch(sparse[2]);
-    check_batch(in_bf16(shapes[3]));
-    check_batch(in_bf16(grouped[5]));
-    check_batch(in_bf16(sparse[2]));
-    check_batch(in_fp8(grouped[5]));
+    check_batch(shapes[2], PRECISION_F32);
+    check_batch(grouped[4], PRECISION_F32);
+    check_batch(grouped[5], PRECISION_F32);
+    check_batch(sparse[2], PRECISION_F32);
+    check_batch(in_bf16(shapes[3]), PRECISION_F32);
+    check_batch(in_bf16(grouped[5]), PRECISION_F32);
+    check_batch(in_bf16(sparse[2]), PRECISION_F32);
+    check_batch(in_fp8(grouped[5]), PRECISION_F32);
+}
+
+static void gradient_in_pairs_does_not_depend_on_its_batch(void **state)
+{
+    (void)state;
+    check_batch(in_bf16(shapes[1]), PRECISION_BF16); /* 63 rows of a chunk */
+    check_batch(in_bf16(shapes[3]), PRECISION_BF16);
+    check_batch(in_bf16(grouped[5]), PRECISION_BF16);
+    check_batch(in_bf16(sparse[2]), PRECISION_BF16);
+    check_batch(in_fp8(grouped[4]), PRECISION_BF16);
 }
 
 /* Feeds every sequence in pieces of `step` rows, all sequences side by side. */
@@ -184,6 +196,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradient_of_a_sequence_does_not_depend_on_its_batch),
+        cmocka_unit_test(gradient_in_pairs_does_not_depend_on_its_batch),
         cmocka_unit_test(prefill_chunks_and_decode_give_the_same_bits),
         cmocka_unit_test(a_selection_of_all_gives_the_bits_of_none),
     };

@@ -53,7 +53,8 @@ static void run_tails(struct backend *b, const void *context, float *out)
                                                  .d_out = c->d_out,
                                                  .dq = dq_latent,
                                                  .dq_rope = c->shape.dr == 0 ? NULL : dq_rope,
-                                                 .d_pages = d_cache.pages};
+                                                 .d_pages = d_cache.pages,
+                                                 .precision = c->products};
     assert_ok(b->ops->attention(b, &args.forward));
     assert_ok(b->ops->attention_backward(b, &args));
     copy_entries(b, c, whole, c->n_sequences, &d_cache, dq_rope + n_pairs * c->shape.dr, false);
@@ -76,51 +77,71 @@ static void forget_heads_of_sequences(struct tail_case *t)
     }
 }
 
+/* In pairs: sums of products whose factors are rounded to 8 bits. */
+#define PAIRS_TOLERANCE 2e-2
+
 static void check_tails(struct shape shape, size_t n_cached, size_t n_sequences,
                         const size_t *lengths)
 {
+    const bool has_pairs = shape.cache != PRECISION_F32;
     struct tail_case t = {.n_cached = n_cached};
     size_t n;
 
     make_case(&t.all, shape, n_sequences, lengths);
+    t.all.products = shape.cache;
     forget_heads_of_sequences(&t);
     double *x = operands(&t.all, &n), *want = new_doubles(n);
     float *got = new_floats(out_floats(&t.all) + n);
     run_everywhere(run_tails, &t, out_floats(&t.all) + n, got);
     numeric_gradient(oracle_loss_of, &t.all, x, n, want);
-    compare_to_double("dq_latent, dq_rope, d_pages", got + out_floats(&t.all), want, n, 2e-5);
+    compare_to_double("dq_latent, dq_rope, d_pages", got + out_floats(&t.all), want, n,
+                      has_pairs ? PAIRS_TOLERANCE : 2e-5);
     memory_free(got);
     memory_free(want);
     memory_free(x);
     drop_case(&t.all);
 }
 
-static void gradient_reaches_cached_keys(void **state)
+static void check_cached_keys(enum precision cache)
 {
     static const size_t lengths[] = {2, 9, 19};
     static const size_t long_lengths[] = {131};
-    (void)state;
+
     for (size_t n_cached = 1; n_cached < 18; n_cached += n_cached < 8 ? 7 : 9) {
-        check_tails((struct shape){3, 7, 2, 0, 0, PRECISION_F32}, n_cached, 3, lengths);
-        check_tails((struct shape){6, 4, 0, 3, 0, PRECISION_F32}, n_cached, 3, lengths);
-        check_tails((struct shape){3, 2, 2, 0, 4, PRECISION_F32}, n_cached, 3, lengths);
+        check_tails((struct shape){3, 7, 2, 0, 0, cache}, n_cached, 3, lengths);
+        check_tails((struct shape){6, 4, 0, 3, 0, cache}, n_cached, 3, lengths);
+        check_tails((struct shape){3, 2, 2, 0, 4, cache}, n_cached, 3, lengths);
     }
-    check_tails((struct shape){70, 1, 2, 0, 0, PRECISION_F32}, 8, 2, lengths);
-    check_tails((struct shape){1, 1, 2, 0, 0, PRECISION_F32}, 127, 1, long_lengths);
-    check_tails((struct shape){1, 1, 0, 1, 0, PRECISION_F32}, 129, 1, long_lengths);
-    check_tails((struct shape){1, 1, 0, 1, 130, PRECISION_F32}, 129, 1, long_lengths);
+    check_tails((struct shape){70, 1, 2, 0, 0, cache}, 8, 2, lengths);
+    check_tails((struct shape){1, 1, 2, 0, 0, cache}, 127, 1, long_lengths);
+    check_tails((struct shape){1, 1, 0, 1, 0, cache}, 129, 1, long_lengths);
+    check_tails((struct shape){1, 1, 0, 1, 130, cache}, 129, 1, long_lengths);
+}
+
+static void gradient_reaches_cached_keys(void **state)
+{
+    (void)state;
+    check_cached_keys(PRECISION_F32);
+}
+
+static void gradient_in_pairs_reaches_cached_keys(void **state)
+{
+    (void)state;
+    check_cached_keys(PRECISION_BF16);
 }
 
 /* Where a cut falls between chunks, whole sequences and tails add the same products. */
-static void a_tail_has_the_bits_of_the_whole(void **state)
+static void check_tail_bits(enum precision cache)
 {
     static const size_t lengths[] = {40, 150};
     struct tail_case t = {.n_cached = 32}; /* 4 heads: chunks of 16 rows */
+    struct shape shape = shapes[2];
     struct backend *b;
     size_t n;
-    (void)state;
 
-    make_case(&t.all, shapes[2], 2, lengths);
+    shape.cache = cache;
+    make_case(&t.all, shape, 2, lengths);
+    t.all.products = cache;
     forget_heads_of_sequences(&t);
     memory_free(operands(&t.all, &n));
     float *whole = new_floats(out_floats(&t.all) + n), *tails = new_floats(out_floats(&t.all) + n);
@@ -135,6 +156,13 @@ static void a_tail_has_the_bits_of_the_whole(void **state)
     memory_free(tails);
     memory_free(whole);
     drop_case(&t.all);
+}
+
+static void a_tail_has_the_bits_of_the_whole(void **state)
+{
+    (void)state;
+    check_tail_bits(PRECISION_F32);
+    check_tail_bits(PRECISION_BF16);
 }
 
 /* Rows 0 .. 6 belong to both sequences, with 1 and 18 rows of their own behind. */
@@ -213,6 +241,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradient_reaches_cached_keys),
+        cmocka_unit_test(gradient_in_pairs_reaches_cached_keys),
         cmocka_unit_test(a_tail_has_the_bits_of_the_whole),
         cmocka_unit_test(rows_of_several_spans_are_copied_and_summed),
     };
