@@ -28,12 +28,6 @@ size_t packed_floats(size_t n_in, size_t n_out)
     return (n_out + PANEL_COLUMNS - 1) / PANEL_COLUMNS * PANEL_COLUMNS * n_in;
 }
 
-/* A scale each 128 of k, in whole cache lines. */
-static size_t scale_words(size_t n_in)
-{
-    return ((n_in + FP8_BLOCK - 1) / FP8_BLOCK + 15) / 16 * 16;
-}
-
 size_t packed_words(enum precision precision, size_t n_in, size_t n_out)
 {
     const size_t n_panels = (n_out + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
@@ -43,7 +37,7 @@ size_t packed_words(enum precision precision, size_t n_in, size_t n_out)
     case PRECISION_BF16:
         return n_panels * n_pairs * PANEL_COLUMNS;
     case PRECISION_FP8:
-        return n_panels * (scale_words(n_in) + n_pairs * PANEL_COLUMNS / 2);
+        return n_panels * (packed_scale_words(n_in) + n_pairs * PANEL_COLUMNS / 2);
     case PRECISION_F32:
         break;
     }

@@ -26,6 +26,12 @@ size_t packed_floats(size_t n_in, size_t n_out);
  * BF16: w[n / 32][k / 2][n % 32][2]. FP8: each panel its scales, then the codes of 32 columns, pair
  * by pair of k. */
 size_t packed_words(enum precision precision, size_t n_in, size_t n_out);
+/* Words of the scales of an FP8 panel, or of a row of x that it multiplies: one each FP8_BLOCK of
+ * k, in whole cache lines. */
+static inline size_t packed_scale_words(size_t n_in)
+{
+    return ((n_in + FP8_BLOCK - 1) / FP8_BLOCK + 15) / 16 * 16;
+}
 
 /* Copies an (n_out, n_in) weight into panels. transposed: src is (n_in, n_out) instead.
  * panel_stride: words from one panel of dst to the next, 0 = adjacent; twice that interleaves two

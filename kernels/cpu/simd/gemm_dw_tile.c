@@ -5,10 +5,10 @@
 
 #include "kernels/cpu/simd/lanes.h"
 #include "kernels/cpu/simd/pairs.h"
+#include "kernels/cpu/simd/tile_sums.h"
 
 #include <stdbool.h>
 
-#define TILE_SUMS_MAX 24
 /* Steps between two rounds of asking. */
 #define STEPS_A_ROUND ((size_t)8)
 
@@ -77,41 +77,24 @@ SIMD_INLINE void store_sums(const struct dw_tile *tile, const f32x16 *sums, cons
     }
 }
 
-/* One row. */
-SIMD_INLINE void add_row(const float *dy, const float *x, f32x16 *sums, const size_t outputs,
-                         const size_t vectors, size_t lanes)
+/* One step: a row, or a pair of rows. */
+SIMD_INLINE void add_step(const float *dy, const float *x, f32x16 *sums, const size_t outputs,
+                          const size_t vectors, const bool is_paired, size_t lanes)
 {
-    f32x16 in[4];
-#pragma GCC unroll 4
-    for (size_t v = 0; v < vectors; v++) {
-        in[v] = load_columns(x, v, vectors, lanes);
-    }
-#pragma GCC unroll 12
-    for (size_t o = 0; o < outputs; o++) {
-        const f32x16 d = vec_set1(dy[o]);
+    if (is_paired) {
+        pair16 in[4];
 #pragma GCC unroll 4
         for (size_t v = 0; v < vectors; v++) {
-            sums[o * vectors + v] = vec_fma(d, in[v], sums[o * vectors + v]);
+            in[v] = pairs_load(x + v * SIMD_LANES);
         }
-    }
-}
-
-/* One pair of rows. */
-SIMD_INLINE void add_pair(const float *dy, const float *x, f32x16 *sums, const size_t outputs,
-                          const size_t vectors)
-{
-    pair16 in[4];
-#pragma GCC unroll 4
-    for (size_t v = 0; v < vectors; v++) {
-        in[v] = pairs_load(x + v * SIMD_LANES);
-    }
-#pragma GCC unroll 12
-    for (size_t o = 0; o < outputs; o++) {
-        const pair_x d = pair_broadcast_joined(dy + o);
+        sums_add_pairs(sums, dy, 1, in, outputs, vectors, true);
+    } else {
+        f32x16 in[4];
 #pragma GCC unroll 4
         for (size_t v = 0; v < vectors; v++) {
-            sums[o * vectors + v] = pair_fma(d, in[v], sums[o * vectors + v]);
+            in[v] = load_columns(x, v, vectors, lanes);
         }
+        sums_add_floats(sums, dy, 1, in, outputs, vectors);
     }
 }
 
@@ -128,11 +111,7 @@ SIMD_INLINE void run_tile(const struct dw_tile *tile, const size_t outputs, cons
         fetch_lines(&tile->fetch[0], tile->lines[0]);
         fetch_lines(&tile->fetch[1], tile->lines[1]);
         for (; step < end; step++) {
-            if (is_paired) {
-                add_pair(dy, x, sums, outputs, vectors);
-            } else {
-                add_row(dy, x, sums, outputs, vectors, tile->lanes);
-            }
+            add_step(dy, x, sums, outputs, vectors, is_paired, tile->lanes);
             x += tile->x_stride;
             dy += tile->dy_stride;
         }
@@ -140,73 +119,52 @@ SIMD_INLINE void run_tile(const struct dw_tile *tile, const size_t outputs, cons
     store_sums(tile, sums, outputs, vectors);
 }
 
-#define TILE(outputs, vectors)                                                                     \
-    static void tile_##outputs##_##vectors(const struct dw_tile *tile)                             \
+SIMD_INLINE void plain_rows(const struct dw_tile *tile, const size_t outputs, const size_t vectors)
+{
+    run_tile(tile, outputs, vectors, false);
+}
+
+SIMD_INLINE void paired_rows(const struct dw_tile *tile, const size_t outputs, const size_t vectors)
+{
+    run_tile(tile, outputs, vectors, true);
+}
+
+#define DW_TILE(kind, r, v)                                                                        \
+    static void kind##_##r##_##v(const struct dw_tile *tile)                                       \
     {                                                                                              \
-        run_tile(tile, outputs, vectors, false);                                                   \
-    }                                                                                              \
-    static void pairs_##outputs##_##vectors(const struct dw_tile *tile)                            \
-    {                                                                                              \
-        run_tile(tile, outputs, vectors, true);                                                    \
+        kind##_rows(tile, r, v);                                                                   \
     }
-TILE(1, 1)
-TILE(2, 1)
-TILE(3, 1)
-TILE(4, 1)
-TILE(5, 1)
-TILE(6, 1)
 #if SIMD_TILE_VECTORS >= 4
-TILE(1, 2)
-TILE(2, 2)
-TILE(3, 2)
-TILE(4, 2)
-TILE(5, 2)
-TILE(6, 2)
-TILE(7, 2)
-TILE(8, 2)
-TILE(9, 2)
-TILE(10, 2)
-TILE(11, 2)
-TILE(12, 2)
-TILE(1, 4)
-TILE(2, 4)
-TILE(3, 4)
-TILE(4, 4)
-TILE(5, 4)
-TILE(6, 4)
+TILES_6(DW_TILE, plain, 4)
+TILES_6(DW_TILE, paired, 4)
+TILES_12(DW_TILE, plain, 2)
+TILES_12(DW_TILE, paired, 2)
 #endif
+TILES_6(DW_TILE, plain, 1)
+TILES_6(DW_TILE, paired, 1)
 
 /* Tiles of one width; of_outputs[r - 1] takes r outputs. */
 struct tile_shape {
     size_t vectors, outputs_max;
-    tile_function *of_outputs[12];
+    tile_function *of_outputs[TILE_ROWS_MAX];
 };
-#define SIX(kind, v)                                                                               \
-    kind##_1_##v, kind##_2_##v, kind##_3_##v, kind##_4_##v, kind##_5_##v, kind##_6_##v
-#define TWELVE(kind, v)                                                                            \
-    SIX(kind, v), kind##_7_##v, kind##_8_##v, kind##_9_##v, kind##_10_##v, kind##_11_##v,          \
-        kind##_12_##v
-
-/* Plain, paired. */
-static const struct tile_shape shape_1[2] = {{1, 6, {SIX(tile, 1)}}, {1, 6, {SIX(pairs, 1)}}};
+/* Widest first; plain, paired. */
+static const struct tile_shape shapes[][2] = {
 #if SIMD_TILE_VECTORS >= 4
-static const struct tile_shape shape_4[2] = {{4, 6, {SIX(tile, 4)}}, {4, 6, {SIX(pairs, 4)}}};
-static const struct tile_shape shape_2[2] = {{2, 12, {TWELVE(tile, 2)}},
-                                             {2, 12, {TWELVE(pairs, 2)}}};
+    {{4, 6, TILE_NAMES(6, plain, 4)}, {4, 6, TILE_NAMES(6, paired, 4)}},
+    {{2, 12, TILE_NAMES(12, plain, 2)}, {2, 12, TILE_NAMES(12, paired, 2)}},
 #endif
+    {{1, 6, TILE_NAMES(6, plain, 1)}, {1, 6, TILE_NAMES(6, paired, 1)}},
+};
 
 static const struct tile_shape *choose_shape(size_t n_columns, bool is_paired)
 {
-#if SIMD_TILE_VECTORS >= 4
-    if (n_columns >= 4 * SIMD_LANES) {
-        return &shape_4[is_paired];
+    size_t i = 0;
+    while (shapes[i][is_paired].vectors > 1 &&
+           n_columns < shapes[i][is_paired].vectors * SIMD_LANES) {
+        i++;
     }
-    if (n_columns >= 2 * SIMD_LANES) {
-        return &shape_2[is_paired];
-    }
-#endif
-    (void)n_columns;
-    return &shape_1[is_paired];
+    return &shapes[i][is_paired];
 }
 
 static size_t count_tiles(size_t n_out, const struct tile_shape *shape)

@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-/* f32x16 of a matrix tile's row: as many as the register file feeds (gemm.c). */
+/* f32x16 of a matrix tile's row: as many as the register file feeds (gemm_tile.h). */
 #define SIMD_TILE_VECTORS 4
 
 typedef __m512 f32x16;

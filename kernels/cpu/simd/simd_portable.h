@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-/* f32x16 of a matrix tile's row: as many as the register file feeds (gemm.c). */
+/* f32x16 of a matrix tile's row: as many as the register file feeds (gemm_tile.h). */
 #define SIMD_TILE_VECTORS 1
 
 typedef float f32x4 __attribute__((vector_size(16)));
