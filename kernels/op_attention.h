@@ -108,9 +108,10 @@ struct attention_backward_args {
 };
 
 /* The indexer of sparse attention (model.md 11.1): I[t][s] = scale sum over heads of w[t][h]
- * ReLU(q[t][h] . key[s]), one key a token at key_at of its entry (widened to a float where entries
- * are bfloat16). selected: the n_selected largest of each row, ties to the lower position, as
- * positions ascending; where a row sees no more than n_selected keys, all of them and -1 behind. */
+ * ReLU(q[t][h] . key[s]), one key a token at key_at of its entry, behind the coded values: a
+ * float, or a bfloat16 (of BF16 and FP8 pages) widened to one. selected: the n_selected largest of
+ * each row, ties to the lower position, as positions ascending; where a row sees no more than
+ * n_selected keys, all of them and -1 behind. */
 struct index_args {
     const float *q; /* (T, H, dim), heads adjacent */
     size_t q_stride;

@@ -265,41 +265,61 @@ def a_corrupt_checkpoint_is_put_aside_and_the_one_before_used():
 # --- A full disk ---
 
 
-def in_small_disk(folder, megabytes, *arguments):
-    """Calls this file again with a disk of that size mounted at folder/small, in a namespace of its own."""
-    command = [sys.executable, __file__, "inside", str(folder), str(megabytes), *arguments]
+def in_small_disk(folder, megabytes, way, *sets):
+    """Starts this file again with a disk of that size mounted at folder/small, in a namespace of its own; None where
+    that cannot be done."""
+    command = [sys.executable, __file__, "inside", str(folder), str(megabytes), way, *sets]
     for namespace in (NAMESPACE, NAMESPACE[:1] + ["-m"]):
         try:
             if subprocess.run([*namespace, "true"], capture_output=True).returncode == 0:
-                return subprocess.run([*namespace, *command], text=True, capture_output=True, timeout=120)
+                return subprocess.Popen([*namespace, *command], text=True, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE)
         except FileNotFoundError:
             break
     return None
 
 
-def inside(folder, megabytes, *sets):
-    """Runs until the disk is full, makes it larger, and runs the same command again; prints what came out."""
-    small = pathlib.Path(folder) / "small"
-    small.mkdir(exist_ok=True)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", small]).returncode != 0:
+def grow(disk):
+    subprocess.run(["mount", "-o", "remount,size=256m", disk], check=True)
+
+
+def run_until_full(folder, disk, command):
+    """The disk grows when the run says that it waits for that."""
+    process = support.start(folder, *command)
+    support.wait_until(lambda: "waiting: " in support.output(folder), "a full disk", 60)
+    grow(disk)
+    return process.wait(timeout=60), support.output(folder)
+
+
+def inside(folder, megabytes, way, *sets):
+    """Runs until the disk is full, makes it larger, and runs the same command again; prints what came out. way: at once:
+    larger when the run waits for it; later: when it has ended."""
+    disk = pathlib.Path(folder) / "small"
+    disk.mkdir(exist_ok=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", disk]).returncode != 0:
         return support.SKIP
     command = [word for s in sets for word in ("--set", s)]
-    first = support.hone("run", "run.yaml", *command, cwd=folder)
-    subprocess.run(["mount", "-o", "remount,size=256m", small], check=True)
+    if way == "at once":
+        first = run_until_full(folder, disk, command)
+    else:
+        done = support.hone("run", "run.yaml", *command, cwd=folder)
+        first = done.returncode, done.stderr
+        grow(disk)
     second = support.hone("run", "run.yaml", *command, cwd=folder)
-    checked = support.hone("db", "check", small / "rl")
-    json.dump({"first": [first.returncode, first.stderr], "second": [second.returncode, second.stderr],
-               "check": checked.stdout, "digests": support.digests(small / "rl")}, sys.stdout)
+    checked = support.hone("db", "check", disk / "rl")
+    json.dump({"first": first, "second": [second.returncode, second.stderr],
+               "check": checked.stdout, "digests": support.digests(disk / "rl")}, sys.stdout)
     return 0
 
 
-def fill_disk(folder, megabytes, sets):
-    """What inside() saw, and the digests of a run with room; None where no disk can be mounted."""
-    done = in_small_disk(folder, megabytes, *sets)
-    if done is None or done.returncode == support.SKIP:
+def seen_inside(folder, process, sets):
+    """What inside() saw, and that nothing was lost: a run with room has the same digests. None where no disk can be
+    mounted."""
+    out, err = process.communicate(timeout=120) if process is not None else ("", "")
+    if process is None or process.returncode == support.SKIP:
         return None
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
+    assert process.returncode == 0, err
+    seen = json.loads(out)
     wanted = [word for s in [*sets, "run.output_dir=large"] for word in ("--set", s)]
     support.hone("run", "run.yaml", *wanted, cwd=folder, check=0)
     assert seen["second"][0] == 0, seen
@@ -309,31 +329,50 @@ def fill_disk(folder, megabytes, sets):
     return seen
 
 
-def a_disk_full_of_samples_loses_nothing():
+def a_run_waits_for_room_on_the_disk():
     with support.temporary() as name:
         folder = support.small_run(name)
-        seen = fill_disk(folder, 5, FULL_SETS)
+        seen = seen_inside(folder, in_small_disk(folder, 5, "at once", *FULL_SETS), FULL_SETS)
         if seen is None:
             return support.SKIP
         code, text = seen["first"]
-        last = (text.splitlines() or [""])[-1]
-        assert code == 6 and "run.db" in last and "bytes" in last, seen
+        assert code == 0 and "bytes" in text and "finished" not in text, seen
 
 
 def a_disk_too_small_for_a_checkpoint_loses_nothing():
+    sets = ["run.output_dir=small", "run.max_steps=3", "model.path=demo"]
     with support.temporary() as name:
         folder = support.small_run(name)
-        seen = fill_disk(folder, 8, ["run.output_dir=small", "run.max_steps=3", "model.path=demo"])
+        seen = seen_inside(folder, in_small_disk(folder, 8, "later", *sets), sets)
         if seen is None:
             return support.SKIP
         code, text = seen["first"]
         assert code == 6 and text.count("\n") == 1 and "step_2" in text and "bytes" in text, seen
 
 
+class FullDisk:
+    """A run on a disk that stays full gives up after 20 s: it has them while the other tests run."""
+
+    def __init__(self):
+        self.temporary = support.temporary()
+        self.folder = support.small_run(self.temporary.name)
+        self.process = in_small_disk(self.folder, 5, "later", *FULL_SETS)
+
+    def a_disk_full_of_samples_loses_nothing(self):
+        with self.temporary:
+            seen = seen_inside(self.folder, self.process, FULL_SETS)
+            if seen is None:
+                return support.SKIP
+            code, text = seen["first"]
+            last = (text.splitlines() or [""])[-1]
+            assert code == 6 and "run.db" in last and "bytes" in last, seen
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["inside"]:
         sys.exit(inside(*sys.argv[2:]))
+    full_disk = FullDisk()
     support.main([a_model_survives_saving_and_loading, a_damaged_model_gives_one_line,
                   a_model_that_is_not_there_is_a_wrong_name, a_damaged_database_gives_one_line,
-                  a_corrupt_checkpoint_is_put_aside_and_the_one_before_used, a_disk_full_of_samples_loses_nothing,
-                  a_disk_too_small_for_a_checkpoint_loses_nothing])
+                  a_corrupt_checkpoint_is_put_aside_and_the_one_before_used, a_run_waits_for_room_on_the_disk,
+                  a_disk_too_small_for_a_checkpoint_loses_nothing, full_disk.a_disk_full_of_samples_loses_nothing])
