@@ -27,6 +27,7 @@ enum status cmd_child_start(struct cmd_child *child, const char *const *argv,
     child->out_done = 0;
     TRY(process_start(&options, &child->process));
     child->is_running = true;
+    child->has_stderr = true;
     return STATUS_OK;
 }
 
@@ -207,6 +208,7 @@ static bool read_stderr(struct cmd_child *child, const char *name)
     char data[16384];
     const ssize_t n = read(child->process.stderr_fd, data, sizeof(data));
     if (n <= 0) {
+        child->has_stderr = n < 0 && (errno == EAGAIN || errno == EINTR);
         return false;
     }
     keep_stderr(child, data, (size_t)n);

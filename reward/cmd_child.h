@@ -17,7 +17,8 @@
 struct cmd_child {
     struct process process;
     bool is_running;
-    char *out; /* what is still to be written */
+    bool has_stderr; /* it has not closed it */
+    char *out;       /* what is still to be written */
     size_t out_bytes, out_done;
     char *in; /* read and not yet taken */
     size_t in_bytes, in_taken, in_room;

@@ -97,7 +97,9 @@ size_t cmd_scorer_wait_items(const struct cmd_scorer *scorer, struct wait_item *
             continue;
         }
         items[n++] = (struct wait_item){.fd = child->process.stdout_fd, .wants_read = true};
-        items[n++] = (struct wait_item){.fd = child->process.stderr_fd, .wants_read = true};
+        if (child->has_stderr) { /* a closed one would end every wait at once */
+            items[n++] = (struct wait_item){.fd = child->process.stderr_fd, .wants_read = true};
+        }
         if (child->out_done < child->out_bytes) {
             items[n++] = (struct wait_item){.fd = child->process.stdin_fd, .wants_write = true};
         }

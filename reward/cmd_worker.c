@@ -15,7 +15,10 @@
 #define REPLY_DEPTH_MAX 32u
 #define LAST_WORDS 256u
 #define SIGNAL_CODES 128 /* process.h: the code of what a signal ended is beyond this */
-#define EXIT_WAIT_MS 20  /* between the end of its output and its own */
+#define EXIT_WAIT_MS 100 /* between the end of its output and its own */
+/* Behind a deadline by more than this, it is this process that was not let run (stopped, suspended,
+ * held by its disk), and perhaps the child with it. */
+#define OVERSLEPT_US INT64_C(500000)
 /* Samples of a failed call that are tried alone get so many deadlines together: a scorer that hangs
  * on every sample costs a few of them, not one for each sample. */
 #define DEADLINES_ALONE 3
@@ -239,6 +242,10 @@ static enum status on_deadline(struct cmd_team *team, struct cmd_worker *worker,
     const bool is_starting = worker->state == CMD_WORKER_STARTING;
     const double seconds = is_starting ? team->reward->start_timeout_s : team->reward->timeout_s;
     char what[64];
+    if (now_us - worker->deadline_us > OVERSLEPT_US) {
+        worker->deadline_us = now_us + seconds_us(seconds);
+        return STATUS_OK;
+    }
     const int n = snprintf(what, sizeof(what), "no %s within %g s",
                            is_starting ? "hello" : "answer", seconds);
     explain(team, worker, n < 0 ? "no answer" : what);

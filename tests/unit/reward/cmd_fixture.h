@@ -65,17 +65,22 @@ static inline void submit(const char *completion)
     assert_ok(cmd_scorer_submit(run.scorer, &run.samples[ticket], ticket));
 }
 
-/* The loop of an owner, until all is scored; returns the milliseconds that took. */
+/* The loop of an owner, until all is scored, or for 20 s; returns the milliseconds that took. A
+ * turn counts as 2 s at most: no wait is longer, so that in the rest this process was not let run.
+ */
 static inline int64_t drive(void)
 {
     const int64_t begin_us = clock_now_us();
+    int64_t counted_us = 0;
     while (run.n_done < run.n_submitted) {
         struct wait_item items[16];
         const int64_t now_us = clock_now_us();
         const size_t n = cmd_scorer_wait_items(run.scorer, items, 16);
-        assert_true(now_us - begin_us < 20000000);
+        assert_true(counted_us < 20000000);
         assert_ok(socket_wait(items, n, cmd_scorer_timeout_ms(run.scorer, now_us, 1000)));
         assert_ok(cmd_scorer_tick(run.scorer, clock_now_us()));
+        const int64_t turn_us = clock_now_us() - now_us;
+        counted_us += turn_us < 2000000 ? turn_us : 2000000;
     }
     return (clock_now_us() - begin_us) / 1000;
 }

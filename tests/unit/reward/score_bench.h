@@ -38,6 +38,7 @@ static const char bench_scorer[] =
     "    if word == 'long': return {'v': 1, 'detail': {'text': 'x' * 20000}}\n"
     "    if word == 'nan': return float('nan')\n"
     "    if word == 'sleep': time.sleep(1000)\n"
+    "    if word == 'nap': time.sleep(0.1); return 1\n"
     "    if word == 'exit': sys.stderr.write('about to fall\\n'); sys.stderr.flush(); os._exit(3)\n"
     "    if word == 'stubborn':\n"
     "        signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"

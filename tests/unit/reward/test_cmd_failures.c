@@ -25,6 +25,23 @@ static void sleeping_for_ever_is_a_timeout_at_the_deadline(void **state)
     assert_int_equal(starts(), 2);
 }
 
+/* Looked at long behind its deadline: it was the owner who slept. Looked at in time, it is late. */
+static void an_owner_that_overslept_gives_the_time_again(void **state)
+{
+    (void)state;
+    create();
+    submit("nap");
+    assert_ok(cmd_scorer_tick(run.scorer, clock_now_us()));
+    assert_ok(cmd_scorer_tick(run.scorer, clock_now_us() + 25000000));
+    assert_int_equal(run.n_done, 0);
+    (void)drive();
+    assert_value(0, 1.0);
+    submit("nap");
+    assert_ok(cmd_scorer_tick(run.scorer, clock_now_us()));
+    assert_ok(cmd_scorer_tick(run.scorer, clock_now_us() + 20100000));
+    assert_failed(1, SCORE_TIMEOUT, "crash", "no answer within 20 s");
+}
+
 static void a_child_that_ignores_sigterm_is_killed(void **state)
 {
     size_t n_running = 9;
@@ -124,16 +141,37 @@ static void a_flood_on_stderr_delays_nothing_for_long(void **state)
     assert_int_equal(starts(), 1);
 }
 
+/* Else the owner would turn round without a pause until the child ends. */
+static void a_closed_stderr_ends_no_wait(void **state)
+{
+    static char source[] = "cmd:sh -c 'exec python3 -S -E score.py 2>&-'";
+    struct wait_item items[4];
+    (void)state;
+    run.bench.reward.source = source;
+    create();
+    submit("value 1");
+    (void)drive();
+    assert_value(0, 1.0);
+    const size_t n = cmd_scorer_wait_items(run.scorer, items, 4);
+    assert_ok(socket_wait(items, n, 20));
+    for (size_t i = 0; i < n; i++) {
+        assert_false(items[i].can_read || items[i].can_write);
+    }
+    assert_int_equal(n, 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(sleeping_for_ever_is_a_timeout_at_the_deadline),
+        CASE(an_owner_that_overslept_gives_the_time_again),
         CASE(a_child_that_ignores_sigterm_is_killed),
         CASE(the_children_of_a_child_go_with_it),
         CASE(only_the_guilty_sample_of_a_call_times_out),
         CASE(a_scorer_that_always_hangs_is_given_up_soon),
         CASE(a_crash_is_tried_again_alone_and_then_an_error),
         CASE(without_retries_a_crash_is_final),
+        CASE(a_closed_stderr_ends_no_wait),
         CASE(a_flood_on_stderr_delays_nothing_for_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
