@@ -235,6 +235,45 @@ static void extreme_values_keep_their_order(void **state)
     }
 }
 
+/* The value of a finite code. */
+static float code_value(size_t code)
+{
+    const size_t exponent = code / 8 % 16, mantissa = code % 8;
+    const float size = exponent == 0 ? ldexpf((float)mantissa, -9)
+                                     : ldexpf((float)(8 + mantissa), (int)exponent - 10);
+    return code < 128 ? size : -size;
+}
+
+/* The largest code stands in the block, so that its scale is 1 and weights are what codes say. */
+static void every_code_is_its_value(void **state)
+{
+    (void)state;
+    struct problem p = problem_make(PRECISION_FP8, 7, 128, 128);
+    for (size_t i = 0; i < p.n_out * p.n_in; i++) {
+        p.w[i] = code_value((i + i / 256) % 128 == 127 ? 126 : (i + i / 256) % 256);
+    }
+    check_gemm(&p);
+    problem_free(&p);
+}
+
+static void a_weight_that_is_no_number_spoils_its_output_alone(void **state)
+{
+    (void)state;
+    struct problem p = problem_make(PRECISION_FP8, 3, 128, 64);
+    struct backend *backend = NULL;
+    float *got = new_floats(y_floats(&p));
+    p.w[37 * p.n_in + 5] = NAN;
+    assert_ok(backend_open("auto", 1, &backend));
+    run_gemm(backend, &p, got);
+    for (size_t i = 0; i < p.n_rows * p.n_out; i++) {
+        const float y = got[i / p.n_out * p.y_stride + i % p.n_out];
+        assert_int_equal(isnan(y) != 0, i % p.n_out == 37);
+    }
+    backend_close(backend);
+    memory_free(got);
+    problem_free(&p);
+}
+
 static double double_dot(const struct problem *p, const struct operand *x, const struct operand *w,
                          size_t row, size_t o)
 {
@@ -356,6 +395,8 @@ int main(void)
         cmocka_unit_test(every_number_of_tiles_keeps_the_order),
         cmocka_unit_test(a_batch_of_heads),
         cmocka_unit_test(extreme_values_keep_their_order),
+        cmocka_unit_test(every_code_is_its_value),
+        cmocka_unit_test(a_weight_that_is_no_number_spoils_its_output_alone),
         cmocka_unit_test(products_are_close_to_double),
         cmocka_unit_test(a_row_does_not_depend_on_the_rows_around_it),
         cmocka_unit_test(a_steady_state_allocates_nothing),
