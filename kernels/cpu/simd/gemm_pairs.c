@@ -71,7 +71,7 @@ SIMD_INLINE void fp8_chains(const struct gemm_tile *tile, const size_t rows, con
 TILES_3(GEMM_TILE, bf16, 8)
 TILES_6(GEMM_TILE, bf16, 4)
 TILES_12(GEMM_TILE, bf16, 2)
-TILES_3(GEMM_TILE, fp8, 8)
+TILES_2(GEMM_TILE, fp8, 8)
 TILES_6(GEMM_TILE, fp8, 4)
 TILES_12(GEMM_TILE, fp8, 2)
 
@@ -82,7 +82,7 @@ const struct tile_shape ISA(gemm_shapes_bf16)[] = {
     {2, 12, 1, TILE_NAMES(12, bf16, 2)},
 };
 const struct tile_shape ISA(gemm_shapes_fp8)[] = {
-    {8, 3, NEVER_MANY, TILE_NAMES(3, fp8, 8)},
+    {8, 2, NEVER_MANY, TILE_NAMES(2, fp8, 8)},
     {4, 6, NEVER_MANY, TILE_NAMES(6, fp8, 4)},
     {2, 12, 1, TILE_NAMES(12, fp8, 2)},
 };

@@ -16,8 +16,9 @@
 #define TILE_VECTORS_MAX 8
 #define TILE_ROWS_MAX 12
 
-/* TILE(kind, R, V) for R of one to 3, 6 or 12; and the functions' names, in that order. */
-#define TILES_3(TILE, kind, v) TILE(kind, 1, v) TILE(kind, 2, v) TILE(kind, 3, v)
+/* TILE(kind, R, V) for R of one to 2, 3, 6 or 12; and the functions' names, in that order. */
+#define TILES_2(TILE, kind, v) TILE(kind, 1, v) TILE(kind, 2, v)
+#define TILES_3(TILE, kind, v) TILES_2(TILE, kind, v) TILE(kind, 3, v)
 #define TILES_6(TILE, kind, v)                                                                     \
     TILES_3(TILE, kind, v) TILE(kind, 4, v) TILE(kind, 5, v) TILE(kind, 6, v)
 #define TILES_12(TILE, kind, v)                                                                    \
