@@ -10,7 +10,6 @@
 
 #define BLOCK_ALIGNMENT ((size_t)64) /* a cache line, and the widest vector */
 #define LARGE_BYTES ((size_t)1 << 20)
-#define HUGE_BYTES ((size_t)1 << 25) /* in pages of 2 MiB where the kernel has them */
 
 static atomic_size_t live_blocks;
 static atomic_size_t total_blocks;
@@ -66,12 +65,17 @@ static unsigned char *whole_pages(unsigned char *bytes, size_t n, size_t *n_byte
 
 void memory_forget(void *bytes, size_t n)
 {
-    size_t n_bytes;
-    unsigned char *pages = whole_pages(bytes, n, &n_bytes);
+    unsigned char *begin = bytes;
+    size_t n_inner;
+    unsigned char *pages = whole_pages(begin, n, &n_inner);
+    const size_t n_before = (size_t)(pages - begin);
 
-    if (n_bytes > 0 && madvise(pages, n_bytes, MADV_DONTNEED) != 0) {
-        memset(pages, 0, n_bytes);
+    if (n_inner == 0 || madvise(pages, n_inner, MADV_DONTNEED) != 0) {
+        memset(begin, 0, n);
+        return;
     }
+    memset(begin, 0, n_before);
+    memset(pages + n_inner, 0, n - n_before - n_inner);
 }
 
 /* Zeroes a block. Large ones are not touched: the kernel takes their pages back and gives zeroed
@@ -80,17 +84,15 @@ static void zero(unsigned char *block, size_t n_bytes)
 {
     size_t n_inner;
     unsigned char *pages = whole_pages(block, n_bytes, &n_inner);
-    const size_t n_before = (size_t)(pages - block);
 
-    if (n_bytes < LARGE_BYTES || madvise(pages, n_inner, MADV_DONTNEED) != 0) {
+    if (n_bytes < LARGE_BYTES) {
         memset(block, 0, n_bytes);
         return;
     }
-    if (n_bytes >= HUGE_BYTES) {
+    if (n_bytes >= MEMORY_HUGE_BYTES) {
         (void)madvise(pages, n_inner, MADV_HUGEPAGE); /* fewer, larger pages; only faster */
     }
-    memset(block, 0, n_before);
-    memset(pages + n_inner, 0, n_bytes - n_before - n_inner);
+    memory_forget(block, n_bytes);
 }
 
 enum status memory_alloc(size_t n, size_t size, void *out_pointer)

@@ -16,9 +16,13 @@ MUST_CHECK enum status memory_alloc(size_t n, size_t size, void *out_pointer);
 MUST_CHECK enum status memory_resize(size_t old_bytes, size_t n, size_t size, void *block_pointer);
 /* Frees a block of memory_alloc; NULL is legal. */
 void memory_free(void *block);
-/* n bytes inside a block are needed no more: whole pages of them are given back to the kernel and
- * read as zeros until they are written again; what lies in other pages stays. */
+/* n bytes inside a block are needed no more: they read as zeros until they are written again, and
+ * whole pages of them are given back to the kernel. */
 void memory_forget(void *bytes, size_t n);
+/* Blocks of so many bytes are in huge pages where the kernel has them: giving them back between two
+ * uses and taking them anew then costs about what writing zeros does, of smaller ones many times
+ * that. */
+#define MEMORY_HUGE_BYTES ((size_t)1 << 25)
 /* Copy of text (n bytes, then NUL). Free with memory_free. */
 MUST_CHECK enum status memory_copy_text(const char *text, size_t n, char **out);
 

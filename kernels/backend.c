@@ -23,6 +23,11 @@ size_t backend_scratch_bytes(const struct backend *backend)
     return cpu_scratch_bytes(backend);
 }
 
+void backend_rest(struct backend *backend)
+{
+    cpu_backend_rest(backend);
+}
+
 size_t packed_floats(size_t n_in, size_t n_out)
 {
     return (n_out + PANEL_COLUMNS - 1) / PANEL_COLUMNS * PANEL_COLUMNS * n_in;

@@ -85,7 +85,8 @@ struct backend_ops {
     /* Device memory. alloc: zeroed, 64-byte aligned. upload/download: host <-> device, n bytes. */
     enum status (*alloc)(struct backend *, size_t n, size_t size, void *out_pointer);
     void (*release)(struct backend *, void *block);
-    /* n bytes in a block are needed no more: their whole pages go back, and read as zeros. */
+    /* n bytes in a block are needed no more: they read as zeros, and whole pages of them go back.
+     */
     void (*forget)(struct backend *, void *device, size_t n);
     enum status (*upload)(struct backend *, void *device, const void *host, size_t n);
     enum status (*download)(struct backend *, void *host, const void *device, size_t n);
@@ -118,5 +119,8 @@ void backend_close(struct backend *backend); /* NULL is legal */
  * parts run one after the other: calls of these sizes then take no more. */
 void backend_rehearse(struct backend *backend, bool is_rehearsing);
 size_t backend_scratch_bytes(const struct backend *backend);
+/* No op is asked for in the near future: pages of that memory go back where it is large
+ * (MEMORY_HUGE_BYTES), and come again with the ops. */
+void backend_rest(struct backend *backend);
 
 #endif

@@ -379,6 +379,24 @@ void cpu_backend_rehearse(struct backend *backend, bool is_rehearsing)
     }
 }
 
+static void rest_slabs(const struct cpu_backend *cpu)
+{
+    for (size_t i = 0; i < cpu->n_slabs; i++) {
+        if (cpu->slabs[i].bytes >= MEMORY_HUGE_BYTES) {
+            memory_forget(cpu->slabs[i].data, cpu->slabs[i].bytes);
+        }
+    }
+}
+
+void cpu_backend_rest(struct backend *backend)
+{
+    const struct cpu_backend *cpu = cpu_of(backend);
+    rest_slabs(cpu);
+    for (size_t i = 0; cpu->parts != NULL && i < backend->n_threads; i++) {
+        rest_slabs(&cpu->parts[i].cpu);
+    }
+}
+
 static size_t slab_bytes(const struct cpu_backend *cpu)
 {
     size_t bytes = 0;

@@ -18,8 +18,9 @@
 /* device: as backend_open, without what is not a CPU. Errors: UNSUPPORTED, NO_MEMORY, IO. */
 MUST_CHECK enum status cpu_backend_open(const char *device, size_t n_threads, struct backend **out);
 void cpu_backend_close(struct backend *backend);
-/* As backend_rehearse and backend_scratch_bytes. */
+/* As backend_rehearse, backend_rest and backend_scratch_bytes. */
 void cpu_backend_rehearse(struct backend *backend, bool is_rehearsing);
+void cpu_backend_rest(struct backend *backend);
 size_t cpu_scratch_bytes(const struct backend *backend);
 
 struct pool *cpu_pool(struct backend *backend);

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define FAILURE_POINTS_MAX 1000000L
@@ -163,6 +164,27 @@ void support_assert_status(enum status status, enum status wanted, const char *p
                     part == NULL ? "" : part);
         _fail(file, line);
     }
+}
+
+size_t support_resident_bytes(void *bytes, size_t n)
+{
+    const size_t page = 4096;
+    unsigned char *first = (unsigned char *)bytes + (page - (uintptr_t)bytes % page) % page;
+    unsigned char *const end = (unsigned char *)bytes + n;
+    unsigned char is_there[512];
+    size_t n_there = 0;
+
+    while (first + page <= end) {
+        const size_t left = (size_t)(end - first) / page;
+        const size_t n_pages = left < sizeof(is_there) ? left : sizeof(is_there);
+
+        assert_int_equal(mincore(first, n_pages * page, is_there), 0);
+        for (size_t i = 0; i < n_pages; i++) {
+            n_there += is_there[i] & 1;
+        }
+        first += n_pages * page;
+    }
+    return n_there * page;
 }
 
 struct support_memory support_memory(void)

@@ -44,6 +44,9 @@ struct support_memory {
 };
 struct support_memory support_memory(void);
 
+/* Bytes of [bytes, bytes + n) that have memory behind them, by whole pages inside. */
+size_t support_resident_bytes(void *bytes, size_t n);
+
 /* Fails the test, printing the thread's message, unless the status is STATUS_OK. */
 #define assert_ok(expression) support_assert_ok((expression), #expression, __FILE__, __LINE__)
 void support_assert_ok(enum status status, const char *expression, const char *file, int line);

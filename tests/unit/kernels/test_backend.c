@@ -104,6 +104,29 @@ static enum status nest_scratch(struct backend *backend, size_t depth)
     return status;
 }
 
+static void large_scratch_goes_back_and_comes_again(void **state)
+{
+    const size_t page = 4096, n = MEMORY_HUGE_BYTES;
+    struct backend *backend;
+    unsigned char *block;
+
+    (void)state;
+    assert_ok(backend_open("cpu", 2, &backend));
+    for (int i = 0; i < 2; i++) {
+        assert_ok(cpu_scratch_acquire(backend, n, 1, &block));
+        memset(block, 7, n);
+        assert_true(support_resident_bytes(block, n) >= n - 2 * page);
+        cpu_scratch_release(backend, block);
+
+        const size_t n_scratch = backend_scratch_bytes(backend);
+
+        backend_rest(backend);
+        assert_true(support_resident_bytes(block, n) <= 2 * page);
+        assert_int_equal(backend_scratch_bytes(backend), n_scratch);
+    }
+    backend_close(backend);
+}
+
 static void scratch_nests_and_stops_growing(void **state)
 {
     (void)state;
@@ -219,6 +242,7 @@ int main(void)
         cmocka_unit_test(no_thread_count_means_all_cores),
         cmocka_unit_test(open_survives_every_failed_allocation),
         cmocka_unit_test(device_memory_is_zeroed_and_keeps_what_is_uploaded),
+        cmocka_unit_test(large_scratch_goes_back_and_comes_again),
         cmocka_unit_test(scratch_nests_and_stops_growing),
         cmocka_unit_test(scratch_survives_every_failed_allocation),
         cmocka_unit_test(every_part_runs_once_on_a_backend_of_its_own),
