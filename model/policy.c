@@ -233,6 +233,7 @@ float *policy_weights(struct policy *policy)
 
 float *policy_gradients(struct policy *policy)
 {
+    policy->is_cleared = false; /* whoever asks may write */
     return policy->gradients;
 }
 

@@ -74,6 +74,8 @@ const struct weight_table *policy_table(const struct policy *policy);
 const char *policy_numerics(const struct policy *policy);
 float *policy_weights(struct policy *policy);   /* flat, table->n_floats */
 float *policy_gradients(struct policy *policy); /* same layout; NULL unless trainable */
+/* Zeros before the first policy_backward of an update; free of cost behind a policy_rest. */
+MUST_CHECK enum status policy_clear_gradients(struct policy *policy);
 /* After the last policy_backward of an update, before its gradients are read: adds the embedding's
  * gradient to that of a tied head. Apart until then, so that each is one chain over rows and the
  * cut into micro-batches changes no bit; without a tied head nothing happens. */
@@ -102,6 +104,12 @@ MUST_CHECK enum status policy_measure(const struct model_config *config,
                                       const struct policy_options *options,
                                       struct policy_memory *out);
 
+/* Nothing is computed in the near future: what large buffers of rows and gradients
+ * (MEMORY_HUGE_BYTES) and the backend's scratch occupy goes back, and is taken again by what comes
+ * next, whose bits are the same. Weights and packed copies stay. Gradients are lost, and the last
+ * forward pass with all that it left. */
+void policy_rest(struct policy *policy);
+
 /* --- Sampling: the latent cache's pages for every layer. Which page is whose is the caller's
  * business. --- */
 struct policy_cache;
@@ -109,6 +117,9 @@ MUST_CHECK enum status policy_cache_create(struct policy *policy, size_t n_pages
                                            struct policy_cache **out);
 void policy_cache_destroy(struct policy_cache *cache);
 size_t policy_cache_page_bytes(const struct policy *policy); /* one page over all layers */
+/* All entries are needed no more: memory goes back, where it is large (policy_rest), and reads as
+ * zeros then. False when it is not. */
+bool policy_cache_rest(struct policy_cache *cache);
 /* Copies the first n_tokens entries of page `from` to page `to` in every layer (a shared prompt
  * block that is about to be written). */
 MUST_CHECK enum status policy_cache_copy_page(struct policy_cache *cache, int32_t from, int32_t to,

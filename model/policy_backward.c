@@ -303,6 +303,7 @@ enum status policy_backward(struct policy *policy, const float *g, const float *
         return status_set(STATUS_BAD_ARGUMENT,
                           "the MTP modules' gradient must be given before the policy's");
     }
+    policy->is_cleared = false;
     if (policy->indexer_loss == POLICY_INDEXER_DENSE) {
         return indexers_backward(policy);
     }

@@ -14,6 +14,7 @@
  *   policy_draft.c      drafts of modules            policy_tied.c       a tied head's gradient
  *   policy_part.c       a forward for each thread    policy_cut.c        where it is cut
  *   policy_receive.c    weights that come            policy_rehearse.c   memory of the ops
+ *   policy_rest.c       memory given back
  *   policy_trace.c      looking inside               policy_work.c       what rows cost
  *
  * Beside it: policy_attention_internal.h (the kinds of attention, the indexer),
@@ -176,11 +177,13 @@ struct policy {
     struct policy_sizes sizes;
     char numerics[64]; /* policy_numerics */
     struct weight_table *table;
-    bool is_hollow; /* policy_create_hollow */
+    bool is_hollow;  /* policy_create_hollow */
+    bool is_cleared; /* gradients are zeros */
     float *weights, *gradients;
     float *packed;
     void *buffers; /* one block: all activations and scratch */
     size_t packed_words, buffer_bytes;
+    size_t lasting_bytes;    /* of buffers, the first: what is filled once */
     struct pack_args *packs; /* by src */
     size_t n_packs;
     struct policy_taking taking;

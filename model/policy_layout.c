@@ -212,16 +212,24 @@ static void carve_mtp(struct carver *c, struct policy *policy)
     }
 }
 
+/* What is filled once: policy_rest leaves it alone, as it lies in front. */
+static void carve_lasting(struct carver *c, struct policy *policy)
+{
+    const size_t pairs = policy->config.max_positions * (policy->sizes.rope / 2);
+
+    policy->cos_table = carve_floats(c, pairs, 1);
+    policy->sin_table = carve_floats(c, pairs, 1);
+    policy->identity = carve_ids(c, policy->options.max_rows);
+    policy->lasting_bytes = c->used;
+}
+
 /* Inputs, head and what is used in passing. */
 static void carve_common(struct carver *c, struct policy *policy)
 {
     const struct policy_sizes *s = &policy->sizes;
     const size_t t = policy->options.max_rows;
-    const size_t pairs = policy->config.max_positions * (s->rope / 2);
     const size_t widest = s->ffn_width[0] > s->ffn_width[1] ? s->ffn_width[0] : s->ffn_width[1];
 
-    policy->cos_table = carve_floats(c, pairs, 1);
-    policy->sin_table = carve_floats(c, pairs, 1);
     /* Sequences lie one behind the other, so a page number counts entries. */
     policy->pages = policy_batch_form(policy);
     policy->pages.data = carve_floats(c, policy->n_entries + KV_STEP_TOKENS, s->batch_entry_stride);
@@ -238,7 +246,6 @@ static void carve_common(struct carver *c, struct policy *policy)
     policy->logits = carve_floats(c, policy->logit_rows, policy_stride(policy->config.vocab_size));
     policy->tokens = carve_ids(c, t);
     policy->positions = carve_ids(c, t);
-    policy->identity = carve_ids(c, t);
     policy->target_rows = carve_ids(c, policy->head_rows);
     policy->targets = carve_ids(c, t);
     policy->draws = carve(c, policy->logit_rows, sizeof(struct sample_row));
@@ -247,6 +254,7 @@ static void carve_common(struct carver *c, struct policy *policy)
 
 static void carve_all(struct carver *c, struct policy *policy)
 {
+    carve_lasting(c, policy);
     carve_common(c, policy);
     if (policy->options.is_trainable) {
         carve_kept_layers(c, policy);

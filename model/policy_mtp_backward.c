@@ -130,6 +130,7 @@ enum status policy_mtp_backward(struct policy *policy, const float *g)
     const struct policy_block_rows rows = policy_rows_of(policy, layer);
 
     policy->n_mtp_left = index;
+    policy->is_cleared = false;
     if (rows.n_rows == 0) {
         return STATUS_OK;
     }
