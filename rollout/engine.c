@@ -255,6 +255,14 @@ void engine_forget_prompts(struct engine *engine)
     kv_cache_forget(engine->cache);
 }
 
+void engine_rest(struct engine *engine)
+{
+    if (policy_cache_rest(engine->pages)) {
+        engine_forget_prompts(engine);
+    }
+    policy_rest(engine->policy);
+}
+
 enum status engine_measure(struct engine *engine)
 {
     speculation_forget(&engine->speculation);

@@ -87,6 +87,9 @@ size_t engine_drawn(const struct engine *engine, uint64_t group, uint32_t sample
 MUST_CHECK enum status engine_measure(struct engine *engine);
 /* No page of a prompt that came before is used again. The engine must be idle. */
 void engine_forget_prompts(struct engine *engine);
+/* There is nothing to sample in the near future: memory that is large goes back (policy_rest,
+ * policy_cache_rest), with it what the prompts' pages held. The engine must be idle. */
+void engine_rest(struct engine *engine);
 /* Since engine_create. */
 struct engine_stats {
     uint64_t n_tokens;         /* drawn */

@@ -12,6 +12,7 @@
 #define BUILD_NAME "0.1.0"
 #define HOST_ROOM 256
 #define RETRY_MS 50
+#define REST_US INT64_C(10000) /* without work, before memory goes back */
 
 enum status worker_send(struct socket *socket, struct message *message, bool *was_sent)
 {
@@ -108,6 +109,7 @@ static enum status install_weights(struct worker *worker)
     const int64_t since_us = clock_now_us();
 
     TRY(engine_measure(worker->engine));
+    worker->rest_us = since_us + REST_US;
     worker->held = *weights_fetch_id(worker->fetch);
     weights_fetch_end(worker->fetch);
     worker_log_stats(worker);
@@ -254,6 +256,7 @@ static enum status sample(struct worker *worker)
         return STATUS_OK; /* nothing to do, or too much is not acknowledged yet */
     }
     TRY(engine_tick(worker->engine, &completions, &n));
+    worker->rest_us = clock_now_us() + REST_US;
     for (size_t i = 0; i < n; i++) {
         TRY(hand_over(worker, &completions[i]));
     }
@@ -278,20 +281,41 @@ static enum status flush_outbox(struct worker *worker)
     return STATUS_OK;
 }
 
+/* The trainer learns while nothing is sampled: it may have the memory. */
+static void rest(struct worker *worker)
+{
+    if (worker->rest_us != 0 && engine_is_idle(worker->engine) &&
+        clock_now_us() >= worker->rest_us) {
+        engine_rest(worker->engine);
+        worker->rest_us = 0;
+    }
+}
+
+static int64_t earlier(int64_t a_us, int64_t b_us)
+{
+    return a_us < b_us ? a_us : b_us;
+}
+
+/* When there is something to do at the latest. */
+static int64_t next_due_us(const struct worker *worker)
+{
+    const int64_t ping_us =
+        earlier(worker->trainer_contact.ping_due_us, worker->reward_contact.ping_due_us);
+
+    return worker->rest_us == 0 ? ping_us : earlier(ping_us, worker->rest_us);
+}
+
 /* How long the next turn may wait for messages: not at all with sampling to do. */
 static int idle_ms(const struct worker *worker)
 {
     const int64_t now_us = clock_now_us();
-    const struct contact *trainer = &worker->trainer_contact;
-    const struct contact *reward = &worker->reward_contact;
-    const int64_t due_us =
-        trainer->ping_due_us < reward->ping_due_us ? trainer->ping_due_us : reward->ping_due_us;
+    const int64_t due_us = next_due_us(worker);
+    const bool is_met = worker->trainer_contact.is_up && worker->reward_contact.is_up;
 
     if (can_sample(worker)) {
         return 0;
     }
-    if (!trainer->is_up || !reward->is_up || worker->is_leaving ||
-        weights_fetch_is_active(worker->fetch)) {
+    if (!is_met || worker->is_leaving || weights_fetch_is_active(worker->fetch)) {
         return RETRY_MS;
     }
     return due_us <= now_us ? 1 : (int)((due_us - now_us) / 1000 + 1);
@@ -313,6 +337,7 @@ static enum status worker_tick(struct worker *worker)
     TRY(start_work(worker));
     TRY(sample(worker));
     TRY(flush_outbox(worker));
+    rest(worker);
     worker_tell_waits(worker);
     return worker_tell_stats(worker);
 }

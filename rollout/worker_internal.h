@@ -38,8 +38,9 @@ struct worker {
     size_t credit;        /* groups held at once */
     size_t credit_to_ask; /* READY that the trainer has not had yet */
     size_t outbox_window; /* samples without an answer at which sampling pauses */
-    bool is_leaving;      /* the trainer said BYE */
+    int64_t rest_us;      /* when to rest unless there is work before; 0: it rests */
     int64_t leave_us;     /* when to leave at the latest */
+    bool is_leaving;      /* the trainer said BYE */
 };
 
 /* Takes what has come on all sockets; waits up to timeout_ms for the first message. Errors: PEER

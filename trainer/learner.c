@@ -347,15 +347,13 @@ static void finish_indexers(const struct learner *learner, const struct update *
 enum status learner_update(struct learner *learner, const struct update_args *args,
                            struct update_stats *stats)
 {
-    const size_t n_floats = policy_table(learner->policy)->n_floats;
-    float *gradients = policy_gradients(learner->policy);
     struct update update = {.args = args, .stats = stats};
     *stats = (struct update_stats){0};
     for (size_t i = 0; i < args->n; i++) {
         update.n_mtp_total += train_sequence_mtp_targets(&args->sequences[i]);
         update.n_rows_total += train_sequence_rows(&args->sequences[i]);
     }
-    TRY(learner->backend->ops->fill(learner->backend, gradients, n_floats, 0.0F));
+    TRY(policy_clear_gradients(learner->policy));
     TRY(begin_indexers(learner, &update));
     TRY(begin_balance(learner, &update));
     TRY(accumulate(learner, &update));
@@ -364,8 +362,8 @@ enum status learner_update(struct learner *learner, const struct update_args *ar
     finish_indexers(learner, &update);
     TRY(policy_finish_gradients(learner->policy));
     stats->mtp_loss = stats->n_mtp > 0 ? stats->mtp_loss / (double)stats->n_mtp : (double)NAN;
-    TRY(optimizer_step(learner->optimizer, policy_weights(learner->policy), gradients,
-                       args->learning_rate, &stats->grad_norm));
+    TRY(optimizer_step(learner->optimizer, policy_weights(learner->policy),
+                       policy_gradients(learner->policy), args->learning_rate, &stats->grad_norm));
     return policy_refresh(learner->policy);
 }
 

@@ -200,6 +200,15 @@ static size_t count_without_signal(const struct step_batch *batch)
     return n;
 }
 
+/* Until the next samples are here nothing is learned: the workers may have the memory. */
+static void rest(struct session *session)
+{
+    policy_rest(session->policy);
+    if (session->reference != NULL) {
+        policy_rest(session->reference);
+    }
+}
+
 enum status session_learn(struct session *session, const struct step_batch *batch)
 {
     struct grpo_stats stats;
@@ -213,6 +222,7 @@ enum status session_learn(struct session *session, const struct step_batch *batc
     session->trained_us = clock_now_us();
     session->trained_flops = learner_flops(session->learner) - flops_before;
     publisher_offer(session->publisher, batch->step);
+    rest(session);
     TRY(report_metrics(session, batch, &stats, count_without_signal(batch), &metrics));
     const enum status status = store_step(session, batch, &stats, metrics);
     if (status == STATUS_OK) {
