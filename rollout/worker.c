@@ -12,7 +12,8 @@
 #define BUILD_NAME "0.1.0"
 #define HOST_ROOM 256
 #define RETRY_MS 50
-#define REST_US INT64_C(10000) /* without work, before memory goes back */
+#define REST_US                                                                                    \
+    INT64_C(200000) /* without work, before memory goes back: small models learn faster */
 
 enum status worker_send(struct socket *socket, struct message *message, bool *was_sent)
 {
