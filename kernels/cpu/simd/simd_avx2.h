@@ -304,18 +304,6 @@ SIMD_INLINE i32x16 ivec_select(mask16 m, i32x16 if_true, i32x16 if_false)
                     _mm256_blendv_epi8(if_false.hi, if_true.hi, m.hi)};
 }
 
-SIMD_INLINE i32x16 ivec_squeeze(i32x16 a, mask16 m)
-{
-    int32_t from[SIMD_LANES], to[SIMD_LANES] = {0};
-    size_t n = 0;
-
-    ivec_store(from, a);
-    for (uint32_t bits = mask_bits(m); bits != 0; bits &= bits - 1) {
-        to[n++] = from[__builtin_ctz(bits)];
-    }
-    return ivec_load(to);
-}
-
 SIMD_INLINE i32x16 vec_to_int(f32x16 a)
 {
     return (i32x16){_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)};
@@ -336,20 +324,6 @@ SIMD_INLINE f32x16 ivec_as_float(i32x16 a)
     return (f32x16){_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)};
 }
 
-SIMD_INLINE f32x16 vec_squeeze(f32x16 a, mask16 m)
-{
-    return ivec_as_float(ivec_squeeze(vec_bits(a), m));
-}
-
-SIMD_INLINE void vec_widen(f32x16 a, f64x8 *lo, f64x8 *hi)
-{
-    float lanes[SIMD_LANES];
-
-    vec_store(lanes, a);
-    for (size_t j = 0; j < SIMD_LANES / 2; j++) {
-        (*lo)[j] = (double)lanes[j];
-        (*hi)[j] = (double)lanes[j + SIMD_LANES / 2];
-    }
-}
+#include "kernels/cpu/simd/simd_spill.h"
 
 #endif

@@ -23,41 +23,33 @@ typedef struct {
     i32x4 q[4]; /* all ones or all zeroes a lane */
 } mask16;
 
+/* The vector whose quarter i is the expression. */
+#define RETURN_QUARTERS(type, ...)                                                                 \
+    type out;                                                                                      \
+    for (size_t i = 0; i < 4; i++) {                                                               \
+        out.q[i] = __VA_ARGS__;                                                                    \
+    }                                                                                              \
+    return out
+
 SIMD_INLINE mask16 mask_first(size_t n)
 {
-    mask16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (i32x4){4 * i + 0 < n ? -1 : 0, 4 * i + 1 < n ? -1 : 0, 4 * i + 2 < n ? -1 : 0,
-                           4 * i + 3 < n ? -1 : 0};
-    }
-    return out;
+    RETURN_QUARTERS(mask16, (i32x4){4 * i + 0 < n ? -1 : 0, 4 * i + 1 < n ? -1 : 0,
+                                    4 * i + 2 < n ? -1 : 0, 4 * i + 3 < n ? -1 : 0});
 }
 
 SIMD_INLINE mask16 mask_and(mask16 a, mask16 b)
 {
-    mask16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = a.q[i] & b.q[i];
-    }
-    return out;
+    RETURN_QUARTERS(mask16, a.q[i] & b.q[i]);
 }
 
 SIMD_INLINE mask16 mask_or(mask16 a, mask16 b)
 {
-    mask16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = a.q[i] | b.q[i];
-    }
-    return out;
+    RETURN_QUARTERS(mask16, a.q[i] | b.q[i]);
 }
 
 SIMD_INLINE mask16 mask_not(mask16 a)
 {
-    mask16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = ~a.q[i];
-    }
-    return out;
+    RETURN_QUARTERS(mask16, ~a.q[i]);
 }
 
 SIMD_INLINE uint32_t mask_bits(mask16 a)
@@ -71,11 +63,7 @@ SIMD_INLINE uint32_t mask_bits(mask16 a)
 
 SIMD_INLINE f32x16 vec_set1(float x)
 {
-    f32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (f32x4){x, x, x, x};
-    }
-    return out;
+    RETURN_QUARTERS(f32x16, (f32x4){x, x, x, x});
 }
 
 SIMD_INLINE f32x16 vec_zero(void)
@@ -109,11 +97,7 @@ SIMD_INLINE void vec_store_n(float *p, f32x16 a, size_t n)
 
 SIMD_INLINE i32x16 ivec_set1(int32_t x)
 {
-    i32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (i32x4){x, x, x, x};
-    }
-    return out;
+    RETURN_QUARTERS(i32x16, (i32x4){x, x, x, x});
 }
 
 SIMD_INLINE i32x16 ivec_load(const int32_t *p)
@@ -142,105 +126,65 @@ SIMD_INLINE void ivec_store_n(int32_t *p, i32x16 a, size_t n)
 
 SIMD_INLINE f32x16 vec_add(f32x16 a, f32x16 b)
 {
-    f32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = a.q[i] + b.q[i];
-    }
-    return out;
+    RETURN_QUARTERS(f32x16, a.q[i] + b.q[i]);
 }
 
 SIMD_INLINE f32x16 vec_sub(f32x16 a, f32x16 b)
 {
-    f32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = a.q[i] - b.q[i];
-    }
-    return out;
+    RETURN_QUARTERS(f32x16, a.q[i] - b.q[i]);
 }
 
 SIMD_INLINE f32x16 vec_mul(f32x16 a, f32x16 b)
 {
-    f32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = a.q[i] * b.q[i];
-    }
-    return out;
+    RETURN_QUARTERS(f32x16, a.q[i] * b.q[i]);
 }
 
 SIMD_INLINE f32x16 vec_div(f32x16 a, f32x16 b)
 {
-    f32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = a.q[i] / b.q[i];
-    }
-    return out;
+    RETURN_QUARTERS(f32x16, a.q[i] / b.q[i]);
 }
 
 SIMD_INLINE f32x16 vec_fma(f32x16 a, f32x16 b, f32x16 c)
 {
-    f32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] =
-            (f32x4){fmaf(a.q[i][0], b.q[i][0], c.q[i][0]), fmaf(a.q[i][1], b.q[i][1], c.q[i][1]),
-                    fmaf(a.q[i][2], b.q[i][2], c.q[i][2]), fmaf(a.q[i][3], b.q[i][3], c.q[i][3])};
-    }
-    return out;
+    RETURN_QUARTERS(f32x16, (f32x4){fmaf(a.q[i][0], b.q[i][0], c.q[i][0]),
+                                    fmaf(a.q[i][1], b.q[i][1], c.q[i][1]),
+                                    fmaf(a.q[i][2], b.q[i][2], c.q[i][2]),
+                                    fmaf(a.q[i][3], b.q[i][3], c.q[i][3])});
 }
 
 SIMD_INLINE f32x16 vec_fnma(f32x16 a, f32x16 b, f32x16 c)
 {
-    f32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] =
-            (f32x4){fmaf(-a.q[i][0], b.q[i][0], c.q[i][0]), fmaf(-a.q[i][1], b.q[i][1], c.q[i][1]),
-                    fmaf(-a.q[i][2], b.q[i][2], c.q[i][2]), fmaf(-a.q[i][3], b.q[i][3], c.q[i][3])};
-    }
-    return out;
+    RETURN_QUARTERS(f32x16, (f32x4){fmaf(-a.q[i][0], b.q[i][0], c.q[i][0]),
+                                    fmaf(-a.q[i][1], b.q[i][1], c.q[i][1]),
+                                    fmaf(-a.q[i][2], b.q[i][2], c.q[i][2]),
+                                    fmaf(-a.q[i][3], b.q[i][3], c.q[i][3])});
 }
 
 SIMD_INLINE f32x16 vec_sqrt(f32x16 a)
 {
-    f32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (f32x4){sqrtf(a.q[i][0]), sqrtf(a.q[i][1]), sqrtf(a.q[i][2]), sqrtf(a.q[i][3])};
-    }
-    return out;
+    RETURN_QUARTERS(
+        f32x16, (f32x4){sqrtf(a.q[i][0]), sqrtf(a.q[i][1]), sqrtf(a.q[i][2]), sqrtf(a.q[i][3])});
 }
 
 SIMD_INLINE mask16 vec_lt(f32x16 a, f32x16 b)
 {
-    mask16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = a.q[i] < b.q[i];
-    }
-    return out;
+    RETURN_QUARTERS(mask16, a.q[i] < b.q[i]);
 }
 
 SIMD_INLINE mask16 vec_le(f32x16 a, f32x16 b)
 {
-    mask16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = a.q[i] <= b.q[i];
-    }
-    return out;
+    RETURN_QUARTERS(mask16, a.q[i] <= b.q[i]);
 }
 
 SIMD_INLINE mask16 vec_eq(f32x16 a, f32x16 b)
 {
-    mask16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = a.q[i] == b.q[i];
-    }
-    return out;
+    RETURN_QUARTERS(mask16, a.q[i] == b.q[i]);
 }
 
 SIMD_INLINE f32x16 vec_select(mask16 m, f32x16 if_true, f32x16 if_false)
 {
-    f32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (f32x4)(((i32x4)if_true.q[i] & m.q[i]) | ((i32x4)if_false.q[i] & ~m.q[i]));
-    }
-    return out;
+    RETURN_QUARTERS(f32x16,
+                    (f32x4)(((i32x4)if_true.q[i] & m.q[i]) | ((i32x4)if_false.q[i] & ~m.q[i])));
 }
 
 SIMD_INLINE f32x16 vec_min(f32x16 a, f32x16 b)
@@ -255,29 +199,19 @@ SIMD_INLINE f32x16 vec_max(f32x16 a, f32x16 b)
 
 SIMD_INLINE f32x16 vec_abs(f32x16 a)
 {
-    f32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (f32x4)((i32x4)a.q[i] & (i32x4){INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX});
-    }
-    return out;
+    RETURN_QUARTERS(f32x16,
+                    (f32x4)((i32x4)a.q[i] & (i32x4){INT32_MAX, INT32_MAX, INT32_MAX, INT32_MAX}));
 }
 
 SIMD_INLINE f32x16 vec_neg(f32x16 a)
 {
-    f32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = -a.q[i];
-    }
-    return out;
+    RETURN_QUARTERS(f32x16, -a.q[i]);
 }
 
 SIMD_INLINE f32x16 vec_round(f32x16 a)
 {
-    f32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (f32x4){rintf(a.q[i][0]), rintf(a.q[i][1]), rintf(a.q[i][2]), rintf(a.q[i][3])};
-    }
-    return out;
+    RETURN_QUARTERS(
+        f32x16, (f32x4){rintf(a.q[i][0]), rintf(a.q[i][1]), rintf(a.q[i][2]), rintf(a.q[i][3])});
 }
 
 SIMD_INLINE float simd_max2(float a, float b)
@@ -311,29 +245,17 @@ SIMD_INLINE float vec_hmax(f32x16 a)
 
 SIMD_INLINE i32x16 ivec_add(i32x16 a, i32x16 b)
 {
-    i32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (i32x4)((u32x4)a.q[i] + (u32x4)b.q[i]);
-    }
-    return out;
+    RETURN_QUARTERS(i32x16, (i32x4)((u32x4)a.q[i] + (u32x4)b.q[i]));
 }
 
 SIMD_INLINE i32x16 ivec_sub(i32x16 a, i32x16 b)
 {
-    i32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (i32x4)((u32x4)a.q[i] - (u32x4)b.q[i]);
-    }
-    return out;
+    RETURN_QUARTERS(i32x16, (i32x4)((u32x4)a.q[i] - (u32x4)b.q[i]));
 }
 
 SIMD_INLINE i32x16 ivec_mul(i32x16 a, i32x16 b)
 {
-    i32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (i32x4)((u32x4)a.q[i] * (u32x4)b.q[i]);
-    }
-    return out;
+    RETURN_QUARTERS(i32x16, (i32x4)((u32x4)a.q[i] * (u32x4)b.q[i]));
 }
 
 SIMD_INLINE i32x16 ivec_mul_even(i32x16 a, i32x16 b)
@@ -350,47 +272,27 @@ SIMD_INLINE i32x16 ivec_mul_even(i32x16 a, i32x16 b)
 
 SIMD_INLINE i32x16 ivec_odd(i32x16 a)
 {
-    i32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (i32x4){a.q[i][1], 0, a.q[i][3], 0};
-    }
-    return out;
+    RETURN_QUARTERS(i32x16, (i32x4){a.q[i][1], 0, a.q[i][3], 0});
 }
 
 SIMD_INLINE i32x16 ivec_zip_even(i32x16 a, i32x16 b)
 {
-    i32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (i32x4){a.q[i][0], b.q[i][0], a.q[i][2], b.q[i][2]};
-    }
-    return out;
+    RETURN_QUARTERS(i32x16, (i32x4){a.q[i][0], b.q[i][0], a.q[i][2], b.q[i][2]});
 }
 
 SIMD_INLINE i32x16 ivec_and(i32x16 a, i32x16 b)
 {
-    i32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = a.q[i] & b.q[i];
-    }
-    return out;
+    RETURN_QUARTERS(i32x16, a.q[i] & b.q[i]);
 }
 
 SIMD_INLINE i32x16 ivec_or(i32x16 a, i32x16 b)
 {
-    i32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = a.q[i] | b.q[i];
-    }
-    return out;
+    RETURN_QUARTERS(i32x16, a.q[i] | b.q[i]);
 }
 
 SIMD_INLINE i32x16 ivec_xor(i32x16 a, i32x16 b)
 {
-    i32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = a.q[i] ^ b.q[i];
-    }
-    return out;
+    RETURN_QUARTERS(i32x16, a.q[i] ^ b.q[i]);
 }
 
 SIMD_INLINE i32x16 ivec_xor3(i32x16 a, i32x16 b, i32x16 c)
@@ -400,68 +302,32 @@ SIMD_INLINE i32x16 ivec_xor3(i32x16 a, i32x16 b, i32x16 c)
 
 SIMD_INLINE i32x16 ivec_shift_left(i32x16 a, int32_t count)
 {
-    i32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (i32x4)((u32x4)a.q[i] << count);
-    }
-    return out;
+    RETURN_QUARTERS(i32x16, (i32x4)((u32x4)a.q[i] << count));
 }
 
 SIMD_INLINE i32x16 ivec_shift_right(i32x16 a, int32_t count)
 {
-    i32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (i32x4)((u32x4)a.q[i] >> count);
-    }
-    return out;
+    RETURN_QUARTERS(i32x16, (i32x4)((u32x4)a.q[i] >> count));
 }
 
 SIMD_INLINE i32x16 ivec_shift_right_signed(i32x16 a, int32_t count)
 {
-    i32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = a.q[i] >> count;
-    }
-    return out;
+    RETURN_QUARTERS(i32x16, a.q[i] >> count);
 }
 
 SIMD_INLINE mask16 ivec_lt(i32x16 a, i32x16 b)
 {
-    mask16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = a.q[i] < b.q[i];
-    }
-    return out;
+    RETURN_QUARTERS(mask16, a.q[i] < b.q[i]);
 }
 
 SIMD_INLINE mask16 ivec_eq(i32x16 a, i32x16 b)
 {
-    mask16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = a.q[i] == b.q[i];
-    }
-    return out;
+    RETURN_QUARTERS(mask16, a.q[i] == b.q[i]);
 }
 
 SIMD_INLINE i32x16 ivec_select(mask16 m, i32x16 if_true, i32x16 if_false)
 {
-    i32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (if_true.q[i] & m.q[i]) | (if_false.q[i] & ~m.q[i]);
-    }
-    return out;
-}
-
-SIMD_INLINE i32x16 ivec_squeeze(i32x16 a, mask16 m)
-{
-    int32_t from[SIMD_LANES], to[SIMD_LANES] = {0};
-    size_t n = 0;
-
-    ivec_store(from, a);
-    for (uint32_t bits = mask_bits(m); bits != 0; bits &= bits - 1) {
-        to[n++] = from[__builtin_ctz(bits)];
-    }
-    return ivec_load(to);
+    RETURN_QUARTERS(i32x16, (if_true.q[i] & m.q[i]) | (if_false.q[i] & ~m.q[i]));
 }
 
 SIMD_INLINE int32_t simd_to_int(float x)
@@ -471,55 +337,26 @@ SIMD_INLINE int32_t simd_to_int(float x)
 
 SIMD_INLINE i32x16 vec_to_int(f32x16 a)
 {
-    i32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (i32x4){simd_to_int(a.q[i][0]), simd_to_int(a.q[i][1]), simd_to_int(a.q[i][2]),
-                           simd_to_int(a.q[i][3])};
-    }
-    return out;
+    RETURN_QUARTERS(i32x16, (i32x4){simd_to_int(a.q[i][0]), simd_to_int(a.q[i][1]),
+                                    simd_to_int(a.q[i][2]), simd_to_int(a.q[i][3])});
 }
 
 SIMD_INLINE f32x16 ivec_to_float(i32x16 a)
 {
-    f32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (f32x4){(float)a.q[i][0], (float)a.q[i][1], (float)a.q[i][2], (float)a.q[i][3]};
-    }
-    return out;
+    RETURN_QUARTERS(
+        f32x16, (f32x4){(float)a.q[i][0], (float)a.q[i][1], (float)a.q[i][2], (float)a.q[i][3]});
 }
 
 SIMD_INLINE i32x16 vec_bits(f32x16 a)
 {
-    i32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (i32x4)a.q[i];
-    }
-    return out;
+    RETURN_QUARTERS(i32x16, (i32x4)a.q[i]);
 }
 
 SIMD_INLINE f32x16 ivec_as_float(i32x16 a)
 {
-    f32x16 out;
-    for (size_t i = 0; i < 4; i++) {
-        out.q[i] = (f32x4)a.q[i];
-    }
-    return out;
+    RETURN_QUARTERS(f32x16, (f32x4)a.q[i]);
 }
 
-SIMD_INLINE f32x16 vec_squeeze(f32x16 a, mask16 m)
-{
-    return ivec_as_float(ivec_squeeze(vec_bits(a), m));
-}
-
-SIMD_INLINE void vec_widen(f32x16 a, f64x8 *lo, f64x8 *hi)
-{
-    float lanes[SIMD_LANES];
-
-    vec_store(lanes, a);
-    for (size_t j = 0; j < SIMD_LANES / 2; j++) {
-        (*lo)[j] = (double)lanes[j];
-        (*hi)[j] = (double)lanes[j + SIMD_LANES / 2];
-    }
-}
+#include "kernels/cpu/simd/simd_spill.h"
 
 #endif
