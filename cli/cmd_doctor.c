@@ -2,10 +2,13 @@
 #include "cli/cli.h"
 #include "cli/commands.h"
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/process.h"
 #include "base/run_paths.h"
+#include "base/shared_memory.h"
 #include "db/db.h"
 #include "kernels/backend.h"
 
@@ -20,6 +23,7 @@
 
 #define MEMORY_MIN_MIB 512u
 #define DISK_MIN_MIB 256u
+#define SHELL_MS 5000 /* for a shell to open a file */
 
 static const struct cli_option options[] = {
     {'j', "json", NULL, "one object a finding"},
@@ -28,8 +32,9 @@ static const struct cli_command command = {
     .name = "doctor",
     .arguments = "[DIR]",
     .summary =
-        "Checks this machine: processor, memory, disk below DIR (default: here), libraries,\n"
-        "sockets and the tools that scorers use. Exit code 1 when something is missing.",
+        "Checks this machine: processor, memory, whether processes can share weights, disk below\n"
+        "DIR (default: here), libraries, sockets and the tools that scorers use. Exit code 1 when\n"
+        "something is missing.",
     .options = options,
     .n_options = sizeof options / sizeof options[0],
     .n_arguments_max = 1,
@@ -160,6 +165,57 @@ static enum status check_memory(struct doctor *doctor)
                 MEMORY_MIN_MIB);
 }
 
+/* What a worker does to the trainer's weights, done by a child to ours. false, with a message: it
+ * may not. Without a shell it cannot be tried. */
+static bool another_process_can_open(const struct shared_memory_name *name)
+{
+    char script[80];
+    const char *const argv[] = {"sh", "-c", script, NULL};
+    const struct process_options start = {.argv = argv, .wants_pipes = true};
+    struct process shell;
+    int exit_code = 0;
+    (void)snprintf(script, sizeof script, "exec 3</proc/%lld/fd/%lld", (long long)name->pid,
+                   (long long)name->fd);
+    if (process_start(&start, &shell) != STATUS_OK) {
+        return true;
+    }
+    for (int i = 0; i < SHELL_MS && !process_has_ended(&shell, &exit_code); i++) {
+        clock_sleep_us(1000);
+    }
+    enum status status = STATUS_OK;
+    if (!process_has_ended(&shell, &exit_code) || exit_code != 0) {
+        status = status_set(STATUS_IO, "a process may not open what another one has open");
+    }
+    process_stop(&shell, 0);
+    return status == STATUS_OK;
+}
+
+static bool can_share(void)
+{
+    struct shared_memory *own = NULL;
+    struct shared_memory *seen = NULL;
+    enum status status = shared_memory_create(4096, &own);
+    if (status != STATUS_OK) {
+        return false;
+    }
+    const struct shared_memory_name name = shared_memory_name(own);
+    status = shared_memory_attach(&name, &seen);
+    const bool can = status == STATUS_OK && another_process_can_open(&name);
+    shared_memory_close(seen);
+    shared_memory_close(own);
+    return can;
+}
+
+/* Without it a run works and needs more memory. */
+static enum status check_sharing(struct doctor *doctor)
+{
+    if (can_share()) {
+        return tell(doctor, FINDING_GOOD, "sharing", "workers read the trainer's weights in place");
+    }
+    return tell(doctor, FINDING_NOTE, "sharing", "%s; each worker will hold a copy of the weights",
+                status_message());
+}
+
 static enum status check_disk(struct doctor *doctor)
 {
     uint64_t bytes = 0;
@@ -229,8 +285,8 @@ static enum status check_tools(struct doctor *doctor)
 static enum status examine(struct doctor *doctor)
 {
     static enum status (*const checks[])(struct doctor *) = {
-        check_processor, check_backend, check_memory, check_disk,
-        check_libraries, check_sockets, check_tools};
+        check_processor, check_backend,   check_memory,  check_sharing,
+        check_disk,      check_libraries, check_sockets, check_tools};
     for (size_t i = 0; i < sizeof checks / sizeof checks[0]; i++) {
         TRY(checks[i](doctor));
     }

@@ -285,6 +285,22 @@ def usage_errors_point_to_help():
     assert support.hone("--version", check=0).stdout == support.hone("version", check=0).stdout
 
 
+def the_doctor_looks_at_the_machine():
+    """A finding a line, the same as objects; where processes cannot see each other it says what that costs."""
+    lines = support.hone("doctor", check=0).stdout.splitlines()
+    found = [json.loads(line) for line in support.hone("doctor", "--json", check=0).stdout.splitlines()]
+    topics = [finding["check"] for finding in found]
+    assert topics == [line.split()[1] for line in lines], (topics, lines)
+    assert {"processor", "backend", "memory", "sharing", "disk", "sockets", "scorers"} <= set(topics), topics
+    assert {finding["status"] for finding in found} <= {"ok", "note"}, found
+    done = support.hone("doctor", "absent/folder")
+    assert done.returncode == 1 and "absent/folder" in done.stdout, done
+    alone = ["unshare", "-Urpf"]  # a process table of its own, but the host's /proc
+    if shutil.which("unshare") and subprocess.run([*alone, "true"], capture_output=True).returncode == 0:
+        text = subprocess.run([*alone, support.HONE, "doctor"], capture_output=True, text=True, check=True).stdout
+        assert re.search(r"^note +sharing .*copy of the weights$", text, re.M), text
+
+
 # --- Ctrl-C ---
 
 
@@ -352,4 +368,5 @@ if __name__ == "__main__":
     support.main([real_rows_train_with_a_builtin_scorer, real_rows_train_with_the_readme_scorer,
                   other_commands_take_the_same_files, mistakes_give_one_line_before_anything_starts,
                   rows_that_are_no_json_are_damaged_files, other_commands_name_the_mistake, help_tells_every_option,
-                  usage_errors_point_to_help, control_c_ends_every_command, control_c_while_a_scorer_is_starting])
+                  usage_errors_point_to_help, the_doctor_looks_at_the_machine, control_c_ends_every_command,
+                  control_c_while_a_scorer_is_starting])
