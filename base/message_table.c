@@ -176,6 +176,7 @@ const struct message_field message_fields[] = {
     INT(MESSAGE_SAMPLING, "resumed_tokens", true, 0, ID_MAX), /* computed anew for them */
     INT(MESSAGE_SAMPLING, "prompt_tokens", true, 0, ID_MAX),  /* of prompts, computed */
     INT(MESSAGE_SAMPLING, "prefix_tokens", true, 0, ID_MAX),  /* ... found computed */
+    INT(MESSAGE_SAMPLING, "memory_bytes", false, 0, ID_MAX),  /* that the worker holds now */
 };
 const size_t n_message_fields = sizeof(message_fields) / sizeof(message_fields[0]);
 

@@ -56,6 +56,9 @@ static const struct part step_parts[] = {
     {"sampling", FORM_TABLE, false, 2,
      "SELECT workers, tokens, drafts, acceptance, tokens_per_turn, preempted, resumed_tokens,"
      " prompt_tokens, prefix_tokens FROM v_sampling WHERE step = ?1"},
+    {"memory", FORM_TABLE, false, 1,
+     "SELECT substr(name, 8, length(name) - 13) AS process, CAST(round(value / 1048576) AS INTEGER)"
+     " AS mib FROM v_metrics WHERE step = ?1 AND name LIKE 'memory/%' ORDER BY name"},
     {"groups", FORM_TABLE, false, 1,
      "SELECT group_id, status, n, n_scored, reward_mean, reward_std, reward_min, reward_max,"
      " len_mean, truncated, masked, duplicates, prompt FROM v_groups WHERE step = ?1 AND"

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #define CURVE_HEIGHT 8u
+#define MIB 1048576.0
 
 enum status demo_read_eval(const char *text, double *pass, double *length, double *acceptance)
 {
@@ -68,6 +69,8 @@ static enum status read_numbers(struct db *db, struct demo_result *out)
         {"SELECT avg(value) FROM v_metrics WHERE name='perf/share_of_peak'", &out->share_of_peak},
         {"SELECT value FROM v_metrics WHERE name='moe/max_violation' ORDER BY step DESC LIMIT 1",
          &out->max_violation},
+        {"SELECT max(value) FROM v_metrics WHERE name='memory/trainer_bytes'", &out->trainer_bytes},
+        {"SELECT max(value) FROM v_metrics WHERE name='memory/w0_bytes'", &out->worker_bytes},
         {"SELECT avg(completion LIKE '<think>%') FROM v_samples WHERE kind='train' AND "
          "step=(SELECT min(step) FROM v_steps)",
          &out->thinking_first},
@@ -110,6 +113,10 @@ static void print_table(const struct demo_result *r)
     if (!isnan(r->max_violation)) {
         (void)printf("%-34s %8.2f, 0 is perfect balance of the experts\n", "MaxVio, last step",
                      r->max_violation);
+    }
+    if (!isnan(r->trainer_bytes) && !isnan(r->worker_bytes)) {
+        (void)printf("%-34s %8.0f MiB, and %.0f in the worker\n", "memory of the trainer",
+                     r->trainer_bytes / MIB, r->worker_bytes / MIB);
     }
     (void)printf("%-34s %8s\n", "time", cli_seconds_text(r->seconds, time, sizeof time));
 }
@@ -192,6 +199,8 @@ static enum status fill_json(struct json *object, const struct demo *demo,
         {"tokens_per_s", r->tokens_per_s},
         {"share_of_peak", r->share_of_peak},
         {"max_violation", r->max_violation},
+        {"trainer_bytes", r->trainer_bytes},
+        {"worker_bytes", r->worker_bytes},
         {"thinking_first", r->thinking_first},
         {"thinking_last", r->thinking_last},
         {"mtp_acceptance_before", r->acceptance_before},

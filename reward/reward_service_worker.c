@@ -262,6 +262,19 @@ static enum status on_completion(struct service *service, const struct inbox_ent
     return answer_completion(service, entry, MESSAGE_ACK, NULL);
 }
 
+/* "memory/w0_bytes": what the worker held when it had sampled the step. */
+static enum status put_memory(struct service *service, int64_t step,
+                              const struct worker_peer *worker, int64_t bytes)
+{
+    char name[sizeof(worker->name) + 16];
+
+    if (bytes <= 0) {
+        return STATUS_OK;
+    }
+    (void)snprintf(name, sizeof(name), "memory/%s_bytes", worker->name);
+    return writer_put_metric(service->writer, service->run_id, step, name, (double)bytes);
+}
+
 /* Said again now and then, with larger numbers. What a version samples is trained as the next step.
  */
 static enum status on_sampling(struct service *service, const struct inbox_entry *entry,
@@ -276,7 +289,8 @@ static enum status on_sampling(struct service *service, const struct inbox_entry
     for (size_t i = 0; i < SAMPLING_COLUMNS; i++) {
         row.counts[i] = message_int(entry->message, sampling_columns[i], 0);
     }
-    return writer_put_sampling(service->writer, service->run_id, &row);
+    TRY(writer_put_sampling(service->writer, service->run_id, &row));
+    return put_memory(service, row.step, worker, message_int(entry->message, "memory_bytes", 0));
 }
 
 /* true when what this peer says must not be used: it was refused, or the trainer that came after it

@@ -1,7 +1,10 @@
 /* What sampling under the present weights has come to: for the log when they go, and for the
  * database whenever the engine has nothing more to do. */
 #include "base/log.h"
+#include "base/process_info.h"
 #include "rollout/worker_internal.h"
+
+#include <unistd.h>
 
 /* Since these weights came. */
 static struct engine_stats stats_now(const struct worker *worker)
@@ -58,7 +61,12 @@ static enum status sampling_message(const struct worker *worker, const struct en
         {"prefix_tokens", stats->n_prefix_tokens},
     };
 
+    struct process_memory memory;
+
     TRY(message_create(MESSAGE_SAMPLING, out));
+    if (process_info_memory(getpid(), &memory)) {
+        message_put_int(*out, "memory_bytes", (int64_t)memory.bytes);
+    }
     message_put_int(*out, "weight_version", worker->held.version);
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
         message_put_int(*out, counts[i].key, (int64_t)counts[i].value);

@@ -178,6 +178,7 @@ static enum status put_times(const struct session *session, const struct step_ba
         {"time/generate", generate_us * 1e-6},
         {"time/train", train_us * 1e-6},
         {"time/step", seconds},
+        {"memory/trainer_bytes", session->trained_bytes},
         {"perf/tokens_per_s", (double)stats->n_inputs / seconds},
         {"perf/share_of_peak", speed_share(session->speed, step_flops(session, batch), seconds)},
         {"perf/train_share_of_peak",

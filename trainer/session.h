@@ -63,6 +63,7 @@ struct session {
     size_t awaited_step;                                 /* of MANIFEST_OK and STEP_OK */
     int64_t begin_us, sampled_us, stored_us, trained_us; /* marks of the step at hand */
     double trained_flops;                                /* of the step at hand */
+    double trained_bytes;    /* that this process held when it had trained; NaN: not known */
     double seconds_per_step; /* running mean, for the estimate of the end */
 };
 

@@ -5,10 +5,13 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/process_info.h"
 #include "trainer/advantage.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define ANSWER_DEADLINE_S INT64_C(60)
 #define REST_BYTES_MIN ((size_t)1 << 29)
@@ -218,6 +221,12 @@ static void rest(struct session *session)
     }
 }
 
+static double bytes_held(void)
+{
+    struct process_memory memory;
+    return process_info_memory(getpid(), &memory) ? (double)memory.bytes : (double)NAN;
+}
+
 enum status session_learn(struct session *session, const struct step_batch *batch)
 {
     struct grpo_stats stats;
@@ -229,6 +238,7 @@ enum status session_learn(struct session *session, const struct step_batch *batc
                    session->arena, &stats));
     TRY(check_weights(session));
     session->trained_us = clock_now_us();
+    session->trained_bytes = bytes_held();
     session->trained_flops = learner_flops(session->learner) - flops_before;
     publisher_offer(session->publisher, batch->step);
     rest(session);

@@ -188,6 +188,11 @@ def views_answer(run_dir):
             assert list(sorted(columns.split())) == sorted(rows[0]), view
     names = {row["name"] for row in ask(run_dir, "SELECT DISTINCT name FROM v_metrics")}
     assert len(names) >= 8, names
+    held = ask(run_dir, "SELECT step, name, value FROM v_metrics WHERE name LIKE 'memory/%'")
+    assert [row["step"] for row in held if row["name"] == "memory/trainer_bytes"] == list(range(1, STEPS + 1)), held
+    assert {row["step"] for row in held if row["name"] in ("memory/w0_bytes", "memory/w1_bytes")} == set(
+        range(1, STEPS + 1)), held
+    assert all(1 << 20 < row["value"] < 1 << 30 for row in held), held
 
 
 def commands_show(run_dir):

@@ -321,6 +321,7 @@ static inline void say_sampling(struct world *w, int64_t n)
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
         message_put_int(message, counts[i], n + (int64_t)i);
     }
+    message_put_int(message, "memory_bytes", n << 20);
     say(w->worker, message);
 }
 

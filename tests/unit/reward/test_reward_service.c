@@ -43,7 +43,10 @@ static void a_step_is_logged_once_whatever_is_said_twice(void **state)
     hear_and_drop(w.trainer, MESSAGE_REFUSE);
     assert_int_equal(read_int(&w, "SELECT count(*) FROM batch_items"), 2);
     assert_int_equal(read_int(&w, "SELECT count(*) FROM v_samples WHERE reward IS NOT NULL"), 2);
-    assert_int_equal(read_int(&w, "SELECT count(*) FROM v_metrics"), 2);
+    assert_int_equal(read_int(&w, "SELECT count(*) FROM v_metrics"), 3);
+    assert_int_equal(read_int(&w, "SELECT CAST(value AS INTEGER) FROM v_metrics WHERE step = 1 AND"
+                                  " name = 'memory/rollout_bytes'"),
+                     20 << 20);
     assert_int_equal(read_int(&w, "SELECT tokens FROM v_sampling WHERE step = 1"), 20);
     assert_int_equal(read_int(&w, "SELECT preempted FROM v_sampling"), 25);
     assert_int_equal(read_int(&w, "SELECT prefix_tokens FROM v_sampling"), 28);
