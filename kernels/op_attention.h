@@ -10,12 +10,12 @@
 #include <stdint.h>
 
 #define KV_BLOCK_TOKENS ((size_t)64) /* tokens in a page of the latent cache */
-#define KV_STEP_TOKENS ((size_t)16)  /* of those, what is read together */
+#define KV_STEP_TOKENS ((size_t)16)  /* of those, what is taken together */
 
 /* A paged cache of one layer: page p holds KV_BLOCK_TOKENS entries, one a token: [latent rk][rotary
  * key dr] (MLA) or [keys][values] of all KV heads (GQA), then what else is kept of a token; floats,
- * bfloat16, two to a word, or FP8; offsets into an entry count values. Entries are read
- * KV_STEP_TOKENS at a time, written or not.
+ * bfloat16, two to a word, or FP8; offsets into an entry count values. Entries that no row of a
+ * call sees are not read.
  * Coded values, the first n_coded of an entry, are of groups of coded_group (MLA: the latent; GQA:
  * a KV head's key, or its value), each cut into tiles of FP8_BLOCK, the last one shorter: E4M3
  * codes times a power of two that is the tile's (model.md 10.2), values that bfloat16 holds. FP8

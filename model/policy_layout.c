@@ -232,7 +232,7 @@ static void carve_common(struct carver *c, struct policy *policy)
 
     /* Sequences lie one behind the other, so a page number counts entries. */
     policy->pages = policy_batch_form(policy);
-    policy->pages.data = carve_floats(c, policy->n_entries + KV_STEP_TOKENS, s->batch_entry_stride);
+    policy->pages.data = carve_floats(c, policy->n_entries, s->batch_entry_stride);
     policy->pages.entry_stride = s->batch_entry_stride;
     policy->pages.page_stride = s->batch_entry_stride;
     policy->ffn_hidden = carve_floats(c, t, policy_stride(widest));

@@ -143,11 +143,12 @@ static void score_block(const struct attention_args *a, const struct chunk *c, s
     for (size_t k = 0; k < n_keys; k += KV_STEP_TOKENS) {
         const float *step = keys->steps[k / KV_STEP_TOKENS];
         const size_t at = k / SCORE_KEYS * SCORE_KEYS, end = k + KV_STEP_TOKENS;
+        const size_t n = smaller(KV_STEP_TOKENS, n_keys - k);
 
         if (has_pairs(a)) {
-            ISA(pair_transpose_step)(step, keys->stride, width, w->keys + k - at, SCORE_KEYS);
+            ISA(pair_transpose_step)(step, n, keys->stride, width, w->keys + k - at, SCORE_KEYS);
         } else {
-            ISA(tile_transpose_step)(step, keys->stride, width, w->keys + k - at, SCORE_KEYS);
+            ISA(tile_transpose_step)(step, n, keys->stride, width, w->keys + k - at, SCORE_KEYS);
         }
         if (end - at == SCORE_KEYS || end >= n_keys) {
             score_keys(a, n_pairs, w, at, smaller(end, n_keys) - at);

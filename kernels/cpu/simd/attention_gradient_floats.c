@@ -56,11 +56,11 @@ static void prepare_block(const struct attention_args *f, const struct chunk *c,
     }
     locate_block(f, c, first_key, end, w->gathered, &keys, &values);
     for (size_t k = done; k < end; k += KV_STEP_TOKENS) {
-        const size_t step = k / KV_STEP_TOKENS;
-        ISA(tile_transpose_step)(keys.steps[step], keys.stride, width, w->keys + k, KEY_BLOCK);
+        const size_t step = k / KV_STEP_TOKENS, n = smaller(end - k, KV_STEP_TOKENS);
+        ISA(tile_transpose_step)(keys.steps[step], n, keys.stride, width, w->keys + k, KEY_BLOCK);
         if (!values_are_in_keys(f)) {
             ISA(tile_transpose_step)
-            (values.steps[step], values.stride, f->value_dim, w->values + k, KEY_BLOCK);
+            (values.steps[step], n, values.stride, f->value_dim, w->values + k, KEY_BLOCK);
         }
     }
     w->key_rows = keys;

@@ -120,7 +120,7 @@ static void prepare_words(const struct key_rows *words, size_t width, size_t don
         const size_t n = smaller(end - k, KV_STEP_TOKENS);
         const float *const last = step + (n - 1) * words->stride;
 
-        ISA(pair_transpose_step)(step, words->stride, width, transposed + k, KEY_BLOCK);
+        ISA(pair_transpose_step)(step, n, words->stride, width, transposed + k, KEY_BLOCK);
         if (twos == NULL) {
             continue;
         }

@@ -231,13 +231,13 @@ void ISA(pair_round)(const float *values, size_t n, float *pairs)
     }
 }
 
-void ISA(pair_transpose_step)(const float *entries, size_t entry_stride, size_t width, float *to,
-                              size_t to_stride)
+void ISA(pair_transpose_step)(const float *entries, size_t n_tokens, size_t entry_stride,
+                              size_t width, float *to, size_t to_stride)
 {
     const size_t n_words = half_words(width);
     float *last = to + (n_words - 1) * to_stride;
 
-    ISA(tile_transpose_step)(entries, entry_stride, n_words, to, to_stride);
+    ISA(tile_transpose_step)(entries, n_tokens, entry_stride, n_words, to, to_stride);
     if (width % 2 != 0) {
         const i32x16 words = vec_bits(vec_load(last));
         vec_store(last, ivec_as_float(ivec_and(words, ivec_set1(0xFFFF))));

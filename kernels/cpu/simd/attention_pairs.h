@@ -44,10 +44,10 @@ void ISA(pair_multiply)(const struct pair_product *product);
 /* n values, padded with zeros to whole PAIR_VALUES -> pairs of a row of x; in place is legal. */
 void ISA(pair_round)(const float *values, size_t n, float *pairs);
 
-/* to[d][token] = values 2 d, 2 d + 1 of the 16 tokens of a step, entry_stride words apart; an odd
- * width's last value goes with zero. */
-void ISA(pair_transpose_step)(const float *entries, size_t entry_stride, size_t width, float *to,
-                              size_t to_stride);
+/* to[d][token] = values 2 d, 2 d + 1 of the tokens of a step, as tile_transpose_step, entry_stride
+ * words apart; an odd width's last value goes with zero. */
+void ISA(pair_transpose_step)(const float *entries, size_t n_tokens, size_t entry_stride,
+                              size_t width, float *to, size_t to_stride);
 
 /* to[c] = values c of two keys, `second` NULL: with zero. */
 void ISA(pair_zip)(const float *first, const float *second, size_t width, float *to);

@@ -167,11 +167,11 @@ static inline void quad_store(float *p, quad a)
     *(quad_in_memory *)p = a;
 }
 
-/* Four tokens' four dimensions. */
-static inline void transpose_4x4(const float *from, size_t from_stride, float *to, size_t to_stride)
+/* Four tokens' four dimensions, from dimension `at` on. */
+static inline void transpose_4x4(const float *const rows[4], size_t at, float *to, size_t to_stride)
 {
-    const quad a = quad_load(from), b = quad_load(from + from_stride);
-    const quad c = quad_load(from + 2 * from_stride), d = quad_load(from + 3 * from_stride);
+    const quad a = quad_load(rows[0] + at), b = quad_load(rows[1] + at);
+    const quad c = quad_load(rows[2] + at), d = quad_load(rows[3] + at);
     const quad ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
     const quad ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
     const quad cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
@@ -207,19 +207,19 @@ typedef float wide_in_memory __attribute__((vector_size(64), aligned(4), may_ali
 #define ODD(a, b)                                                                                  \
     __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31)
 
-/* Sixteen tokens' sixteen dimensions. Quarter i of out[4 g + j] is then dimension 4 i + j of the
- * tokens 4 g .. 4 g + 3, and the last step brings the quarters of one dimension together. */
-SIMD_INLINE void transpose_16x16(const float *from, size_t from_stride, float *to, size_t to_stride)
+/* The same of sixteen tokens and dimensions. Quarter i of out[4 g + j] is then dimension 4 i + j of
+ * the tokens 4 g .. 4 g + 3, and the last step brings the quarters of one dimension together. */
+SIMD_INLINE void transpose_16x16(const float *const rows[KV_STEP_TOKENS], size_t at, float *to,
+                                 size_t to_stride)
 {
     wide part[16];
 
 #pragma GCC unroll 4
     for (size_t g = 0; g < 4; g++) {
-        const float *row = from + 4 * g * from_stride;
-        const wide a = *(const wide_in_memory *)row;
-        const wide b = *(const wide_in_memory *)(row + from_stride);
-        const wide c = *(const wide_in_memory *)(row + 2 * from_stride);
-        const wide d = *(const wide_in_memory *)(row + 3 * from_stride);
+        const wide a = *(const wide_in_memory *)(rows[4 * g] + at);
+        const wide b = *(const wide_in_memory *)(rows[4 * g + 1] + at);
+        const wide c = *(const wide_in_memory *)(rows[4 * g + 2] + at);
+        const wide d = *(const wide_in_memory *)(rows[4 * g + 3] + at);
         const wide ab_low = ZIP_LOW(a, b), ab_high = ZIP_HIGH(a, b);
         const wide cd_low = ZIP_LOW(c, d), cd_high = ZIP_HIGH(c, d);
         part[4 * g] = JOIN_LOW(ab_low, cd_low);
@@ -241,25 +241,29 @@ SIMD_INLINE void transpose_16x16(const float *from, size_t from_stride, float *t
 }
 #endif
 
-void ISA(tile_transpose_step)(const float *entries, size_t entry_stride, size_t width, float *to,
-                              size_t to_stride)
+void ISA(tile_transpose_step)(const float *entries, size_t n_tokens, size_t entry_stride,
+                              size_t width, float *to, size_t to_stride)
 {
+    const float *rows[KV_STEP_TOKENS];
     size_t d = 0;
 
+    for (size_t token = 0; token < KV_STEP_TOKENS; token++) {
+        rows[token] = entries;
+        entries += token + 1 < n_tokens ? entry_stride : 0;
+    }
 #if SIMD_TILE_VECTORS >= 4
     for (; d + KV_STEP_TOKENS <= width; d += KV_STEP_TOKENS) {
-        transpose_16x16(entries + d, entry_stride, to + d * to_stride, to_stride);
+        transpose_16x16(rows, d, to + d * to_stride, to_stride);
     }
 #endif
     for (; d + 4 <= width; d += 4) {
         for (size_t token = 0; token < KV_STEP_TOKENS; token += 4) {
-            transpose_4x4(entries + token * entry_stride + d, entry_stride,
-                          to + d * to_stride + token, to_stride);
+            transpose_4x4(rows + token, d, to + d * to_stride + token, to_stride);
         }
     }
     for (; d < width; d++) {
         for (size_t token = 0; token < KV_STEP_TOKENS; token++) {
-            to[d * to_stride + token] = entries[token * entry_stride + d];
+            to[d * to_stride + token] = rows[token][d];
         }
     }
 }

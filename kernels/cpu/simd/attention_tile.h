@@ -42,16 +42,21 @@ struct tile_product {
 
 void ISA(tile_multiply)(const struct tile_product *product);
 
-/* to[d * to_stride + token] = entries[token * entry_stride + d] for the 16 tokens of a step. */
-void ISA(tile_transpose_step)(const float *entries, size_t entry_stride, size_t width, float *to,
-                              size_t to_stride);
+/* to[d * to_stride + token] = entries[token * entry_stride + d] for n_tokens, 1 to 16, of a step;
+ * the others' columns are written too, with the last one's values. */
+void ISA(tile_transpose_step)(const float *entries, size_t n_tokens, size_t entry_stride,
+                              size_t width, float *to, size_t to_stride);
 
 /* Transposed copies of all steps of a key block: to (width, KEY_BLOCK). */
 static inline void transpose_block(const float *const list[STEPS_PER_BLOCK], size_t n_keys,
                                    size_t entry_stride, size_t width, float *to)
 {
     for (size_t k = 0; k < n_keys; k += KV_STEP_TOKENS) {
-        ISA(tile_transpose_step)(list[k / KV_STEP_TOKENS], entry_stride, width, to + k, KEY_BLOCK);
+        const size_t left = n_keys - k;
+
+        ISA(tile_transpose_step)
+        (list[k / KV_STEP_TOKENS], left < KV_STEP_TOKENS ? left : KV_STEP_TOKENS, entry_stride,
+         width, to + k, KEY_BLOCK);
     }
 }
 

@@ -16,7 +16,7 @@ void ISA(pack_turn)(const struct pack_args *args, size_t column, size_t n, size_
     size_t c = 0;
     for (; c + SIMD_LANES <= n; c += SIMD_LANES) {
         ISA(tile_transpose_step)
-        (src + c * args->src_stride, args->src_stride, n_k, dst + c, PANEL_COLUMNS);
+        (src + c * args->src_stride, SIMD_LANES, args->src_stride, n_k, dst + c, PANEL_COLUMNS);
     }
     for (; c < n; c++) {
         for (size_t i = 0; i < n_k; i++) {
