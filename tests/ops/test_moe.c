@@ -22,7 +22,7 @@ struct layer {
     int32_t *indices;
 };
 /* How rows are dealt to experts. */
-enum deal { DEAL_MIXED, DEAL_ONE_EXPERT, DEAL_SKIP_FIRST };
+enum deal { DEAL_MIXED, DEAL_ONE_EXPERT, DEAL_SKIP_FIRST, DEAL_EVEN };
 
 static size_t n_params(const struct layer *l)
 {
@@ -33,6 +33,9 @@ static int32_t deal_expert(enum deal deal, size_t row, size_t k, size_t n_expert
 {
     if (deal == DEAL_ONE_EXPERT) {
         return (int32_t)((n_experts / 2 + k) % n_experts);
+    }
+    if (deal == DEAL_EVEN) {
+        return (int32_t)((2 * row + k) % n_experts);
     }
     const size_t first = random_bits(9, RANDOM_TEST, row, 0) % n_experts;
     const size_t expert = (first + k) % n_experts;
@@ -295,25 +298,46 @@ static void a_batch_may_be_cut_anywhere(void **state)
     layer_free(&l);
 }
 
-static void a_row_does_not_depend_on_the_rows_around_it(void **state)
+/* Each row alone gives its part of what all give together, and adds the same to the gradients. */
+static void check_rows(const struct layer *l)
 {
-    (void)state;
-    struct layer l = layer_make(40, 33, 20, 4, DEAL_MIXED);
-    const size_t n_out = l.x_size + n_params(&l);
-    const size_t n_row_results = 2 * l.x_size + l.weights_size;
+    const size_t n_out = l->x_size + n_params(l);
     float *whole = new_floats(n_out);
     float *alone = new_floats(n_out);
     struct backend *backend = NULL;
     assert_ok(backend_open("auto", 2, &backend));
-    run_rows(backend, &l, 0, l.n_rows, whole);
-    for (size_t row = 0; row < l.n_rows; row++) {
-        run_rows(backend, &l, row, row + 1, alone);
+    run_rows(backend, l, 0, l->n_rows, whole);
+    for (size_t row = 0; row < l->n_rows; row++) {
+        run_rows(backend, l, row, row + 1, alone);
     }
-    assert_same_bits("moe row", alone, whole, n_row_results);
+    assert_same_bits("moe row", alone, whole, n_out);
     backend_close(backend);
     memory_free(whole);
     memory_free(alone);
+}
+
+static void a_row_does_not_depend_on_the_rows_around_it(void **state)
+{
+    (void)state;
+    struct layer l = layer_make(40, 33, 20, 4, DEAL_MIXED);
+    check_rows(&l);
     layer_free(&l);
+}
+
+/* Experts of 1 or 2 whole items, and one row less or more; 2 that threads share, or 8 that are a
+ * thread's each. */
+static void a_row_of_a_full_item_does_not_either(void **state)
+{
+    static const size_t n_experts[] = {2, 8};
+    (void)state;
+    for (size_t i = 0; i < 4; i++) {
+        const size_t n = n_experts[i % 2], n_each = MOE_ITEM_ROWS * (1 + i / 2);
+        for (size_t more = 0; more < 3; more++) {
+            struct layer l = layer_make((n_each - 1 + more) * n / 2, 17, 8, n, DEAL_EVEN);
+            check_rows(&l);
+            layer_free(&l);
+        }
+    }
 }
 
 static void a_steady_state_allocates_nothing(void **state)
@@ -342,6 +366,7 @@ int main(void)
         cmocka_unit_test(moe_has_the_same_bits_everywhere),
         cmocka_unit_test(a_batch_may_be_cut_anywhere),
         cmocka_unit_test(a_row_does_not_depend_on_the_rows_around_it),
+        cmocka_unit_test(a_row_of_a_full_item_does_not_either),
         cmocka_unit_test(a_steady_state_allocates_nothing),
     };
     return cmocka_run_group_tests_name("moe", tests, NULL, NULL);

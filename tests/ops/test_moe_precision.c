@@ -43,6 +43,17 @@ static struct expert_case experts_make(size_t n_rows, size_t d, size_t f)
     return c;
 }
 
+/* The same with items as long as they get: two of each expert. */
+static struct expert_case full_items_make(size_t d, size_t f)
+{
+    struct expert_case c = experts_make(2 * MOE_ITEM_ROWS * N_EXPERTS / TOP_K, d, f);
+
+    for (size_t i = 0; i < c.n_rows * TOP_K; i++) {
+        c.indices[i] = (int32_t)(i % N_EXPERTS);
+    }
+    return c;
+}
+
 static void experts_free(struct expert_case *c)
 {
     memory_free(c->x);
@@ -265,9 +276,10 @@ static void experts_are_their_products_one_by_one(void **state)
                                               {PRECISION_BF16, PRECISION_BF16},
                                               {PRECISION_BF16, PRECISION_FP8}};
     (void)state;
-    for (size_t i = 0; i < 6; i++) {
-        struct expert_case c =
-            i < 3 ? experts_make(MOE_BLOCK_ROWS + 91, 70, 41) : experts_make(77, 130, 140);
+    for (size_t i = 0; i < 9; i++) {
+        struct expert_case c = i < 3   ? experts_make(MOE_BLOCK_ROWS + 91, 70, 41)
+                               : i < 6 ? experts_make(77, 130, 140)
+                                       : full_items_make(40, 33);
 
         c.precision = forms[i % 3][0];
         c.rounding = forms[i % 3][1];
