@@ -77,6 +77,18 @@ static bool take_option(struct demo *demo, int code, const char *value, bool *is
     return true;
 }
 
+static const char *wanted_of(int code)
+{
+    switch (code) {
+    case 'y':
+        return "fp32, bf16 or fp8";
+    case CODE_SEED:
+        return "0..9007199254740992";
+    default:
+        return "1..1000";
+    }
+}
+
 /* --- Steps --- */
 
 /* DIR/name; caller has PATH_ROOM bytes. */
@@ -227,9 +239,9 @@ int cmd_demo(int argc, char **argv)
     cli_parse_begin(&parse, &command, argc, argv);
     while ((code = cli_parse_next(&parse)) > 0) {
         if (!take_option(&demo, code, parse.value, &is_forced)) {
-            return code == 'y' ? cli_usage_error(&command, "--dtype: want fp32, bf16 or fp8")
-                               : cli_usage_error(&command, "\"%.60s\" is not a number that fits",
-                                                 parse.value);
+            return cli_usage_error(&command, "--%s: \"%.60s\": want %s",
+                                   cli_option_of(&command, code)->name, parse.value,
+                                   wanted_of(code));
         }
     }
     if (code < 0) {

@@ -57,7 +57,7 @@ struct demo_result {
     double pass_before, pass_after, length_before, length_after;
     double acceptance_before, acceptance_after; /* of the MTP module's drafts; NaN: none */
     double mismatch_max, tokens_per_s, share_of_peak, max_violation, seconds;
-    double trainer_bytes, worker_bytes;   /* most memory after a step; NaN: not known */
+    double trainer_bytes, workers_bytes;  /* most memory after a step; NaN: not known */
     double thinking_first, thinking_last; /* share of samples that think, first and last step */
     size_t n_samples;
     double rewards[DEMO_STEPS_MAX];

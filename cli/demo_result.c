@@ -70,7 +70,9 @@ static enum status read_numbers(struct db *db, struct demo_result *out)
         {"SELECT value FROM v_metrics WHERE name='moe/max_violation' ORDER BY step DESC LIMIT 1",
          &out->max_violation},
         {"SELECT max(value) FROM v_metrics WHERE name='memory/trainer_bytes'", &out->trainer_bytes},
-        {"SELECT max(value) FROM v_metrics WHERE name='memory/w0_bytes'", &out->worker_bytes},
+        {"SELECT max(bytes) FROM (SELECT sum(value) AS bytes FROM v_metrics WHERE name LIKE "
+         "'memory/w%' GROUP BY step)",
+         &out->workers_bytes},
         {"SELECT avg(completion LIKE '<think>%') FROM v_samples WHERE kind='train' AND "
          "step=(SELECT min(step) FROM v_steps)",
          &out->thinking_first},
@@ -114,9 +116,9 @@ static void print_table(const struct demo_result *r)
         (void)printf("%-34s %8.2f, 0 is perfect balance of the experts\n", "MaxVio, last step",
                      r->max_violation);
     }
-    if (!isnan(r->trainer_bytes) && !isnan(r->worker_bytes)) {
-        (void)printf("%-34s %8.0f MiB, and %.0f in the worker\n", "memory of the trainer",
-                     r->trainer_bytes / MIB, r->worker_bytes / MIB);
+    if (!isnan(r->trainer_bytes) && !isnan(r->workers_bytes)) {
+        (void)printf("%-34s %8.0f MiB, and %.0f in the workers\n", "memory of the trainer",
+                     r->trainer_bytes / MIB, r->workers_bytes / MIB);
     }
     (void)printf("%-34s %8s\n", "time", cli_seconds_text(r->seconds, time, sizeof time));
 }
@@ -200,7 +202,7 @@ static enum status fill_json(struct json *object, const struct demo *demo,
         {"share_of_peak", r->share_of_peak},
         {"max_violation", r->max_violation},
         {"trainer_bytes", r->trainer_bytes},
-        {"worker_bytes", r->worker_bytes},
+        {"workers_bytes", r->workers_bytes},
         {"thinking_first", r->thinking_first},
         {"thinking_last", r->thinking_last},
         {"mtp_acceptance_before", r->acceptance_before},

@@ -2,6 +2,7 @@
 #include "cli/commands.h"
 
 #include <stddef.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -43,18 +44,19 @@ static void print_commands(FILE *stream)
                           "`hone demo`.\n");
 }
 
-/* How many letters two words share at the same distance from the start or the end: enough to tell
- * "trian" means "train...". */
+/* How many letters two words share at the same distance from the start, or from the end: enough to
+ * tell "trian" means "train...". */
 static size_t likeness(const char *a, const char *b)
 {
     const size_t n_a = strlen(a);
     const size_t n_b = strlen(b);
-    size_t n = 0;
+    size_t n_front = 0;
+    size_t n_back = 0;
     for (size_t i = 0; i < n_a && i < n_b; i++) {
-        n += a[i] == b[i];
-        n += a[n_a - 1 - i] == b[n_b - 1 - i];
+        n_front += a[i] == b[i];
+        n_back += a[n_a - 1 - i] == b[n_b - 1 - i];
     }
-    return n;
+    return n_front > n_back ? n_front : n_back;
 }
 
 static int unknown_command(const char *name)
@@ -65,8 +67,9 @@ static int unknown_command(const char *name)
             nearest = &commands[i];
         }
     }
-    (void)fprintf(stderr, "hone: %.60s: no such command; nearest is %s (see hone --help)\n", name,
-                  nearest->name);
+    const bool is_near = 2 * likeness(name, nearest->name) >= strlen(name);
+    (void)fprintf(stderr, "hone: %.60s: no such command%s%s (see hone --help)\n", name,
+                  is_near ? "; nearest is " : "", is_near ? nearest->name : "");
     return 2;
 }
 

@@ -39,7 +39,10 @@ enum status query_open(struct db *db, const char *sql, struct query **out)
     query->budget_us = db->timeout_us;
     const int code = sqlite3_prepare_v2(db->handle, sql, -1, &query->stmt, &tail);
     enum status status = STATUS_OK;
-    if (code == SQLITE_ERROR || code == SQLITE_AUTH || code == SQLITE_TOOBIG) {
+    if (code == SQLITE_AUTH) {
+        status = status_set(STATUS_BAD_ARGUMENT, "%s: a query may only read",
+                            sqlite3_errmsg(db->handle));
+    } else if (code == SQLITE_ERROR || code == SQLITE_TOOBIG) {
         status = status_set(STATUS_BAD_ARGUMENT, "%s", sqlite3_errmsg(db->handle));
     } else if (code != SQLITE_OK) {
         status = db_failure(db, code, "preparing a query");

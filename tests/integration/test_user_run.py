@@ -271,7 +271,9 @@ def help_tells_every_option():
 
 
 def usage_errors_point_to_help():
-    cases = [([], "usage"), (["frobnicate"], "frobnicate"), (["trian"], "trainer"), (["run"], "CONFIG"),
+    cases = [([], "usage"), (["frobnicate"], "frobnicate: no such command (see"), (["trian"], "nearest is trainer"),
+             (["evla"], "nearest is eval"), (["run"], "CONFIG"), (["demo", "--steps", "0"], "--steps: \"0\": want 1..1000"),
+             (["demo", "--dtype", "fp4"], "--dtype: \"fp4\": want fp32"),
              (["run", "a", "b"], "one word too many"), (["run", "a", "--set"], "--set"), (["generate"], "MODEL"),
              (["generate", "m", "--prompt", "x", "--temperature", "hot"], "hot"),
              (["generate", "m", "--prompt", "x", "-n", "0"], "0"), (["model", "frob"], "frob"), (["db", "x", "y"], "query"),
