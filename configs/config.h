@@ -102,6 +102,7 @@ struct run_config {
             kv_cache_bytes;               /* kv_cache_bytes 0: what max_num_seqs need */
         size_t speculate, spec_max_batch; /* MTP drafts; 0 spec_max_batch = measured at start */
         size_t workers, threads; /* threads of each worker; 0 = cores / workers, at least 1 */
+        bool share_weights;      /* workers map the trainer's weights where they can */
     } rollout;
     struct {
         double learning_rate;

@@ -165,6 +165,8 @@ const struct setting settings[] = {
      "processes started by hone run", ""},
     {"rollout.threads", SETTING_SIZE, AT(rollout.threads), "0", 0, 1024, NULL, 0,
      "of each worker; 0: cores / workers", ""},
+    {"rollout.share_weights", SETTING_BOOL, AT(rollout.share_weights), "true", 0, 0, NULL, 0,
+     "workers on the trainer's host read its weights in place; the same bits with less memory", ""},
 
     {"optim.learning_rate", SETTING_REAL, AT(optim.learning_rate), "1e-6", 0, 1, NULL, DIGEST,
      "AdamW's, at its highest", "verl lr, NeMo-RL lr"},

@@ -105,6 +105,7 @@ struct backend {
     const char *numerics_ids[3];
     size_t n_threads;
     size_t n_parts; /* that run side by side: the CPU's threads. 1: cutting work gains nothing */
+    bool is_host;   /* device memory is the host's: ops read what another process has mapped */
 };
 
 /* device: "cpu", or "cpu-avx512bf16", "cpu-avx512", "cpu-avx2", "cpu-portable" to force an

@@ -10,11 +10,11 @@
 static enum status create_weights(struct policy *policy)
 {
     const struct backend_ops *ops = policy->backend->ops;
-    const size_t n = policy->table->n_floats;
 
-    TRY(ops->alloc(policy->backend, n, sizeof(float), &policy->weights));
+    TRY(policy_weights_create(policy));
     if (policy->options.is_trainable) {
-        TRY(ops->alloc(policy->backend, n, sizeof(float), &policy->gradients));
+        TRY(ops->alloc(policy->backend, policy->table->n_floats, sizeof(float),
+                       &policy->gradients));
     }
     return policy_tied_create(policy);
 }
@@ -158,12 +158,11 @@ static void release_device(struct policy *policy)
     const struct backend_ops *ops = policy->backend->ops;
 
     ops->release(policy->backend, policy->buffers);
-    ops->release(policy->backend, policy->packed);
     policy_tied_destroy(policy);
     if (!policy->is_hollow) {
         ops->release(policy->backend, policy->gradients);
-        ops->release(policy->backend, policy->weights);
     }
+    policy_weights_destroy(policy);
 }
 
 static void destroy_module_arrays(struct policy *policy)

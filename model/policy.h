@@ -5,6 +5,8 @@
 #ifndef HONE_MODEL_POLICY_H
 #define HONE_MODEL_POLICY_H
 
+#include "base/hash.h"
+#include "base/shared_memory.h"
 #include "base/status.h"
 #include "kernels/backend.h"
 #include "model/model_config.h"
@@ -55,6 +57,9 @@ struct policy_options {
     /* Not trainable: weights that are read packed alone are given back once they are packed;
      * policy_weights then holds zeros in their place until it is written again, as a whole. */
     bool drops_weights;
+    /* Weights and packed copies lie in memory that other processes can map (policy_share), if there
+     * is any and device memory is the host's; the bits are the same. */
+    bool shares_weights;
 };
 
 /* Sizes everything at once; config is copied. Weights start as zeros: write policy_weights, then
@@ -87,6 +92,22 @@ MUST_CHECK enum status policy_refresh(struct policy *policy);
  * all of the table's. */
 void policy_begin_weights(struct policy *policy);
 MUST_CHECK enum status policy_take_weights(struct policy *policy, size_t n_floats);
+/* --- Weights that several processes read: one policy has them in shared memory, those that sample
+ * borrow them there --- */
+struct policy_share {
+    struct shared_memory *memory; /* borrowed; NULL: nobody else can read these weights */
+    size_t weights_at, packed_at; /* in its data, in bytes */
+};
+struct policy_share policy_share(const struct policy *policy);
+/* Of how packed copies lie, and the backend that packs and reads them: with an equal digest one
+ * policy reads another's. Errors: NO_MEMORY. */
+MUST_CHECK enum status policy_packing(const struct policy *policy, struct digest128 *out);
+/* From here on the policy reads these weights and packed copies (64-byte aligned, kept by the
+ * caller until they are returned) and never writes them; its own cost nothing meanwhile. Not a
+ * policy that learns or shares. policy_return_weights, or policy_begin_weights: it reads its own
+ * again, which hold nothing before they are taken anew. */
+void policy_borrow_weights(struct policy *policy, float *weights, float *packed);
+void policy_return_weights(struct policy *policy);
 /* What module 0 reads: the trunk before its final norm, or (the default) after it. Starts as the
  * configuration has it. */
 void policy_set_mtp_input(struct policy *policy, bool is_pre_norm);

@@ -14,7 +14,7 @@
  *   policy_draft.c      drafts of modules            policy_tied.c       a tied head's gradient
  *   policy_part.c       a forward for each thread    policy_cut.c        where it is cut
  *   policy_receive.c    weights that come            policy_rehearse.c   memory of the ops
- *   policy_rest.c       memory given back
+ *   policy_rest.c       memory given back            policy_share.c      where weights lie
  *   policy_trace.c      looking inside               policy_work.c       what rows cost
  *
  * Beside it: policy_attention_internal.h (the kinds of attention, the indexer),
@@ -181,7 +181,9 @@ struct policy {
     bool is_cleared; /* gradients are zeros */
     float *weights, *gradients;
     float *packed;
-    void *buffers; /* one block: all activations and scratch */
+    struct shared_memory *shared;    /* where both lie, or NULL: memory of their own */
+    float *own_weights, *own_packed; /* while others' are borrowed, else NULL */
+    void *buffers;                   /* one block: all activations and scratch */
     size_t packed_words, buffer_bytes;
     size_t lasting_bytes;    /* of buffers, the first: what is filled once */
     struct pack_args *packs; /* by src */
@@ -296,7 +298,11 @@ void policy_sizes_fill(struct policy *policy);
 /* policy_layout.c: all buffers in one block, measured first; host arrays. */
 MUST_CHECK enum status policy_layout_measure(struct policy *policy);
 MUST_CHECK enum status policy_layout_create(struct policy *policy);
-/* policy_pack.c: offsets and sizes of packed copies; then the copies and the list of packs. */
+/* policy_share.c: weights and packed copies have a place. */
+MUST_CHECK enum status policy_weights_create(struct policy *policy);
+void policy_weights_destroy(struct policy *policy);
+/* policy_pack.c: offsets and sizes of packed copies; then where the copies are and the list of
+ * packs. */
 /* policy_receive.c: bytes of floats that stay, and of the largest row that does not. */
 size_t policy_float_bytes(const struct policy *policy, size_t *largest_dropped);
 void policy_packs_measure(struct policy *policy);

@@ -296,7 +296,10 @@ static int compare_packs(const void *a, const void *b)
 {
     const struct pack_args *left = a, *right = b;
 
-    return (left->src > right->src) - (left->src < right->src);
+    if (left->src != right->src) {
+        return left->src < right->src ? -1 : 1;
+    }
+    return (left->dst > right->dst) - (left->dst < right->dst);
 }
 
 void policy_packs_place(struct policy *policy, float *base)
@@ -312,8 +315,6 @@ enum status policy_packs_create(struct policy *policy)
     struct policy_plan plan = {.policy = policy};
 
     TRY(memory_alloc(policy->n_packs, sizeof(struct pack_args), &policy->packs));
-    TRY(policy->backend->ops->alloc(policy->backend, policy->packed_words, sizeof(float),
-                                    &policy->packed));
     plan.base = policy->packed;
     plan.packs = policy->packs;
     plan_all(&plan);

@@ -30,6 +30,7 @@ size_t policy_float_bytes(const struct policy *policy, size_t *largest_dropped)
 
 void policy_begin_weights(struct policy *policy)
 {
+    policy_return_weights(policy);
     policy->taking = (struct policy_taking){.n_rows = 0};
 }
 

@@ -25,10 +25,15 @@ static void on_trainer_hello_ok(struct worker *worker, const struct message *mes
 {
     const int64_t inc = message_int(message, "inc", 0);
 
-    if (contact_welcomed(&worker->trainer_contact, inc, now_us) == CONTACT_SAME) {
+    const enum contact_welcome welcome = contact_welcomed(&worker->trainer_contact, inc, now_us);
+
+    if (welcome == CONTACT_SAME) {
         return;
     }
     worker_drop_work(worker);
+    if (welcome == CONTACT_CHANGED) {
+        worker_unmap_weights(worker); /* of a process that is gone: its memory goes too */
+    }
     worker->credit_to_ask = worker->credit;
     log_info("rollout", "trainer inc=%lld credit=%zu", (long long)inc, worker->credit);
 }
@@ -132,20 +137,6 @@ static enum status on_reward(struct worker *worker, const struct message *messag
     return STATUS_OK;
 }
 
-/* Work for weights that the trainer has no more will be given out again, if at all. */
-static void on_weights_gone(struct worker *worker)
-{
-    if (!weights_fetch_is_active(worker->fetch)) {
-        return;
-    }
-    const struct weights_id id = *weights_fetch_id(worker->fetch);
-
-    log_warn("rollout", "the trainer has no weights of version %lld any more",
-             (long long)id.version);
-    weights_fetch_end(worker->fetch);
-    work_queue_drop_weights(&worker->queue, &id);
-}
-
 static enum status on_weights(struct worker *worker, const struct message *message, int64_t now_us)
 {
     const enum message_type type = message_type_of(message);
@@ -162,9 +153,10 @@ static enum status on_weights(struct worker *worker, const struct message *messa
                                           .digests_bytes = bytes};
 
         if (version > weights_fetch_id(worker->fetch)->version) {
-            on_weights_gone(worker); /* it describes what it has instead */
+            worker_weights_gone(worker); /* it describes what it has instead */
         }
-        return weights_fetch_info(worker->fetch, &info, now_us);
+        TRY(weights_fetch_info(worker->fetch, &info, now_us));
+        return worker_map_weights(worker, message);
     }
     if (type == MESSAGE_W_CHUNK) {
         const void *data = message_array(message, "data", &bytes);
@@ -173,7 +165,7 @@ static enum status on_weights(struct worker *worker, const struct message *messa
                                    bytes, now_us);
     }
     if (type == MESSAGE_REFUSE) {
-        on_weights_gone(worker);
+        worker_weights_gone(worker);
     }
     return STATUS_OK;
 }

@@ -150,6 +150,7 @@ static void close_all(struct worker *worker)
     engine_destroy(worker->engine);
     weights_fetch_destroy(worker->fetch);
     policy_destroy(worker->policy);
+    shared_weights_unmap(&worker->shared);
     backend_close(worker->backend);
     tokenizer_destroy(worker->tokenizer);
 }

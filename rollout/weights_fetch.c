@@ -206,6 +206,11 @@ enum status weights_fetch_chunk(struct weights_fetch *fetch, int64_t version, in
     return STATUS_OK;
 }
 
+bool weights_fetch_is_described(const struct weights_fetch *fetch)
+{
+    return fetch->is_active && fetch->has_info;
+}
+
 bool weights_fetch_is_complete(const struct weights_fetch *fetch)
 {
     return fetch->is_active && fetch->has_info && fetch->n_here == fetch->n_chunks;

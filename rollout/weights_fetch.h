@@ -54,6 +54,8 @@ MUST_CHECK enum status weights_fetch_info(struct weights_fetch *fetch,
 MUST_CHECK enum status weights_fetch_chunk(struct weights_fetch *fetch, int64_t version,
                                            int64_t index, const void *data, size_t bytes,
                                            int64_t now_us);
+/* The description is here, and fits. */
+bool weights_fetch_is_described(const struct weights_fetch *fetch);
 bool weights_fetch_is_complete(const struct weights_fetch *fetch);
 /* Chunks that are here, of *n_all; since when nothing new came. */
 size_t weights_fetch_progress(const struct weights_fetch *fetch, size_t *n_all, int64_t *since_us);

@@ -144,7 +144,7 @@ void work_queue_drop_weights(struct work_queue *queue, const struct weights_id *
     struct work **link = &queue->first;
 
     while (*link != NULL) {
-        if (!(*link)->is_started && weights_id_equal(&(*link)->weights, weights)) {
+        if (weights_id_equal(&(*link)->weights, weights)) {
             drop(queue, link);
         } else {
             link = &(*link)->next;

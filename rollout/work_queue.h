@@ -60,7 +60,7 @@ struct work *work_queue_next(const struct work_queue *queue, const struct weight
 const struct work *work_queue_wanted(const struct work_queue *queue, const struct weights_id *held);
 /* One sample of the item is done; the item goes with its last one (*work is then gone). */
 void work_queue_finish_sample(struct work_queue *queue, struct work *work);
-/* Drops the items that wait for these weights. */
+/* Drops the items of these weights, started ones too (cancel what runs of them before). */
 void work_queue_drop_weights(struct work_queue *queue, const struct weights_id *weights);
 /* Groups to announce with READY. */
 size_t work_queue_credit(const struct work_queue *queue);

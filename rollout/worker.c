@@ -12,8 +12,6 @@
 #define BUILD_NAME "0.1.0"
 #define HOST_ROOM 256
 #define RETRY_MS 50
-#define REST_US                                                                                    \
-    INT64_C(200000) /* without work, before memory goes back: small models learn faster */
 
 enum status worker_send(struct socket *socket, struct message *message, bool *was_sent)
 {
@@ -104,72 +102,6 @@ static enum status ask_for_work(struct worker *worker)
     return STATUS_OK;
 }
 
-/* The version that came, all of it packed, goes live. */
-static enum status install_weights(struct worker *worker)
-{
-    const int64_t since_us = clock_now_us();
-
-    TRY(engine_measure(worker->engine));
-    worker->rest_us = since_us + REST_US;
-    worker->held = *weights_fetch_id(worker->fetch);
-    weights_fetch_end(worker->fetch);
-    worker_log_stats(worker);
-    log_debug("rollout", "weights version=%lld digest=%s ms=%lld", (long long)worker->held.version,
-              worker->held.digest, (long long)((clock_now_us() - since_us) / 1000));
-    return STATUS_OK;
-}
-
-static enum status request_chunks(struct worker *worker)
-{
-    struct fetch_request request;
-    bool was_sent = true;
-
-    while (was_sent && weights_fetch_next(worker->fetch, clock_now_us(), &request)) {
-        struct message *get = NULL;
-
-        TRY(message_create(MESSAGE_W_GET, &get));
-        message_put_int(get, "version", request.version);
-        message_put_int(get, "first", request.first);
-        message_put_int(get, "count", (int64_t)request.count);
-        TRY(worker_send(worker->weights, get, &was_sent));
-        if (was_sent) {
-            weights_fetch_asked(worker->fetch, &request, clock_now_us());
-        }
-    }
-    return STATUS_OK;
-}
-
-/* From here on the policy's weights are those of no version. */
-static void begin_weights(struct worker *worker, const struct weights_id *id)
-{
-    worker->held.version = -1;
-    policy_begin_weights(worker->policy);
-    weights_fetch_begin(worker->fetch, id, clock_now_us());
-}
-
-/* Fetches the weights that the next work item names into the place of the present ones, once
- * nothing samples with those: a step's weights exist when its samples are done, so nobody waits,
- * and a worker holds one version. They are packed as they come. */
-static enum status advance_weights(struct worker *worker)
-{
-    const struct work *wanted = work_queue_wanted(&worker->queue, &worker->held);
-
-    if (wanted == NULL) {
-        weights_fetch_end(worker->fetch);
-        return STATUS_OK;
-    }
-    if (!engine_is_idle(worker->engine)) {
-        return STATUS_OK;
-    }
-    if (!weights_fetch_is_active(worker->fetch) ||
-        !weights_id_equal(weights_fetch_id(worker->fetch), &wanted->weights)) {
-        begin_weights(worker, &wanted->weights);
-    }
-    TRY(request_chunks(worker));
-    TRY(policy_take_weights(worker->policy, weights_fetch_ready(worker->fetch)));
-    return weights_fetch_is_complete(worker->fetch) ? install_weights(worker) : STATUS_OK;
-}
-
 static enum status start_work(struct worker *worker)
 {
     struct work *work = NULL;
@@ -256,8 +188,17 @@ static enum status sample(struct worker *worker)
     if (!can_sample(worker)) {
         return STATUS_OK; /* nothing to do, or too much is not acknowledged yet */
     }
-    TRY(engine_tick(worker->engine, &completions, &n));
-    worker->rest_us = clock_now_us() + REST_US;
+    if (worker_is_overtaken(worker)) {
+        worker_lose_weights(worker);
+        return STATUS_OK;
+    }
+    const enum status status = engine_tick(worker->engine, &completions, &n);
+    worker->rest_us = clock_now_us() + WORKER_REST_US;
+    if (worker_is_overtaken(worker)) { /* whatever came of it, an error too, is of no version */
+        worker_lose_weights(worker);
+        return STATUS_OK;
+    }
+    TRY(status);
     for (size_t i = 0; i < n; i++) {
         TRY(hand_over(worker, &completions[i]));
     }
@@ -334,7 +275,7 @@ static enum status worker_tick(struct worker *worker)
 {
     TRY(keep_contacts(worker));
     TRY(inbox_drain(worker, idle_ms(worker)));
-    TRY(advance_weights(worker));
+    TRY(worker_advance_weights(worker));
     TRY(start_work(worker));
     TRY(sample(worker));
     TRY(flush_outbox(worker));

@@ -9,11 +9,14 @@
 #include "rollout/contact.h"
 #include "rollout/engine.h"
 #include "rollout/outbox.h"
+#include "rollout/shared_weights.h"
 #include "rollout/weights_fetch.h"
 #include "rollout/work_queue.h"
 
 /* A peer that says nothing for so long is given up: a trainer may train for long. */
 #define WORKER_SILENCE_US INT64_C(600000000)
+/* Without work, before memory goes back: small models learn faster. */
+#define WORKER_REST_US INT64_C(200000)
 
 struct worker {
     const struct run_config *config; /* borrowed, as is name */
@@ -24,7 +27,10 @@ struct worker {
     struct policy *policy;
     struct tokenizer *tokenizer;
     struct engine *engine;
-    struct weights_id held; /* what policy's weights are; version -1 before the first */
+    struct weights_id held; /* what policy's weights are; version -1: of no version */
+    struct shared_weights shared;
+    bool is_mapped;    /* the weights that are being fetched: chunks are not needed */
+    bool reads_shared; /* the policy reads them: those held, or the trainer has gone on */
 
     struct socket_context *context;
     struct socket *trainer, *weights, *reward;
@@ -49,6 +55,21 @@ MUST_CHECK enum status inbox_drain(struct worker *worker, int timeout_ms);
 /* Forgets all work: the trainer that gave it is gone or has forgotten us. What is finished stays in
  * the outbox. */
 void worker_drop_work(struct worker *worker);
+
+/* Gets the weights that the next work item names in the place of the present ones, once nothing
+ * samples with those: a step's weights exist when its samples are done, so nobody waits, and a
+ * worker holds one version (worker_weights.c). */
+MUST_CHECK enum status worker_advance_weights(struct worker *worker);
+/* W_INFO of the weights that are being fetched: on this host they are mapped. */
+MUST_CHECK enum status worker_map_weights(struct worker *worker, const struct message *info);
+/* The trainer that had them is gone; nothing may be sampling. */
+void worker_unmap_weights(struct worker *worker);
+/* The trainer has no more what is being fetched. */
+void worker_weights_gone(struct worker *worker);
+/* The policy reads memory that is no more of the version held, or not for sure. */
+bool worker_is_overtaken(const struct worker *worker);
+/* Then: all that is sampled with that version is dropped, its credit given back. */
+void worker_lose_weights(struct worker *worker);
 
 /* What the weights that go were good for, once: call before others are installed. */
 void worker_log_stats(struct worker *worker);

@@ -10,6 +10,8 @@ struct publisher {
     size_t n_floats, n_chunks, version;
     struct digest128 *digests; /* (n_chunks) */
     struct digest128 root;
+    struct policy_share share; /* no memory: chunks alone */
+    struct digest128 packing;  /* of the packed copies in it */
 };
 
 enum status publisher_create(const float *weights, size_t n_floats, struct publisher **out)
@@ -38,6 +40,25 @@ void publisher_destroy(struct publisher *publisher)
     }
 }
 
+enum status publisher_share(struct publisher *publisher, const struct policy *policy)
+{
+    TRY(policy_packing(policy, &publisher->packing));
+    publisher->share = policy_share(policy);
+    return STATUS_OK;
+}
+
+static void set_shared_version(const struct publisher *publisher, int64_t version)
+{
+    if (publisher->share.memory != NULL) {
+        shared_memory_set_version(publisher->share.memory, version);
+    }
+}
+
+void publisher_withdraw(struct publisher *publisher)
+{
+    set_shared_version(publisher, -1);
+}
+
 void publisher_offer(struct publisher *publisher, size_t version)
 {
     for (size_t i = 0; i < publisher->n_chunks; i++) {
@@ -45,6 +66,7 @@ void publisher_offer(struct publisher *publisher, size_t version)
     }
     publisher->root = weights_root(publisher->digests, publisher->n_chunks);
     publisher->version = version;
+    set_shared_version(publisher, (int64_t)version);
 }
 
 size_t publisher_version(const struct publisher *publisher)
@@ -55,6 +77,24 @@ size_t publisher_version(const struct publisher *publisher)
 struct digest128 publisher_digest(const struct publisher *publisher)
 {
     return publisher->root;
+}
+
+/* Where a worker of this host finds the weights and their packed copies. */
+static void put_share(const struct publisher *publisher, struct message *message)
+{
+    char text[DIGEST128_TEXT];
+    if (publisher->share.memory == NULL) {
+        return;
+    }
+    const struct shared_memory_name name = shared_memory_name(publisher->share.memory);
+    message_put_int(message, "pid", name.pid);
+    message_put_int(message, "fd", name.fd);
+    message_put_int(message, "shared_bytes", (int64_t)name.n_bytes);
+    message_put_int(message, "weights_at", (int64_t)publisher->share.weights_at);
+    message_put_int(message, "packed_at", (int64_t)publisher->share.packed_at);
+    message_put_text(message, "nonce", hash_hex(name.nonce, sizeof(name.nonce), text));
+    message_put_text(message, "packing",
+                     hash_hex(publisher->packing.bytes, sizeof(publisher->packing.bytes), text));
 }
 
 static enum status send_info(const struct publisher *publisher, struct socket *socket,
@@ -70,6 +110,7 @@ static enum status send_info(const struct publisher *publisher, struct socket *s
                      hash_hex(publisher->root.bytes, sizeof(publisher->root.bytes), root));
     message_put_array(message, "digests", DTYPE_U8, publisher->digests,
                       publisher->n_chunks * sizeof(struct digest128));
+    put_share(publisher, message);
     const enum status status = socket_send(socket, peer, message);
     message_destroy(message);
     return status;

@@ -201,6 +201,7 @@ struct policy_options setup_reference_options(const struct policy_options *train
 
     options.is_trainable = false;
     options.recomputes = false;
+    options.shares_weights = false;
     options.drops_weights = true;
     return options;
 }

@@ -234,6 +234,7 @@ enum status session_learn(struct session *session, const struct step_batch *batc
     const double flops_before = learner_flops(session->learner);
     speed_look(session->speed);
     session->stored_us = clock_now_us();
+    publisher_withdraw(session->publisher);
     TRY(grpo_learn(session->learner, session->reference, session->config, &session->schedule, batch,
                    session->arena, &stats));
     TRY(check_weights(session));

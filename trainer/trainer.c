@@ -128,6 +128,7 @@ static enum status open_model(struct session *session)
     const struct learner_options options = grpo_learner_options(config);
     struct policy_options sizes;
     TRY(setup_policy_options(config, &session->data.model, &options, &sizes));
+    sizes.shares_weights = config->rollout.share_weights;
     TRY(backend_open(config->run.device, config->run.threads, &session->backend));
     TRY(speed_create(session->backend, sizes.precision, &session->speed));
     TRY(setup_rehearse(session->backend, &session->data.model, &options, &sizes,
@@ -144,8 +145,9 @@ static enum status open_model(struct session *session)
     log_memory(session);
     session->schedule = schedule_from_config(
         config, config->run.max_steps * config->grpo.num_iterations * config->grpo.num_minibatches);
-    return publisher_create(policy_weights(session->policy),
-                            policy_table(session->policy)->n_floats, &session->publisher);
+    TRY(publisher_create(policy_weights(session->policy), policy_table(session->policy)->n_floats,
+                         &session->publisher));
+    return publisher_share(session->publisher, session->policy);
 }
 
 static enum status open_link(struct session *session)

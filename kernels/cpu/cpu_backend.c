@@ -122,7 +122,8 @@ static void init_backend(struct cpu_backend *cpu, const struct cpu_device *devic
                                  .name = device->name,
                                  .numerics_ids = {"cpu-f32-1", "cpu-bf16-2", "cpu-fp8-2"},
                                  .n_threads = n_threads,
-                                 .n_parts = n_threads};
+                                 .n_parts = n_threads,
+                                 .is_host = true};
     cpu->device = *device;
 }
 
