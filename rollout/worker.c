@@ -247,14 +247,14 @@ static int64_t next_due_us(const struct worker *worker)
     return worker->rest_us == 0 ? ping_us : earlier(ping_us, worker->rest_us);
 }
 
-/* How long the next turn may wait for messages: not at all with sampling to do. */
+/* How long the next turn may wait for messages: not at all with something to do. */
 static int idle_ms(const struct worker *worker)
 {
     const int64_t now_us = clock_now_us();
     const int64_t due_us = next_due_us(worker);
     const bool is_met = worker->trainer_contact.is_up && worker->reward_contact.is_up;
 
-    if (can_sample(worker)) {
+    if (can_sample(worker) || worker_wants_weights(worker)) {
         return 0;
     }
     if (!is_met || worker->is_leaving || weights_fetch_is_active(worker->fetch)) {

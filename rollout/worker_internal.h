@@ -60,6 +60,8 @@ void worker_drop_work(struct worker *worker);
  * samples with those: a step's weights exist when its samples are done, so nobody waits, and a
  * worker holds one version (worker_weights.c). */
 MUST_CHECK enum status worker_advance_weights(struct worker *worker);
+/* Nothing has been asked for that the next work item needs, and now it could. */
+bool worker_wants_weights(const struct worker *worker);
 /* W_INFO of the weights that are being fetched: on this host they are mapped. */
 MUST_CHECK enum status worker_map_weights(struct worker *worker, const struct message *info);
 /* The trainer that had them is gone; nothing may be sampling. */

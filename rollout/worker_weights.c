@@ -72,6 +72,12 @@ static enum status install_mapped(struct worker *worker)
     return install_weights(worker);
 }
 
+bool worker_wants_weights(const struct worker *worker)
+{
+    return engine_is_idle(worker->engine) && !weights_fetch_is_active(worker->fetch) &&
+           work_queue_wanted(&worker->queue, &worker->held) != NULL;
+}
+
 enum status worker_advance_weights(struct worker *worker)
 {
     const struct work *wanted = work_queue_wanted(&worker->queue, &worker->held);

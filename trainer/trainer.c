@@ -145,6 +145,11 @@ static enum status open_model(struct session *session)
     log_memory(session);
     session->schedule = schedule_from_config(
         config, config->run.max_steps * config->grpo.num_iterations * config->grpo.num_minibatches);
+    return STATUS_OK;
+}
+
+static enum status open_publisher(struct session *session)
+{
     TRY(publisher_create(policy_weights(session->policy), policy_table(session->policy)->n_floats,
                          &session->publisher));
     return publisher_share(session->publisher, session->policy);
@@ -191,6 +196,7 @@ enum status session_open(struct session *session)
     TRY(sample_store_create(&session->store));
     TRY(setup_data_open(session->config, DATASET_PROMPTS, &session->data));
     TRY(open_model(session));
+    TRY(open_publisher(session));
     return open_link(session);
 }
 
