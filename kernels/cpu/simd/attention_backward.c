@@ -60,8 +60,7 @@ static void move_picked(const struct attention_backward_args *a, const struct ch
 
 /* Selected keys of the block from `key` on, up to 16, copied from the pages and back. */
 static size_t add_picked(const struct backward_call *call, const struct chunk *c,
-                         const struct gradient_workspace *w, size_t first_key, size_t n_keys,
-                         size_t key)
+                         struct gradient_workspace *w, size_t first_key, size_t n_keys, size_t key)
 {
     const struct attention_args *f = &call->args->forward;
     const size_t width = key_width(f);
@@ -85,8 +84,7 @@ static size_t add_picked(const struct backward_call *call, const struct chunk *c
 /* Keys of the block from `key` on that lie in one page: of those that all rows see, all; else the
  * sixteen of a step, without the rows before the first of them. */
 static size_t add_seen(const struct backward_call *call, const struct chunk *c,
-                       const struct gradient_workspace *w, size_t first_key, size_t n_keys,
-                       size_t key)
+                       struct gradient_workspace *w, size_t first_key, size_t n_keys, size_t key)
 {
     const struct attention_backward_args *a = call->args;
     const struct attention_args *f = &a->forward;
@@ -142,15 +140,78 @@ static void backward_chunk(const struct backward_call *call, const struct chunk 
     }
 }
 
+/* Rows that begin at x, of which the heads of a KV head are asked for. */
+static struct dw_fetch heads_of(const struct chunk *c, size_t group, const float *x, size_t stride,
+                                size_t head_stride)
+{
+    return (struct dw_fetch){.row = x + (c->span->first_row + c->i) * stride +
+                                    c->kv_head * group * head_stride,
+                             .stride = stride,
+                             .n_rows = c->n_rows,
+                             .width = group * head_stride};
+}
+
+static void plan_next(const struct attention_backward_args *a, const struct chunk *c,
+                      struct gradient_workspace *w)
+{
+    const struct attention_args *f = &a->forward;
+    const size_t group = group_heads(f);
+
+    w->next[0] = heads_of(c, group, f->q, f->q_stride, f->q_head_stride);
+    w->next[1] = f->rope_dim == 0
+                     ? (struct dw_fetch){0}
+                     : heads_of(c, group, f->q_rope, f->q_rope_stride, f->q_rope_head_stride);
+    w->next[2] = heads_of(c, group, a->d_out, f->out_stride, f->value_dim);
+    w->next[3] = heads_of(c, group, f->out, f->out_stride, f->value_dim);
+}
+
+/* The first chunk of a span with a KV head. */
+static struct chunk first_chunk(const struct attention_args *f, const struct kv_span *span,
+                                size_t kv_head)
+{
+    struct chunk c = chunk_at(span, 0, chunk_rows(group_heads(f)));
+
+    c.kv_head = kv_head;
+    return c;
+}
+
+/* The chunk behind c; false if c is the last one of all. */
+static bool next_chunk(const struct attention_args *f, struct chunk *io)
+{
+    const size_t kv_head = io->kv_head, end = io->i + io->n_rows;
+
+    if (end < io->span->n_rows) {
+        *io = chunk_at(io->span, end, chunk_rows(group_heads(f)));
+        io->kv_head = kv_head;
+        return true;
+    }
+    if (kv_head + 1 < f->n_kv_heads) {
+        *io = first_chunk(f, io->span, kv_head + 1);
+        return true;
+    }
+    if (io->span + 1 < f->spans + f->n_spans) {
+        *io = first_chunk(f, io->span + 1, 0);
+        return true;
+    }
+    return false;
+}
+
 static void backward_sequence(const struct backward_call *call, struct gradient_workspace *w,
                               const struct kv_span *span, size_t kv_head)
 {
-    const size_t step = chunk_rows(group_heads(&call->args->forward));
+    const struct attention_args *f = &call->args->forward;
+    struct chunk c = first_chunk(f, span, kv_head), next = c;
 
-    for (size_t i = 0; i < span->n_rows; i += step) {
-        struct chunk c = chunk_at(span, i, step);
-        c.kv_head = kv_head;
+    while (c.n_rows > 0) {
+        const bool is_last = !next_chunk(f, &next);
+        if (!is_last) {
+            plan_next(call->args, &next, w);
+        }
         backward_chunk(call, &c, w);
+        if (is_last || next.span != span || next.kv_head != kv_head) {
+            return;
+        }
+        c = next;
     }
 }
 

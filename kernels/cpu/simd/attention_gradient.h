@@ -5,6 +5,7 @@
 #define HONE_KERNELS_CPU_SIMD_ATTENTION_GRADIENT_H
 
 #include "kernels/cpu/simd/attention_chunk.h"
+#include "kernels/cpu/simd/gemm_dw_tile.h"
 
 /* Words from a row of probabilities to the next: an odd number of cache lines. */
 #define SCORE_STRIDE (KEY_BLOCK + SIMD_LANES)
@@ -37,6 +38,9 @@ struct gradient_workspace {
     size_t q_stride, d_out_stride, joined_q, joined_d_out;
     struct key_rows key_rows; /* floats only: where the block's keys lie */
     struct prepared_keys prepared;
+    /* What the next chunk gathers: q, q_rope, d_out and out. Asked for by the first products of
+     * add_keys. */
+    struct dw_fetch next[4];
 };
 
 /* Keys [key, key + n) of a block, whose first is first_key, and where their gradients stand. Pairs
@@ -57,11 +61,20 @@ struct gradient_form {
     void (*add_block)(const struct attention_args *f, const struct chunk *c,
                       struct gradient_workspace *w, size_t first_key, size_t n_keys);
     /* d value += P^T d_out, then d key += dS^T q. */
-    void (*add_keys)(const struct attention_args *f, size_t n_pairs,
-                     const struct gradient_workspace *w, const struct key_gradient *to);
+    void (*add_keys)(const struct attention_args *f, size_t n_pairs, struct gradient_workspace *w,
+                     const struct key_gradient *to);
 };
 extern const struct gradient_form ISA(gradient_in_floats);
 extern const struct gradient_form ISA(gradient_in_pairs);
+
+/* The products of add_keys, value and key, ask for what is to come. */
+static inline void take_next(struct gradient_workspace *w, struct dw_columns *value,
+                             struct dw_columns *key)
+{
+    memcpy(value->next, w->next, sizeof(value->next));
+    memcpy(key->next, w->next + 2, sizeof(key->next));
+    memset(w->next, 0, sizeof(w->next));
+}
 
 /* Takes n floats of scratch from *at on. */
 static inline float *gradient_part(float *scratch, size_t *at, size_t n)

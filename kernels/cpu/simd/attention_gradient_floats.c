@@ -1,6 +1,5 @@
 /* Owns attention's gradient in chains of fma; see attention_gradient.h. */
 #include "kernels/cpu/simd/attention_gradient.h"
-#include "kernels/cpu/simd/gemm_dw_tile.h"
 
 #include <string.h>
 
@@ -146,8 +145,8 @@ static void add_block(const struct attention_args *f, const struct chunk *c,
     }
 }
 
-static void add_keys(const struct attention_args *f, size_t n_pairs,
-                     const struct gradient_workspace *w, const struct key_gradient *to)
+static void add_keys(const struct attention_args *f, size_t n_pairs, struct gradient_workspace *w,
+                     const struct key_gradient *to)
 {
     const size_t at = to->skipped * SCORE_STRIDE + to->key;
     struct dw_columns value = {.dy = w->p + at,
@@ -169,6 +168,7 @@ static void add_keys(const struct attention_args *f, size_t n_pairs,
                              .n_in = key_width(f),
                              .n_out = to->n};
 
+    take_next(w, &value, &key);
     ISA(dw_columns)(&value);
     ISA(dw_columns)(&key);
 }

@@ -10,7 +10,6 @@
  * and rows of dS as pairs take their own. A last row without a partner has zeros beside it. */
 #include "kernels/cpu/simd/attention_gradient.h"
 #include "kernels/cpu/simd/attention_pairs.h"
-#include "kernels/cpu/simd/gemm_dw_tile.h"
 
 #include <string.h>
 
@@ -250,8 +249,8 @@ static void add_block(const struct attention_args *f, const struct chunk *c,
     }
 }
 
-static void add_keys(const struct attention_args *f, size_t n_pairs,
-                     const struct gradient_workspace *w, const struct key_gradient *to)
+static void add_keys(const struct attention_args *f, size_t n_pairs, struct gradient_workspace *w,
+                     const struct key_gradient *to)
 {
     const size_t skipped = to->skipped / 2;
     struct dw_columns value = {.dy = w->p + 2 * skipped * SCORE_STRIDE + to->key,
@@ -271,6 +270,7 @@ static void add_keys(const struct attention_args *f, size_t n_pairs,
     key.dw = to->d_key;
     key.dw_stride = to->key_stride;
     key.n_in = key_width(f);
+    take_next(w, &value, &key);
     ISA(dw_pair_columns)(&value);
     ISA(dw_pair_columns)(&key);
 }
