@@ -46,7 +46,7 @@ SIMD_INLINE f32x16 load_columns(const float *p, size_t v, const size_t vectors, 
 }
 
 SIMD_INLINE void load_sums(const struct dw_tile *tile, f32x16 *sums, const size_t outputs,
-                           const size_t vectors, const bool is_paired)
+                           const size_t vectors, const bool is_flushed)
 {
 #pragma GCC unroll 12
     for (size_t o = 0; o < outputs; o++) {
@@ -54,7 +54,7 @@ SIMD_INLINE void load_sums(const struct dw_tile *tile, f32x16 *sums, const size_
         for (size_t v = 0; v < vectors; v++) {
             const f32x16 sum =
                 load_columns(tile->dw + o * tile->dw_stride, v, vectors, tile->lanes);
-            sums[o * vectors + v] = is_paired ? vec_flush_memory(sum) : sum;
+            sums[o * vectors + v] = is_flushed ? vec_flush_memory(sum) : sum;
             __builtin_prefetch(tile->dw_next + o * tile->dw_stride + v * SIMD_LANES, 0, 2);
         }
     }
@@ -104,7 +104,7 @@ SIMD_INLINE void run_tile(const struct dw_tile *tile, const size_t outputs, cons
     f32x16 sums[TILE_SUMS_MAX];
     const float *x = tile->x;
     const float *dy = tile->dy;
-    load_sums(tile, sums, outputs, vectors, is_paired);
+    load_sums(tile, sums, outputs, vectors, is_paired && !PAIRS_FLUSH_THEMSELVES);
     for (size_t step = 0; step < tile->n_steps;) {
         const size_t left = tile->n_steps - step;
         const size_t end = step + (left < STEPS_A_ROUND ? left : STEPS_A_ROUND);
