@@ -13,11 +13,6 @@
 
 #include <string.h>
 
-static size_t whole_pair_values(size_t n)
-{
-    return (n + PAIR_VALUES - 1) / PAIR_VALUES * PAIR_VALUES;
-}
-
 /* Whether the words of values are the first of their keys. */
 static bool values_begin_keys(const struct attention_args *f)
 {
@@ -40,73 +35,142 @@ static size_t place(const struct attention_args *f, float *scratch, struct gradi
     w->key_pairs = gradient_part(scratch, &n, KEY_BLOCK / 2 * w->joined_q);
     w->p = gradient_part(scratch, &n, 2 * n_twos * SCORE_STRIDE);
     w->ds = gradient_part(scratch, &n, 2 * n_twos * SCORE_STRIDE);
-    w->q = gradient_part(scratch, &n, pairs * w->q_stride);
-    w->d_out = gradient_part(scratch, &n, pairs * w->d_out_stride);
+    w->q = gradient_part(scratch, &n, 2 * n_twos * w->q_stride);
+    w->d_out = gradient_part(scratch, &n, 2 * n_twos * w->d_out_stride);
     w->q_joined = gradient_part(scratch, &n, n_twos * w->joined_q);
     w->d_out_joined = gradient_part(scratch, &n, n_twos * w->joined_d_out);
     w->dq = gradient_part(scratch, &n, pairs * width);
     w->lse = gradient_part(scratch, &n, 2 * n_twos);
     w->dot = gradient_part(scratch, &n, 2 * n_twos);
-    w->rows = gradient_part(scratch, &n, 2 * (whole_pair_values(width) + whole_pair_values(v)));
+    w->n_zeros = whole_lanes(width > v ? width : v);
+    w->zeros = gradient_part(scratch, &n, 3 * w->n_zeros);
     w->gathered = gradient_part(scratch, &n, KEY_BLOCK * half_words(width > v ? width : v));
     w->d_page = gradient_part(scratch, &n, page_floats(f));
     return n;
 }
 
-/* to (n) = words of two rows, whole vectors. */
-static void join_rows(const float *even, const float *odd, size_t n, float *to)
+/* Two rows of n floats, and where they go: each as pairs, and words of both. */
+struct two_rows {
+    const float *even, *odd;
+    size_t n;
+    float *even_pairs, *odd_pairs, *joined;
+};
+
+/* Values [k, k + n) of them, at most 32. */
+SIMD_INLINE void store_values(const struct two_rows *rows, size_t k, const size_t n)
 {
-    for (size_t j = 0; j < n; j += SIMD_LANES) {
-        vec_store(to + j, pairs_join(vec_load(even + j), vec_load(odd + j)));
+    const size_t first = lanes_left(0, n), second = n - first;
+    const size_t at = k / 2 * PAIR_WORDS;
+    const f32x16 even = lanes_load(rows->even + k, first);
+    const f32x16 odd = lanes_load(rows->odd + k, first);
+    f32x16 next_even = vec_zero(), next_odd = vec_zero();
+
+    vec_store(rows->joined + k, pairs_join(even, odd));
+    if (second > 0) {
+        next_even = lanes_load(rows->even + k + SIMD_LANES, second);
+        next_odd = lanes_load(rows->odd + k + SIMD_LANES, second);
+        vec_store(rows->joined + k + SIMD_LANES, pairs_join(next_even, next_odd));
+    }
+    pairs_store(rows->even_pairs + at, even, next_even);
+    pairs_store(rows->odd_pairs + at, odd, next_odd);
+}
+
+static void store_two(const struct two_rows *rows)
+{
+    size_t k = 0;
+
+    for (; k + PAIR_VALUES <= rows->n; k += PAIR_VALUES) {
+        store_values(rows, k, PAIR_VALUES);
+    }
+    if (k < rows->n) {
+        store_values(rows, k, rows->n - k);
     }
 }
 
-static void copy_rounded(const float *from, size_t n, float *to)
+/* Queries of pairs `pair` and the next one: parts that begin a word of pairs, or a copy. */
+static void gather_queries(const struct attention_args *f, const struct chunk *c,
+                           const struct gradient_workspace *w, size_t pair, bool is_alone)
 {
+    const size_t group = group_heads(f), width = key_width(f), odd = pair + (is_alone ? 0 : 1);
+    const size_t row = pair_row(c, pair, group), odd_row = pair_row(c, odd, group);
+    const size_t head = pair_head(c, pair, group), odd_head = pair_head(c, odd, group);
+    float *const copy = w->zeros + w->n_zeros;
+    struct two_rows rows = {.even = f->q + row * f->q_stride + head * f->q_head_stride,
+                            .odd = f->q + odd_row * f->q_stride + odd_head * f->q_head_stride,
+                            .n = f->key_dim,
+                            .even_pairs = w->q + pair * w->q_stride,
+                            .odd_pairs = w->q + (pair + 1) * w->q_stride,
+                            .joined = w->q_joined + pair / 2 * w->joined_q};
+
+    if (f->rope_dim > 0 && f->key_dim % PAIR_VALUES != 0) {
+        gather_query(f, row, head, copy);
+        gather_query(f, odd_row, odd_head, copy + w->n_zeros);
+        rows.even = copy;
+        rows.odd = copy + w->n_zeros;
+        rows.n = width;
+    }
+    rows.odd = is_alone ? w->zeros : rows.odd;
+    store_two(&rows);
+    if (rows.n < width) {
+        rows.even = f->q_rope + row * f->q_rope_stride + head * f->q_rope_head_stride;
+        rows.odd = is_alone
+                       ? w->zeros
+                       : f->q_rope + odd_row * f->q_rope_stride + odd_head * f->q_rope_head_stride;
+        rows.n = f->rope_dim;
+        rows.even_pairs += f->key_dim / 2 * PAIR_WORDS;
+        rows.odd_pairs += f->key_dim / 2 * PAIR_WORDS;
+        rows.joined += f->key_dim;
+        store_two(&rows);
+    }
+}
+
+/* <rounded d_out, out>. */
+static float rounded_dot(const float *d_out, const float *out, size_t n)
+{
+    f32x16 sum = vec_zero();
+
     for (size_t j = 0; j < n; j += SIMD_LANES) {
         const size_t left = lanes_left(j, n);
-        lanes_store(to + j, vec_round_bf16(lanes_load(from + j, left)), left);
+        const f32x16 rounded = vec_round_bf16(lanes_load(d_out + j, left));
+        sum = vec_fma(rounded, lanes_load(out + j, left), sum);
     }
+    return vec_sum(sum);
 }
 
-/* One pair: its rows as pairs, and as floats in q and d_out. */
-static void gather_pair(const struct attention_backward_args *a, const struct chunk *c,
-                        const struct gradient_workspace *w, size_t pair, float *q, float *d_out)
+/* Of the same two pairs what results bring. */
+static void gather_results(const struct attention_backward_args *a, const struct chunk *c,
+                           const struct gradient_workspace *w, size_t pair, bool is_alone)
 {
     const struct attention_args *f = &a->forward;
     const size_t group = group_heads(f), v = f->value_dim;
-    const size_t row = pair_row(c, pair, group), head = pair_head(c, pair, group);
-    const size_t at = row * f->out_stride + head * v;
+    struct two_rows rows = {.odd = w->zeros,
+                            .n = v,
+                            .even_pairs = w->d_out + pair * w->d_out_stride,
+                            .odd_pairs = w->d_out + (pair + 1) * w->d_out_stride,
+                            .joined = w->d_out_joined + pair / 2 * w->joined_d_out};
 
-    gather_query(f, row, head, q);
-    ISA(pair_round)(q, key_width(f), w->q + pair * w->q_stride);
-    copy_rounded(a->d_out + at, v, d_out);
-    ISA(pair_round)(d_out, v, w->d_out + pair * w->d_out_stride);
-    w->lse[pair] = f->lse[row * f->n_heads + head];
-    w->dot[pair] = dot_product(d_out, f->out + at, v);
+    for (size_t i = pair; i < pair + (is_alone ? 1 : 2); i++) {
+        const size_t row = pair_row(c, i, group), head = pair_head(c, i, group);
+        const size_t at = row * f->out_stride + head * v;
+        *(i == pair ? &rows.even : &rows.odd) = a->d_out + at;
+        w->lse[i] = f->lse[row * f->n_heads + head];
+        w->dot[i] = rounded_dot(a->d_out + at, f->out + at, v);
+    }
+    store_two(&rows);
 }
 
 static void gather(const struct attention_backward_args *a, const struct chunk *c,
                    struct gradient_workspace *w)
 {
-    const struct attention_args *f = &a->forward;
-    const size_t n_pairs = c->n_rows * group_heads(f);
-    const size_t q_floats = whole_pair_values(key_width(f));
-    const size_t out_floats = whole_pair_values(f->value_dim);
-    float *const q = w->rows, *const d_out = q + 2 * q_floats;
+    const size_t n_pairs = c->n_rows * group_heads(&a->forward);
 
-    memset(w->rows, 0, 2 * (q_floats + out_floats) * sizeof(float));
+    if (n_pairs % 2 != 0) {
+        memset(w->zeros, 0, w->n_zeros * sizeof(*w->zeros));
+        w->lse[n_pairs] = w->dot[n_pairs] = 0.0F;
+    }
     for (size_t pair = 0; pair < n_pairs; pair += 2) {
-        gather_pair(a, c, w, pair, q, d_out);
-        if (pair + 1 < n_pairs) {
-            gather_pair(a, c, w, pair + 1, q + q_floats, d_out + out_floats);
-        } else {
-            memset(q + q_floats, 0, q_floats * sizeof(float));
-            memset(d_out + out_floats, 0, out_floats * sizeof(float));
-        }
-        join_rows(q, q + q_floats, w->joined_q, w->q_joined + pair / 2 * w->joined_q);
-        join_rows(d_out, d_out + out_floats, w->joined_d_out,
-                  w->d_out_joined + pair / 2 * w->joined_d_out);
+        gather_queries(&a->forward, c, w, pair, pair + 1 == n_pairs);
+        gather_results(a, c, w, pair, pair + 1 == n_pairs);
     }
 }
 

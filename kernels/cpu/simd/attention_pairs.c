@@ -4,9 +4,14 @@
 
 #include <string.h>
 
-/* Rows and vectors of the largest tile. */
+/* Rows and vectors of the largest tile; narrow ones are taller. */
 #define TILE_ROWS ((size_t)4)
 #define TILE_VECTORS (SIMD_TILE_VECTORS >= 4 ? (size_t)4 : (size_t)1)
+#if SIMD_TILE_VECTORS >= 4
+#define TILE_HEIGHT(vectors) ((vectors) <= 2 ? 2 * TILE_ROWS : TILE_ROWS)
+#else
+#define TILE_HEIGHT(vectors) TILE_ROWS
+#endif
 
 #ifdef __AVX512BW__
 typedef short half32 __attribute__((vector_size(64)));
@@ -48,14 +53,14 @@ SIMD_INLINE void zip_words(const float *first, const float *second, const bool h
 
 /* rows and vectors are constant after inlining; n lanes of each vector are stored. */
 struct tile {
-    f32x16 acc[4][4];
+    f32x16 acc[8][4];
     size_t rows, vectors;
 };
 
 SIMD_INLINE void tile_begin(struct tile *tile, const struct pair_product *t, const float *y,
                             size_t n)
 {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (size_t r = 0; r < tile->rows; r++) {
 #pragma GCC unroll 4
         for (size_t v = 0; v < tile->vectors; v++) {
@@ -67,7 +72,7 @@ SIMD_INLINE void tile_begin(struct tile *tile, const struct pair_product *t, con
 
 SIMD_INLINE void tile_end(const struct tile *tile, const struct pair_product *t, float *y, size_t n)
 {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (size_t r = 0; r < tile->rows; r++) {
 #pragma GCC unroll 4
         for (size_t v = 0; v < tile->vectors; v++) {
@@ -85,7 +90,7 @@ SIMD_INLINE void tile_add(struct tile *tile, const float *x, size_t x_stride, co
     for (size_t v = 0; v < tile->vectors; v++) {
         wv[v] = pairs_load(w + 16 * v);
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (size_t r = 0; r < tile->rows; r++) {
         const pair_x xv = pair_broadcast(x + r * x_stride);
 #pragma GCC unroll 4
@@ -105,7 +110,7 @@ SIMD_INLINE void tile_add_rows(struct tile *tile, const float *x, size_t x_strid
     for (size_t v = 0; v < tile->vectors; v += 2) {
         zip_words(first + v * SIMD_LANES / 2, second + v * SIMD_LANES / 2, has_second, words + v);
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (size_t r = 0; r < tile->rows; r++) {
         const pair_x xv = pair_broadcast(x + r * x_stride);
 #pragma GCC unroll 4
@@ -149,7 +154,7 @@ SIMD_INLINE void tile_run(const struct pair_product *t, size_t row, size_t colum
     tile.rows = rows;
     tile.vectors = vectors;
     tile_begin(&tile, t, y, n);
-    if (PAIRS_FROM_ROWS && vectors > 1 && t->rows != NULL) {
+    if (PAIRS_FROM_ROWS && vectors % 2 == 0 && t->rows != NULL) {
         tile_add_keys(&tile, t, x, column);
         tile_end(&tile, t, y, n);
         return;
@@ -170,16 +175,38 @@ SIMD_INLINE void tile_run(const struct pair_product *t, size_t row, size_t colum
     tile_end(&tile, t, y, n);
 }
 
+#if SIMD_TILE_VECTORS >= 4
+/* Five to eight rows. */
+SIMD_INLINE void tile_run_tall(const struct pair_product *t, size_t row, size_t column, size_t rows,
+                               size_t vectors, size_t n)
+{
+    if (rows == 8) {
+        tile_run(t, row, column, 8, vectors, n);
+    } else if (rows == 7) {
+        tile_run(t, row, column, 7, vectors, n);
+    } else if (rows == 6) {
+        tile_run(t, row, column, 6, vectors, n);
+    } else {
+        tile_run(t, row, column, 5, vectors, n);
+    }
+}
+#endif
+
 /* All rows of some vectors of columns, in tiles of about the same height: chains of few rows wait
  * for one another. */
 SIMD_INLINE void tile_columns(const struct pair_product *t, size_t column, size_t vectors, size_t n)
 {
-    size_t row = 0;
+    const size_t most = TILE_HEIGHT(vectors);
+    size_t rows;
 
-    while (row < t->n_rows) {
-        const size_t left = t->n_rows - row, n_tiles = (left + TILE_ROWS - 1) / TILE_ROWS;
-        const size_t rows = (left + n_tiles - 1) / n_tiles;
-
+    for (size_t row = 0; row < t->n_rows; row += rows) {
+        rows = tile_height(t->n_rows - row, most);
+#if SIMD_TILE_VECTORS >= 4
+        if (vectors <= 2 && rows > TILE_ROWS) {
+            tile_run_tall(t, row, column, rows, vectors, n);
+            continue;
+        }
+#endif
         if (rows == 4) {
             tile_run(t, row, column, 4, vectors, n);
         } else if (rows == 3) {
@@ -189,7 +216,6 @@ SIMD_INLINE void tile_columns(const struct pair_product *t, size_t column, size_
         } else {
             tile_run(t, row, column, 1, vectors, n);
         }
-        row += rows;
     }
 }
 
@@ -200,6 +226,9 @@ static __attribute__((noinline)) void multiply(const struct pair_product *t)
 
     for (; TILE_VECTORS == 4 && column + 64 <= t->n_columns; column += 64) {
         tile_columns(t, column, 4, SIMD_LANES);
+    }
+    for (; TILE_VECTORS == 4 && t->rows == NULL && column + 48 <= t->n_columns; column += 48) {
+        tile_columns(t, column, 3, SIMD_LANES);
     }
     for (; TILE_VECTORS == 4 && column + 32 <= t->n_columns; column += 32) {
         tile_columns(t, column, 2, SIMD_LANES);

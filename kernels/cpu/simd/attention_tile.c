@@ -5,10 +5,14 @@
 typedef float quad __attribute__((vector_size(16)));
 typedef float quad_in_memory __attribute__((vector_size(16), aligned(4), may_alias));
 
-/* Rows and vectors of the largest tile: what the register file holds. */
+/* Rows and vectors of the largest tile: what the register file holds; narrow ones are taller. */
 #define TILE_ROWS ((size_t)4)
 #define TILE_WIDE (SIMD_TILE_VECTORS >= 4 ? (size_t)4 : (size_t)1)
-#define TILE_TALL (SIMD_TILE_VECTORS >= 4 ? (size_t)8 : (size_t)4)
+#if SIMD_TILE_VECTORS >= 4
+#define TILE_HEIGHT(vectors) ((vectors) <= 2 ? 2 * TILE_ROWS : TILE_ROWS)
+#else
+#define TILE_HEIGHT(vectors) TILE_ROWS
+#endif
 
 /* A tile in registers: rows by vectors, both constant after inlining; n lanes of each vector. */
 struct tile {
@@ -101,40 +105,47 @@ SIMD_INLINE void tile_run(const struct tile_product *t, size_t row, size_t colum
     tile_store(&tile, y, t->y_stride);
 }
 
-/* All rows of some vectors of columns: `rows` at a time, then one by one. */
-SIMD_INLINE void tile_columns(const struct tile_product *t, size_t column, size_t rows,
-                              size_t vectors, size_t n)
+#if SIMD_TILE_VECTORS >= 4
+/* Five to eight rows. */
+SIMD_INLINE void tile_run_tall(const struct tile_product *t, size_t row, size_t column, size_t rows,
+                               size_t vectors, size_t n)
 {
-    size_t row = 0;
-
-    for (; row + rows <= t->n_rows; row += rows) {
-        tile_run(t, row, column, rows, vectors, n);
-    }
-    for (; row < t->n_rows; row++) {
-        tile_run(t, row, column, 1, vectors, n);
+    if (rows == 8) {
+        tile_run(t, row, column, 8, vectors, n);
+    } else if (rows == 7) {
+        tile_run(t, row, column, 7, vectors, n);
+    } else if (rows == 6) {
+        tile_run(t, row, column, 6, vectors, n);
+    } else {
+        tile_run(t, row, column, 5, vectors, n);
     }
 }
+#endif
 
-/* All rows of four whole vectors in tiles of about the same height: chains of few rows wait for one
- * another. */
-static void tile_even_columns(const struct tile_product *t, size_t column)
+/* All rows of some vectors of columns, in tiles of about the same height: chains of few rows wait
+ * for one another. */
+SIMD_INLINE void tile_columns(const struct tile_product *t, size_t column, size_t vectors, size_t n)
 {
-    size_t row = 0;
+    const size_t most = TILE_HEIGHT(vectors);
+    size_t rows;
 
-    while (row < t->n_rows) {
-        const size_t left = t->n_rows - row, n_tiles = (left + TILE_ROWS - 1) / TILE_ROWS;
-        const size_t rows = (left + n_tiles - 1) / n_tiles;
-
-        if (rows == 4) {
-            tile_run(t, row, column, 4, 4, SIMD_LANES);
-        } else if (rows == 3) {
-            tile_run(t, row, column, 3, 4, SIMD_LANES);
-        } else if (rows == 2) {
-            tile_run(t, row, column, 2, 4, SIMD_LANES);
-        } else {
-            tile_run(t, row, column, 1, 4, SIMD_LANES);
+    for (size_t row = 0; row < t->n_rows; row += rows) {
+        rows = tile_height(t->n_rows - row, most);
+#if SIMD_TILE_VECTORS >= 4
+        if (vectors <= 2 && rows > TILE_ROWS) {
+            tile_run_tall(t, row, column, rows, vectors, n);
+            continue;
         }
-        row += rows;
+#endif
+        if (rows == 4) {
+            tile_run(t, row, column, 4, vectors, n);
+        } else if (rows == 3) {
+            tile_run(t, row, column, 3, vectors, n);
+        } else if (rows == 2) {
+            tile_run(t, row, column, 2, vectors, n);
+        } else {
+            tile_run(t, row, column, 1, vectors, n);
+        }
     }
 }
 
@@ -144,16 +155,16 @@ void ISA(tile_multiply)(const struct tile_product *product)
     size_t column = 0;
 
     for (; TILE_WIDE == 4 && column + 64 <= n; column += 64) {
-        tile_even_columns(product, column);
+        tile_columns(product, column, 4, SIMD_LANES);
     }
     for (; TILE_WIDE == 4 && column + 32 <= n; column += 32) {
-        tile_columns(product, column, TILE_ROWS, 2, SIMD_LANES);
+        tile_columns(product, column, 2, SIMD_LANES);
     }
     for (; column + 16 <= n; column += 16) {
-        tile_columns(product, column, TILE_TALL, 1, SIMD_LANES);
+        tile_columns(product, column, 1, SIMD_LANES);
     }
     if (column < n) {
-        tile_columns(product, column, TILE_ROWS, 1, n - column);
+        tile_columns(product, column, 1, n - column);
     }
 }
 

@@ -42,6 +42,14 @@ struct tile_product {
 
 void ISA(tile_multiply)(const struct tile_product *product);
 
+/* Height of the next of a column's tiles: `left` rows dealt evenly, at most `most` to each. */
+static inline size_t tile_height(size_t left, size_t most)
+{
+    const size_t n_tiles = (left + most - 1) / most;
+
+    return (left + n_tiles - 1) / n_tiles;
+}
+
 /* to[d * to_stride + token] = entries[token * entry_stride + d] for n_tokens, 1 to 16, of a step;
  * the others' columns are written too, with the last one's values. */
 void ISA(tile_transpose_step)(const float *entries, size_t n_tokens, size_t entry_stride,

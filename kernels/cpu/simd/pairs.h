@@ -64,6 +64,13 @@ SIMD_INLINE f32x16 vec_flush_memory(f32x16 a)
 }
 
 /* Round to nearest even, subnormals to zero, NaN stays NaN: what vcvtneps2bf16 gives. */
+#ifdef __AVX512BF16__
+SIMD_INLINE f32x16 vec_round_bf16(f32x16 a)
+{
+    const __m256i halves = (__m256i)_mm512_cvtneps_pbh(a);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+#else
 SIMD_INLINE f32x16 vec_round_bf16(f32x16 a)
 {
     const i32x16 bits = vec_bits(a);
@@ -76,6 +83,7 @@ SIMD_INLINE f32x16 vec_round_bf16(f32x16 a)
     out = ivec_select(ivec_lt(magnitude, ivec_set1(0x800000)), sign, out);
     return ivec_as_float(ivec_and(out, ivec_set1(-0x10000)));
 }
+#endif
 
 /* The code in the lowest byte of each lane: exponent and mantissa moved into place, the exponent's
  * bias made good by a multiplication, which is exact for subnormal codes too. */
