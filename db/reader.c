@@ -1,8 +1,9 @@
-/* Owns typed reads. A row is copied into the arena before its statement moves on. */
+/* Owns typed reads of what was sampled and scored. A row is copied into the arena before its
+ * statement moves on. */
 #include "db/reader.h"
 
 #include "base/hash.h"
-#include "db/db_internal.h"
+#include "db/reader_internal.h"
 
 #include <string.h>
 
@@ -30,53 +31,6 @@ static const char sql_rewards[] =
     " r.tries, r.isolation, r.detail FROM rewards r JOIN reward_fns f ON f.fn_id = r.fn_id"
     " WHERE r.sample_id = ?1 ORDER BY r.fn_id";
 static const char sql_count_rewards[] = "SELECT count(*) FROM rewards WHERE sample_id = ?1";
-#define OPEN_GROUPS                                                                                \
-    " FROM groups g WHERE g.run_id = ?1 AND g.step > ?2 AND g.kind = 'train'"                      \
-    " AND g.status IN('open','scored') AND NOT EXISTS(SELECT 1 FROM steps t"                       \
-    " WHERE t.run_id = g.run_id AND t.step = g.step AND t.status <> 'planned')"
-static const char sql_open_groups[] = "SELECT g.group_id" OPEN_GROUPS " ORDER BY g.group_id";
-static const char sql_count_open[] = "SELECT count(*)" OPEN_GROUPS;
-#define WAITING_GROUPS                                                                             \
-    " FROM groups g WHERE g.run_id = ?1 AND EXISTS(SELECT 1 FROM samples s"                        \
-    " WHERE s.group_id = g.group_id AND s.status = 'waiting')"
-static const char sql_waiting_groups[] = "SELECT g.group_id" WAITING_GROUPS " ORDER BY g.group_id";
-static const char sql_count_waiting[] = "SELECT count(*)" WAITING_GROUPS;
-#define MANIFESTS " FROM steps WHERE run_id = ?1 AND step > ?2 AND manifest_sha IS NOT NULL"
-static const char sql_manifest_steps[] = "SELECT step" MANIFESTS " ORDER BY step";
-static const char sql_count_manifests[] = "SELECT count(*)" MANIFESTS;
-static const char sql_manifest[] = "SELECT coalesce(version_in, 0), manifest_sha FROM steps"
-                                   " WHERE run_id = ?1 AND step = ?2 AND manifest_sha IS NOT NULL";
-static const char sql_items[] =
-    "SELECT sample_id, advantage FROM batch_items WHERE run_id = ?1 AND step = ?2 ORDER BY pos";
-static const char sql_count_items[] =
-    "SELECT count(*) FROM batch_items WHERE run_id = ?1 AND step = ?2";
-
-/* Statement of two integer parameters; one that has only the first ignores `b` when has_b is
- * false. */
-static enum status begin(struct db *db, const char *sql, int64_t a, const int64_t *b,
-                         struct bind *out)
-{
-    TRY(bind_begin(db, sql, out));
-    bind_int(out, a);
-    if (b != NULL) {
-        bind_int(out, *b);
-    }
-    return STATUS_OK;
-}
-
-static enum status read_count(struct db *db, const char *sql, int64_t a, const int64_t *b,
-                              size_t *out)
-{
-    struct bind bind;
-    bool has_row;
-
-    TRY(begin(db, sql, a, b, &bind));
-    TRY(bind_step(db, &bind, &has_row));
-    *out = has_row ? (size_t)sqlite3_column_int64(bind.stmt, 0) : 0;
-    bind_end(&bind);
-    return STATUS_OK;
-}
-
 static enum status copy_text(sqlite3_stmt *stmt, int column, struct arena *arena, const char **out)
 {
     const struct text_span span = column_span(stmt, column);
@@ -119,13 +73,6 @@ static enum status unpack(struct db *db, sqlite3_stmt *stmt, int codec_column, i
     return status;
 }
 
-/* bind_end whatever happened, then the status. */
-static enum status finish(struct bind *bind, enum status status)
-{
-    bind_end(bind);
-    return status;
-}
-
 enum status reader_incarnation(struct db *db, int64_t run_id, struct arena *arena,
                                struct incarnation_row *out)
 {
@@ -133,16 +80,16 @@ enum status reader_incarnation(struct db *db, int64_t run_id, struct arena *aren
     bool has_row;
 
     *out = (struct incarnation_row){.host = ""};
-    TRY(begin(db, sql_incarnation, run_id, NULL, &bind));
+    TRY(reader_begin(db, sql_incarnation, run_id, NULL, &bind));
     TRY(bind_step(db, &bind, &has_row));
     if (!has_row) {
-        return finish(&bind, STATUS_OK);
+        return reader_finish(&bind, STATUS_OK);
     }
     out->inc = sqlite3_column_int64(bind.stmt, 0);
     out->started_ns = sqlite3_column_int64(bind.stmt, 1);
     out->pid = sqlite3_column_int64(bind.stmt, 2);
     out->has_ended = sqlite3_column_int(bind.stmt, 4) != 0;
-    return finish(&bind, copy_text(bind.stmt, 3, arena, &out->host));
+    return reader_finish(&bind, copy_text(bind.stmt, 3, arena, &out->host));
 }
 
 enum status reader_sample_id_max(struct db *db, int64_t *out)
@@ -153,7 +100,7 @@ enum status reader_sample_id_max(struct db *db, int64_t *out)
     TRY(bind_begin(db, sql_sample_id_max, &bind));
     TRY(bind_step(db, &bind, &has_row));
     *out = has_row ? sqlite3_column_int64(bind.stmt, 0) : 0;
-    return finish(&bind, STATUS_OK);
+    return reader_finish(&bind, STATUS_OK);
 }
 
 static enum status read_prompt(struct db *db, sqlite3_stmt *stmt, struct arena *arena,
@@ -180,10 +127,10 @@ enum status reader_group(struct db *db, int64_t group_id, struct arena *arena,
 {
     struct bind bind;
 
-    TRY(begin(db, sql_group, group_id, NULL, &bind));
+    TRY(reader_begin(db, sql_group, group_id, NULL, &bind));
     TRY(bind_step(db, &bind, found));
     if (!*found) {
-        return finish(&bind, STATUS_OK);
+        return reader_finish(&bind, STATUS_OK);
     }
     *group = (struct group_row){
         .group_id = group_id,
@@ -194,7 +141,8 @@ enum status reader_group(struct db *db, int64_t group_id, struct arena *arena,
         .is_eval = sqlite3_column_int(bind.stmt, 4) != 0,
         .is_closed = sqlite3_column_int(bind.stmt, 5) != 0,
     };
-    return finish(&bind, prompt != NULL ? read_prompt(db, bind.stmt, arena, prompt) : STATUS_OK);
+    return reader_finish(&bind,
+                         prompt != NULL ? read_prompt(db, bind.stmt, arena, prompt) : STATUS_OK);
 }
 
 static enum status read_arrays(struct db *db, sqlite3_stmt *stmt, struct arena *arena,
@@ -254,34 +202,9 @@ enum status reader_sample(struct db *db, int64_t sample_id, struct arena *arena,
 {
     struct bind bind;
 
-    TRY(begin(db, sql_sample, sample_id, NULL, &bind));
+    TRY(reader_begin(db, sql_sample, sample_id, NULL, &bind));
     TRY(bind_step(db, &bind, found));
-    return finish(&bind, *found ? read_sample(db, bind.stmt, arena, out) : STATUS_OK);
-}
-
-/* One function that copies the row a statement stands on into slot i of a list. */
-typedef enum status row_reader(struct db *db, sqlite3_stmt *stmt, struct arena *arena, void *list,
-                               size_t i);
-
-/* Rows of a begun statement into a list with room for n; *n becomes how many there were. */
-static enum status read_rows(struct db *db, struct bind *bind, struct arena *arena,
-                             row_reader *read, void *list, size_t *n)
-{
-    enum status status = STATUS_OK;
-    size_t i = 0;
-
-    while (status == STATUS_OK && i < *n) {
-        bool has_row;
-
-        TRY(bind_step(db, bind, &has_row));
-        if (!has_row) {
-            break;
-        }
-        status = read(db, bind->stmt, arena, list, i);
-        i++;
-    }
-    *n = i;
-    return finish(bind, status);
+    return reader_finish(&bind, *found ? read_sample(db, bind.stmt, arena, out) : STATUS_OK);
 }
 
 static enum status read_listed_sample(struct db *db, sqlite3_stmt *stmt, struct arena *arena,
@@ -295,10 +218,10 @@ enum status reader_group_samples(struct db *db, int64_t group_id, struct arena *
 {
     struct bind bind;
 
-    TRY(read_count(db, sql_count_group, group_id, NULL, n));
+    TRY(reader_count(db, sql_count_group, group_id, NULL, n));
     TRY(arena_alloc(arena, *n, sizeof(**out), (void *)out));
-    TRY(begin(db, sql_group_samples, group_id, NULL, &bind));
-    return read_rows(db, &bind, arena, read_listed_sample, *out, n);
+    TRY(reader_begin(db, sql_group_samples, group_id, NULL, &bind));
+    return reader_rows(db, &bind, arena, read_listed_sample, *out, n);
 }
 
 static enum status read_listed_reward(struct db *db, sqlite3_stmt *stmt, struct arena *arena,
@@ -325,97 +248,8 @@ enum status reader_rewards(struct db *db, int64_t sample_id, struct arena *arena
 {
     struct bind bind;
 
-    TRY(read_count(db, sql_count_rewards, sample_id, NULL, n));
+    TRY(reader_count(db, sql_count_rewards, sample_id, NULL, n));
     TRY(arena_alloc(arena, *n, sizeof(**out), (void *)out));
-    TRY(begin(db, sql_rewards, sample_id, NULL, &bind));
-    return read_rows(db, &bind, arena, read_listed_reward, *out, n);
-}
-
-static enum status read_listed_id(struct db *db, sqlite3_stmt *stmt, struct arena *arena,
-                                  void *list, size_t i)
-{
-    (void)db;
-    (void)arena;
-    ((int64_t *)list)[i] = sqlite3_column_int64(stmt, 0);
-    return STATUS_OK;
-}
-
-static enum status read_ids(struct db *db, const char *sql_count, const char *sql, int64_t a,
-                            const int64_t *b, struct arena *arena, struct id_list *out)
-{
-    struct bind bind;
-
-    TRY(read_count(db, sql_count, a, b, &out->count));
-    TRY(arena_alloc(arena, out->count, sizeof(*out->ids), (void *)&out->ids));
-    TRY(begin(db, sql, a, b, &bind));
-    return read_rows(db, &bind, arena, read_listed_id, out->ids, &out->count);
-}
-
-enum status reader_open_groups(struct db *db, int64_t run_id, int64_t after_step,
-                               struct arena *arena, struct id_list *out)
-{
-    return read_ids(db, sql_count_open, sql_open_groups, run_id, &after_step, arena, out);
-}
-
-enum status reader_waiting_groups(struct db *db, int64_t run_id, struct arena *arena,
-                                  struct id_list *out)
-{
-    return read_ids(db, sql_count_waiting, sql_waiting_groups, run_id, NULL, arena, out);
-}
-
-enum status reader_manifest_steps(struct db *db, int64_t run_id, int64_t after_step,
-                                  struct arena *arena, struct id_list *out)
-{
-    return read_ids(db, sql_count_manifests, sql_manifest_steps, run_id, &after_step, arena, out);
-}
-
-struct item_lists {
-    uint64_t *sample_ids;
-    float *advantages;
-};
-
-static enum status read_listed_item(struct db *db, sqlite3_stmt *stmt, struct arena *arena,
-                                    void *list, size_t i)
-{
-    const struct item_lists *const lists = list;
-
-    (void)db;
-    (void)arena;
-    lists->sample_ids[i] = (uint64_t)sqlite3_column_int64(stmt, 0);
-    lists->advantages[i] = (float)sqlite3_column_double(stmt, 1);
-    return STATUS_OK;
-}
-
-static enum status read_items(struct db *db, int64_t run_id, int64_t step, struct arena *arena,
-                              struct manifest_row *out)
-{
-    struct item_lists lists;
-    struct bind bind;
-
-    TRY(read_count(db, sql_count_items, run_id, &step, &out->n));
-    TRY(arena_alloc(arena, out->n, sizeof(*lists.sample_ids), (void *)&lists.sample_ids));
-    TRY(arena_alloc(arena, out->n, sizeof(*lists.advantages), (void *)&lists.advantages));
-    TRY(begin(db, sql_items, run_id, &step, &bind));
-    TRY(read_rows(db, &bind, arena, read_listed_item, &lists, &out->n));
-    out->sample_ids = lists.sample_ids;
-    out->advantages = lists.advantages;
-    return STATUS_OK;
-}
-
-enum status reader_manifest(struct db *db, int64_t run_id, int64_t step, struct arena *arena,
-                            struct manifest_row *out, bool *found)
-{
-    struct bind bind;
-
-    *out = (struct manifest_row){.step = step};
-    TRY(begin(db, sql_manifest, run_id, &step, &bind));
-    TRY(bind_step(db, &bind, found));
-    if (*found) {
-        out->version_in = sqlite3_column_int64(bind.stmt, 0);
-        if (sqlite3_column_bytes(bind.stmt, 1) == (int)sizeof(out->digest)) {
-            memcpy(out->digest.bytes, sqlite3_column_blob(bind.stmt, 1), sizeof(out->digest));
-        }
-    }
-    TRY(finish(&bind, STATUS_OK));
-    return *found ? read_items(db, run_id, step, arena, out) : STATUS_OK;
+    TRY(reader_begin(db, sql_rewards, sample_id, NULL, &bind));
+    return reader_rows(db, &bind, arena, read_listed_reward, *out, n);
 }
