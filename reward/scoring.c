@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "reward/builtin.h"
 #include "reward/cmd_scorer.h"
+#include "reward/score_slots.h"
 
 #include <math.h>
 #include <signal.h>
@@ -12,16 +13,6 @@
 
 #define TICK_MOST_MS 1000
 #define VALUE_WARNING 1e6
-
-/* A sample between submit and the tick after its last score. */
-struct pending {
-    struct score_sample sample; /* its strings are texts, its JSON is retained */
-    char *texts[4];
-    size_t n_texts;
-    struct score *scores; /* (n_rewards) */
-    size_t n_missing;
-    bool is_used, is_reported;
-};
 
 struct component {
     const struct reward_config *reward;
@@ -37,11 +28,8 @@ struct scoring {
     const struct run_config *config;
     struct component *components;
     struct scoring_component *descriptions;
-    struct pending **pending; /* by slot, which is the ticket of its calls */
-    size_t n_slots;
+    struct score_slots slots;
     size_t n_in_flight;
-    size_t *finished; /* slots (n_slots) */
-    size_t n_finished;
     struct score_result *results; /* of the last tick */
     size_t n_results;             /* room in results */
     bool has_failed;              /* on_error: fail */
@@ -54,102 +42,13 @@ const char *score_status_name(enum score_status status)
     return names[status];
 }
 
-/* Text of the sample at `text`, copied; the pending sample owns all of them. */
-static enum status own_text(struct pending *pending, const char **text, size_t n)
-{
-    char **copy = &pending->texts[pending->n_texts];
-    TRY(memory_copy_text(*text, n, copy));
-    pending->n_texts++;
-    *text = *copy;
-    return STATUS_OK;
-}
-
-static enum status own_sample(struct pending *pending, const struct score_sample *from)
-{
-    struct score_sample *sample = &pending->sample;
-    *sample = *from;
-    sample->row = json_retain(from->row);
-    sample->answer = json_retain(from->answer);
-    TRY(own_text(pending, &sample->finish, strlen(from->finish)));
-    TRY(own_text(pending, &sample->prompt, from->prompt_bytes));
-    TRY(own_text(pending, &sample->completion, from->completion_bytes));
-    return own_text(pending, &sample->data_source, strlen(from->data_source));
-}
-
-static void free_pending(struct scoring *scoring, size_t slot)
-{
-    struct pending *pending = scoring->pending[slot];
-    if (pending == NULL || !pending->is_used) {
-        return;
-    }
-    json_destroy(pending->sample.row);
-    json_destroy(pending->sample.answer);
-    while (pending->n_texts > 0) {
-        memory_free(pending->texts[--pending->n_texts]);
-    }
-    for (size_t i = 0; i < scoring->config->n_rewards; i++) {
-        memory_free(pending->scores[i].detail);
-        pending->scores[i] = (struct score){0};
-    }
-    pending->is_used = false;
-    pending->is_reported = false;
-}
-
-static enum status add_slot(struct scoring *scoring, size_t slot)
-{
-    struct pending *pending = NULL;
-    TRY(memory_alloc(1, sizeof(*pending), &pending));
-    const enum status status =
-        memory_alloc(scoring->config->n_rewards, sizeof(struct score), &pending->scores);
-    if (status != STATUS_OK) {
-        memory_free(pending);
-        return status;
-    }
-    scoring->pending[slot] = pending;
-    scoring->n_slots = slot + 1;
-    return STATUS_OK;
-}
-
-static enum status add_slots(struct scoring *scoring)
-{
-    const size_t old = scoring->n_slots;
-    const size_t n = old == 0 ? 64 : 2 * old;
-    TRY(memory_resize(old * sizeof(struct pending *), n, sizeof(struct pending *),
-                      &scoring->pending));
-    TRY(memory_resize(old * sizeof(size_t), n, sizeof(size_t), &scoring->finished));
-    for (size_t i = old; i < n; i++) {
-        const enum status status = add_slot(scoring, i);
-        if (status != STATUS_OK) {
-            return status;
-        }
-    }
-    return STATUS_OK;
-}
-
-static enum status find_slot(struct scoring *scoring, size_t *slot)
-{
-    for (*slot = 0; *slot < scoring->n_slots; (*slot)++) {
-        if (!scoring->pending[*slot]->is_used) {
-            return STATUS_OK;
-        }
-    }
-    *slot = scoring->n_slots;
-    return add_slots(scoring);
-}
-
 static void record(struct component *component, size_t slot, const struct score *score)
 {
-    struct scoring *scoring = component->scoring;
-    struct pending *pending = scoring->pending[slot];
-    pending->scores[component->index] = *score;
     if (score->status == SCORE_OK && fabs(score->value) > VALUE_WARNING && !component->has_warned) {
         component->has_warned = true;
         log_warn("scoring", "reward %s gave %g", component->reward->name, score->value);
     }
-    pending->n_missing--;
-    if (pending->n_missing == 0) {
-        scoring->finished[scoring->n_finished++] = slot;
-    }
+    score_slots_record(&component->scoring->slots, slot, component->index, score);
 }
 
 static void on_cmd_result(void *context, size_t ticket, const struct score *score)
@@ -158,14 +57,14 @@ static void on_cmd_result(void *context, size_t ticket, const struct score *scor
     record(component, ticket, score);
 }
 
-/* One component's score of a pending sample: at once, or by a child later. */
-static enum status ask(struct component *component, size_t slot, const struct pending *pending)
+/* One component's score of a sample: at once, or by a child later. */
+static enum status ask(struct component *component, size_t slot, const struct score_sample *sample)
 {
     struct score score;
     if (component->builtin == NULL) {
-        return cmd_scorer_submit(component->cmd, &pending->sample, slot);
+        return cmd_scorer_submit(component->cmd, sample, slot);
     }
-    builtin_score(component->builtin, &pending->sample, &score);
+    builtin_score(component->builtin, sample, &score);
     record(component, slot, &score);
     return STATUS_OK;
 }
@@ -173,20 +72,12 @@ static enum status ask(struct component *component, size_t slot, const struct pe
 enum status scoring_submit(struct scoring *scoring, const struct score_sample *sample)
 {
     size_t slot = 0;
-    TRY(find_slot(scoring, &slot));
-    struct pending *pending = scoring->pending[slot];
-    pending->is_used = true;
-    pending->n_missing = scoring->config->n_rewards;
-    enum status status = own_sample(pending, sample);
-    if (status != STATUS_OK) {
-        free_pending(scoring, slot);
-        return status;
-    }
+    TRY(score_slots_take(&scoring->slots, sample, &slot));
     scoring->n_in_flight++;
-    for (size_t i = 0; i < scoring->config->n_rewards && status == STATUS_OK; i++) {
-        status = ask(&scoring->components[i], slot, pending);
+    for (size_t i = 0; i < scoring->config->n_rewards; i++) {
+        TRY(ask(&scoring->components[i], slot, &scoring->slots.at[slot]->sample));
     }
-    return status;
+    return STATUS_OK;
 }
 
 size_t scoring_wait_items(const struct scoring *scoring, struct wait_item *items, size_t room)
@@ -202,7 +93,7 @@ size_t scoring_wait_items(const struct scoring *scoring, struct wait_item *items
 
 int scoring_timeout_ms(const struct scoring *scoring, int64_t now_us)
 {
-    int timeout_ms = scoring->n_finished > 0 ? 0 : TICK_MOST_MS;
+    int timeout_ms = scoring->slots.n_finished > 0 ? 0 : TICK_MOST_MS;
     for (size_t i = 0; i < scoring->config->n_rewards; i++) {
         if (scoring->components[i].cmd != NULL) {
             timeout_ms = cmd_scorer_timeout_ms(scoring->components[i].cmd, now_us, timeout_ms);
@@ -212,14 +103,14 @@ int scoring_timeout_ms(const struct scoring *scoring, int64_t now_us)
 }
 
 static void note_failure(struct scoring *scoring, const struct reward_config *reward,
-                         const struct pending *pending, const struct score *score)
+                         const struct score_slot *slot, const struct score *score)
 {
     char shown[160];
     const char *detail = score->detail != NULL ? score->detail : "";
     if (!scoring->has_failed) {
         scoring->has_failed = true;
         (void)status_set(STATUS_SCORING, "reward %s: sample %lld: %s %s", reward->name,
-                         (long long)pending->sample.sample_id, score_status_name(score->status),
+                         (long long)slot->sample.sample_id, score_status_name(score->status),
                          log_escape(detail, strlen(detail), shown, sizeof(shown)));
         const char *message = status_message();
         const size_t n = strlen(message);
@@ -229,11 +120,11 @@ static void note_failure(struct scoring *scoring, const struct reward_config *re
 }
 
 /* Adds component i to the total by the rules of rewards.md 2.2. */
-static void add_component(struct scoring *scoring, size_t i, const struct pending *pending,
+static void add_component(struct scoring *scoring, size_t i, const struct score_slot *slot,
                           struct score_result *result)
 {
     const struct reward_config *reward = &scoring->config->rewards[i];
-    const struct score *score = &pending->scores[i];
+    const struct score *score = &slot->scores[i];
     if (reward->weight == 0.0) {
         return; /* a metric: its errors mask nothing */
     }
@@ -244,17 +135,16 @@ static void add_component(struct scoring *scoring, size_t i, const struct pendin
         result->is_masked = result->is_masked || reward->on_error == ON_ERROR_MASK;
         result->has_total = result->has_total || reward->on_error == ON_ERROR_ZERO;
         if (reward->on_error == ON_ERROR_FAIL) {
-            note_failure(scoring, reward, pending, score);
+            note_failure(scoring, reward, slot, score);
         }
     }
 }
 
-static struct score_result conclude(struct scoring *scoring, const struct pending *pending)
+static struct score_result conclude(struct scoring *scoring, const struct score_slot *slot)
 {
-    struct score_result result = {.sample_id = pending->sample.sample_id,
-                                  .scores = pending->scores};
+    struct score_result result = {.sample_id = slot->sample.sample_id, .scores = slot->scores};
     for (size_t i = 0; i < scoring->config->n_rewards; i++) {
-        add_component(scoring, i, pending, &result);
+        add_component(scoring, i, slot, &result);
     }
     result.has_total = result.has_total && !result.is_masked;
     return result;
@@ -263,22 +153,19 @@ static struct score_result conclude(struct scoring *scoring, const struct pendin
 /* Room for a result per slot; those of the last tick stay where they are until the next. */
 static enum status make_results(struct scoring *scoring)
 {
-    if (scoring->n_results >= scoring->n_slots) {
+    if (scoring->n_results >= scoring->slots.n) {
         return STATUS_OK;
     }
-    TRY(memory_resize(0, scoring->n_slots, sizeof(struct score_result), &scoring->results));
-    scoring->n_results = scoring->n_slots;
+    TRY(memory_resize(0, scoring->slots.n, sizeof(struct score_result), &scoring->results));
+    scoring->n_results = scoring->slots.n;
     return STATUS_OK;
 }
 
 enum status scoring_tick(struct scoring *scoring, int64_t now_us,
                          const struct score_result **results, size_t *n)
 {
-    for (size_t slot = 0; slot < scoring->n_slots; slot++) {
-        if (scoring->pending[slot]->is_reported) {
-            free_pending(scoring, slot);
-        }
-    }
+    struct score_slots *const slots = &scoring->slots;
+    score_slots_release_reported(slots);
     for (size_t i = 0; i < scoring->config->n_rewards; i++) {
         struct cmd_scorer *cmd = scoring->components[i].cmd;
         const enum status status = cmd != NULL ? cmd_scorer_tick(cmd, now_us) : STATUS_OK;
@@ -287,15 +174,15 @@ enum status scoring_tick(struct scoring *scoring, int64_t now_us,
         }
     }
     TRY(make_results(scoring));
-    *n = scoring->n_finished;
+    *n = slots->n_finished;
     *results = scoring->results;
-    for (size_t k = 0; k < scoring->n_finished; k++) {
-        struct pending *pending = scoring->pending[scoring->finished[k]];
-        scoring->results[k] = conclude(scoring, pending);
-        pending->is_reported = true;
+    for (size_t k = 0; k < slots->n_finished; k++) {
+        struct score_slot *const slot = slots->at[slots->finished[k]];
+        scoring->results[k] = conclude(scoring, slot);
+        slot->is_reported = true;
     }
-    scoring->n_in_flight -= scoring->n_finished;
-    scoring->n_finished = 0;
+    scoring->n_in_flight -= slots->n_finished;
+    slots->n_finished = 0;
     return scoring->has_failed ? status_set(STATUS_SCORING, "%s", scoring->failure) : STATUS_OK;
 }
 
@@ -368,6 +255,7 @@ enum status scoring_create(const struct run_config *config, struct scoring **out
     (void)signal(SIGPIPE, SIG_IGN); /* a scorer that dies shows on its stdout */
     TRY(memory_alloc(1, sizeof(*scoring), &scoring));
     scoring->config = config;
+    scoring->slots.n_rewards = config->n_rewards;
     enum status status =
         memory_alloc(config->n_rewards, sizeof(struct component), &scoring->components);
     if (status == STATUS_OK) {
@@ -398,13 +286,7 @@ void scoring_destroy(struct scoring *scoring)
         cmd_scorer_destroy(scoring->components[i].cmd);
         memory_free(scoring->components[i].config_json);
     }
-    for (size_t slot = 0; slot < scoring->n_slots; slot++) {
-        free_pending(scoring, slot);
-        memory_free(scoring->pending[slot]->scores);
-        memory_free(scoring->pending[slot]);
-    }
-    memory_free(scoring->pending);
-    memory_free(scoring->finished);
+    score_slots_dispose(&scoring->slots);
     memory_free(scoring->results);
     memory_free(scoring->descriptions);
     memory_free(scoring->components);
