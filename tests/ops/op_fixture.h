@@ -11,6 +11,10 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Widths and counts around the sizes of vectors, panels and blocks. */
+static const size_t edges[] = {1, 7, 8, 17, 127, 129};
+#define N_EDGES (sizeof(edges) / sizeof(edges[0]))
+
 static inline float *new_floats(size_t n)
 {
     float *out = NULL;

@@ -6,9 +6,6 @@
 
 #include <math.h>
 
-static const size_t edges[] = {1, 7, 8, 17, 127, 129};
-#define N_EDGES (sizeof(edges) / sizeof(edges[0]))
-
 /* Of the whole vector: sqrt(sum (got - want)^2 / sum want^2). */
 static inline void assert_close(const char *what, const float *got, const float *want, size_t n)
 {

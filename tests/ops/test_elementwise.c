@@ -12,9 +12,6 @@
 
 #include <math.h>
 
-static const size_t edges[] = {1, 7, 8, 17, 127, 129};
-#define N_EDGES (sizeof(edges) / sizeof(edges[0]))
-
 /* Floats spread over all bit patterns, a prime apart. */
 #define SAMPLE_STRIDE UINT64_C(4093)
 #define N_SAMPLES ((size_t)((UINT64_C(1) << 32) / SAMPLE_STRIDE))

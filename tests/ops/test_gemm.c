@@ -1,5 +1,5 @@
-/* gemm, gemm_dw, pack and column_sums: the exact order of backend.h by a scalar fmaf loop, values
- * by a double oracle, and independence of rows, threads, cuts and instruction sets. */
+/* gemm: the exact order of backend.h by a scalar fmaf loop, values by a double oracle, and
+ * independence of rows, threads and instruction sets; pack of floats. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,85 +7,9 @@
 
 #include <cmocka.h>
 
-#include "tests/ops/op_fixture.h"
+#include "tests/ops/gemm_fixture.h"
 
 #include <math.h>
-
-static const size_t edges[] = {1, 7, 8, 17, 127, 129};
-#define N_EDGES (sizeof(edges) / sizeof(edges[0]))
-
-/* One problem with its operands; rows are padded so that strides differ from widths. */
-struct problem {
-    size_t n_rows, n_in, n_out, n_batch;
-    size_t x_stride, y_stride;
-    bool has_bias, accumulate;
-    float *x, *w, *y, *bias;
-};
-
-static struct problem problem_make(size_t n_rows, size_t n_in, size_t n_out, size_t n_batch)
-{
-    struct problem p = {.n_rows = n_rows, .n_in = n_in, .n_out = n_out, .n_batch = n_batch};
-    p.x_stride = n_in + 3;
-    p.y_stride = n_out + 5;
-    p.x = random_floats(n_batch * n_rows * p.x_stride, 1, 1.0F);
-    p.w = random_floats(n_batch * n_out * n_in, 2, 1.0F);
-    p.y = random_floats(n_batch * n_rows * p.y_stride, 3, 1.0F);
-    p.bias = random_floats(n_out, 4, 1.0F);
-    return p;
-}
-
-static void problem_free(struct problem *p)
-{
-    memory_free(p->x);
-    memory_free(p->w);
-    memory_free(p->y);
-    memory_free(p->bias);
-}
-
-static size_t y_floats(const struct problem *p)
-{
-    return p->n_batch * p->n_rows * p->y_stride;
-}
-
-static size_t w_floats(const struct problem *p)
-{
-    return p->n_batch * p->n_out * p->n_in;
-}
-
-static void run_gemm(struct backend *backend, const void *context, float *out)
-{
-    const struct problem *p = context;
-    const size_t packed_size = packed_floats(p->n_in, p->n_out);
-    float *packed = new_floats(p->n_batch * packed_size);
-    for (size_t b = 0; b < p->n_batch; b++) {
-        assert_ok(backend->ops->pack(backend, &(struct pack_args){
-                                                  .src = p->w + b * p->n_out * p->n_in,
-                                                  .src_stride = p->n_in,
-                                                  .n_in = p->n_in,
-                                                  .n_out = p->n_out,
-                                                  .dst = packed + b * packed_size,
-                                              }));
-    }
-    memcpy(out, p->y, y_floats(p) * sizeof(*out));
-    assert_ok(backend->ops->gemm(backend, &(struct gemm_args){
-                                              .x = p->x,
-                                              .x_stride = p->x_stride,
-                                              .w = packed,
-                                              .bias = p->has_bias ? p->bias : NULL,
-                                              .next = p->accumulate ? NULL : packed,
-                                              .y = out,
-                                              .y_stride = p->y_stride,
-                                              .n_rows = p->n_rows,
-                                              .n_in = p->n_in,
-                                              .n_out = p->n_out,
-                                              .n_batch = p->n_batch,
-                                              .x_batch = p->n_rows * p->x_stride,
-                                              .w_batch = packed_size,
-                                              .y_batch = p->n_rows * p->y_stride,
-                                              .accumulate = p->accumulate,
-                                          }));
-    memory_free(packed);
-}
 
 static float exact_dot(const float *x, const float *w, size_t n)
 {
@@ -115,18 +39,9 @@ static void exact_gemm(const struct problem *p, float *out)
     }
 }
 
-static void check_gemm(struct problem *p)
+static void check_gemm(const struct problem *p)
 {
-    float *got = new_floats(y_floats(p));
-    float *want = new_floats(y_floats(p));
-    char what[96];
-    (void)snprintf(what, sizeof(what), "gemm %zu x %zu x %zu, %zu batches", p->n_rows, p->n_in,
-                   p->n_out, p->n_batch);
-    exact_gemm(p, want);
-    run_everywhere(run_gemm, p, y_floats(p), got);
-    assert_same_bits(what, got, want, y_floats(p));
-    memory_free(got);
-    memory_free(want);
+    check_products(p, exact_gemm);
 }
 
 static void gemm_follows_its_order_at_edge_shapes(void **state)
@@ -270,138 +185,6 @@ static void pack_puts_a_matrix_into_panels(void **state)
     memory_free(packed_turned);
 }
 
-/* dy is the problem's y, dw starts from w. */
-static struct gemm_dw_args dw_args(const struct problem *p, float *dw)
-{
-    return (struct gemm_dw_args){
-        .dy = p->y,
-        .dy_stride = p->y_stride,
-        .x = p->x,
-        .x_stride = p->x_stride,
-        .dw = dw,
-        .dw_stride = p->n_in,
-        .n_rows = p->n_rows,
-        .n_in = p->n_in,
-        .n_out = p->n_out,
-        .n_batch = p->n_batch,
-        .dy_batch = p->n_rows * p->y_stride,
-        .x_batch = p->n_rows * p->x_stride,
-        .dw_batch = p->n_out * p->n_in,
-    };
-}
-
-static void run_dw(struct backend *backend, const void *context, float *out)
-{
-    const struct problem *p = context;
-    const struct gemm_dw_args args = dw_args(p, out);
-    memcpy(out, p->w, w_floats(p) * sizeof(*out));
-    assert_ok(backend->ops->gemm_dw(backend, &args));
-}
-
-static void exact_dw(const struct problem *p, float *out)
-{
-    memcpy(out, p->w, w_floats(p) * sizeof(*out));
-    for (size_t i = 0; i < w_floats(p); i++) {
-        const size_t b = i / (p->n_out * p->n_in);
-        const float *dy = p->y + b * p->n_rows * p->y_stride + i / p->n_in % p->n_out;
-        const float *x = p->x + b * p->n_rows * p->x_stride + i % p->n_in;
-        for (size_t row = 0; row < p->n_rows; row++) {
-            out[i] = fmaf(dy[row * p->y_stride], x[row * p->x_stride], out[i]);
-        }
-    }
-}
-
-static void check_dw(const struct problem *p)
-{
-    float *got = new_floats(w_floats(p));
-    float *want = new_floats(w_floats(p));
-    char what[96];
-    (void)snprintf(what, sizeof(what), "gemm_dw %zu x %zu x %zu, %zu batches", p->n_rows, p->n_in,
-                   p->n_out, p->n_batch);
-    exact_dw(p, want);
-    run_everywhere(run_dw, p, w_floats(p), got);
-    assert_same_bits(what, got, want, w_floats(p));
-    memory_free(got);
-    memory_free(want);
-}
-
-static void gemm_dw_is_one_chain_over_rows(void **state)
-{
-    (void)state;
-    for (size_t i = 0; i < N_EDGES * N_EDGES * N_EDGES; i++) {
-        const size_t n_rows = edges[i % N_EDGES];
-        const size_t n_in = edges[i / N_EDGES % N_EDGES];
-        struct problem p = problem_make(n_rows, n_in, edges[i / N_EDGES / N_EDGES], 1);
-        check_dw(&p);
-        problem_free(&p);
-    }
-    struct problem heads = problem_make(70, 40, 48, 3);
-    check_dw(&heads);
-    heads.n_batch = 2;
-    check_dw(&heads);
-    problem_free(&heads);
-}
-
-static void gemm_dw_may_be_cut_anywhere(void **state)
-{
-    static const size_t cuts[][3] = {{1, 2, 300}, {127, 129, 300}, {128, 256, 300}, {0, 299, 300}};
-    (void)state;
-    struct problem p = problem_make(300, 72, 50, 1);
-    struct backend *backend = NULL;
-    float *whole = new_floats(w_floats(&p));
-    float *parts = new_floats(w_floats(&p));
-    assert_ok(backend_open("auto", 2, &backend));
-    run_dw(backend, &p, whole);
-    for (size_t i = 0; i < sizeof(cuts) / sizeof(cuts[0]); i++) {
-        size_t row = 0;
-        memcpy(parts, p.w, w_floats(&p) * sizeof(*parts));
-        for (size_t j = 0; j < 3; j++) {
-            struct gemm_dw_args args = dw_args(&p, parts);
-            args.dy += row * p.y_stride;
-            args.x += row * p.x_stride;
-            args.n_rows = cuts[i][j] - row;
-            assert_ok(backend->ops->gemm_dw(backend, &args));
-            row = cuts[i][j];
-        }
-        assert_same_bits("cut gemm_dw", parts, whole, w_floats(&p));
-    }
-    backend_close(backend);
-    memory_free(whole);
-    memory_free(parts);
-    problem_free(&p);
-}
-
-static void run_column_sums(struct backend *backend, const void *context, float *out)
-{
-    const struct problem *p = context;
-    memcpy(out, p->bias, p->n_out * sizeof(*out));
-    assert_ok(backend->ops->column_sums(backend, &(struct column_sums_args){
-                                                     .dy = p->y,
-                                                     .dy_stride = p->y_stride,
-                                                     .db = out,
-                                                     .n_rows = p->n_rows,
-                                                     .n = p->n_out,
-                                                 }));
-}
-
-static void column_sums_are_chains_over_rows(void **state)
-{
-    (void)state;
-    for (size_t i = 0; i < N_EDGES; i++) {
-        struct problem p = problem_make(700, 1, edges[i], 1);
-        float *got = new_floats(p.n_out);
-        run_everywhere(run_column_sums, &p, p.n_out, got);
-        for (size_t row = 0; row < p.n_rows; row++) {
-            for (size_t c = 0; c < p.n_out; c++) {
-                p.bias[c] += p.y[row * p.y_stride + c];
-            }
-        }
-        assert_same_bits("column_sums", got, p.bias, p.n_out);
-        memory_free(got);
-        problem_free(&p);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -412,9 +195,6 @@ int main(void)
         cmocka_unit_test(gemm_is_close_to_double),
         cmocka_unit_test(a_row_does_not_depend_on_the_rows_around_it),
         cmocka_unit_test(pack_puts_a_matrix_into_panels),
-        cmocka_unit_test(gemm_dw_is_one_chain_over_rows),
-        cmocka_unit_test(gemm_dw_may_be_cut_anywhere),
-        cmocka_unit_test(column_sums_are_chains_over_rows),
     };
     return cmocka_run_group_tests_name("gemm", tests, NULL, NULL);
 }

@@ -11,8 +11,6 @@
 
 #include <math.h>
 
-static const size_t edges[] = {1, 7, 8, 17, 127, 129};
-#define N_EDGES (sizeof(edges) / sizeof(edges[0]))
 static const enum precision precisions[] = {PRECISION_F32, PRECISION_BF16};
 static const enum precision roundings[] = {PRECISION_F32, PRECISION_BF16, PRECISION_FP8};
 

@@ -8,82 +8,17 @@
 #include <cmocka.h>
 
 #include "model/quant.h"
-#include "tests/ops/op_fixture.h"
+#include "tests/ops/gemm_fixture.h"
 #include "tests/ops/rounded_operand.h"
 
 #include <math.h>
 
-static const size_t edges[] = {1, 7, 8, 17, 127, 129};
-#define N_EDGES (sizeof(edges) / sizeof(edges[0]))
-
-struct problem {
-    enum precision precision;
-    size_t n_rows, n_in, n_out, n_batch;
-    size_t x_stride, y_stride;
-    bool has_bias, accumulate;
-    float *x, *w, *y, *bias;
-};
-
-static struct problem problem_make(enum precision precision, size_t n_rows, size_t n_in,
-                                   size_t n_out)
+static struct problem rounded_problem(enum precision precision, size_t n_rows, size_t n_in,
+                                      size_t n_out)
 {
-    struct problem p = {
-        .precision = precision, .n_rows = n_rows, .n_in = n_in, .n_out = n_out, .n_batch = 1};
-    p.x_stride = n_in + 3;
-    p.y_stride = n_out + 5;
-    p.x = random_floats(n_rows * p.x_stride, 1, 1.0F);
-    p.w = random_floats(n_out * n_in, 2, 1.0F);
-    p.y = random_floats(n_rows * p.y_stride, 3, 1.0F);
-    p.bias = random_floats(n_out, 4, 1.0F);
+    struct problem p = problem_make(n_rows, n_in, n_out, 1);
+    p.precision = precision;
     return p;
-}
-
-static void problem_free(struct problem *p)
-{
-    memory_free(p->x);
-    memory_free(p->w);
-    memory_free(p->y);
-    memory_free(p->bias);
-}
-
-static size_t y_floats(const struct problem *p)
-{
-    return p->n_rows * p->y_stride;
-}
-
-/* n_batch: rows are split among as many equal products. */
-static void run_gemm(struct backend *backend, const void *context, float *out)
-{
-    const struct problem *p = context;
-    const size_t words = packed_words(p->precision, p->n_in, p->n_out);
-    float *packed = new_floats(p->n_batch * words);
-    for (size_t b = 0; b < p->n_batch; b++) {
-        assert_ok(backend->ops->pack(backend, &(struct pack_args){.src = p->w,
-                                                                  .src_stride = p->n_in,
-                                                                  .n_in = p->n_in,
-                                                                  .n_out = p->n_out,
-                                                                  .dst = packed + b * words,
-                                                                  .precision = p->precision}));
-    }
-    memcpy(out, p->y, y_floats(p) * sizeof(*out));
-    const size_t n_rows = p->n_rows / p->n_batch;
-    assert_ok(backend->ops->gemm(backend, &(struct gemm_args){.x = p->x,
-                                                              .x_stride = p->x_stride,
-                                                              .w = packed,
-                                                              .precision = p->precision,
-                                                              .bias = p->has_bias ? p->bias : NULL,
-                                                              .next = p->accumulate ? NULL : packed,
-                                                              .y = out,
-                                                              .y_stride = p->y_stride,
-                                                              .n_rows = n_rows,
-                                                              .n_in = p->n_in,
-                                                              .n_out = p->n_out,
-                                                              .n_batch = p->n_batch,
-                                                              .x_batch = n_rows * p->x_stride,
-                                                              .w_batch = words,
-                                                              .y_batch = n_rows * p->y_stride,
-                                                              .accumulate = p->accumulate}));
-    memory_free(packed);
 }
 
 /* One output's chain over pairs of k. */
@@ -117,12 +52,14 @@ static float exact_dot(const struct problem *p, const struct operand *x, const s
     return total;
 }
 
-static void exact_gemm(const struct problem *p, float *out)
+/* Rows of one batch entry. */
+static void exact_entry(const struct problem *p, size_t entry, float *out)
 {
     const bool is_flushed = p->precision == PRECISION_BF16;
-    struct operand x = operand_make(p->precision, p->x, p->x_stride, p->n_rows, p->n_in, 1);
-    struct operand w = operand_make(p->precision, p->w, p->n_in, p->n_out, p->n_in, QUANT_BLOCK);
-    memcpy(out, p->y, y_floats(p) * sizeof(*out));
+    struct operand x = operand_make(p->precision, p->x + entry * p->n_rows * p->x_stride,
+                                    p->x_stride, p->n_rows, p->n_in, 1);
+    struct operand w = operand_make(p->precision, p->w + entry * p->n_out * p->n_in, p->n_in,
+                                    p->n_out, p->n_in, QUANT_BLOCK);
     for (size_t i = 0; i < p->n_rows * p->n_out; i++) {
         const size_t row = i / p->n_out, o = i % p->n_out;
         float *y = out + row * p->y_stride + o;
@@ -136,25 +73,25 @@ static void exact_gemm(const struct problem *p, float *out)
     operand_free(&w);
 }
 
+static void exact_gemm(const struct problem *p, float *out)
+{
+    memcpy(out, p->y, y_floats(p) * sizeof(*out));
+    for (size_t entry = 0; entry < p->n_batch; entry++) {
+        exact_entry(p, entry, out + entry * p->n_rows * p->y_stride);
+    }
+}
+
 static void check_gemm(const struct problem *p)
 {
-    float *got = new_floats(y_floats(p));
-    float *want = new_floats(y_floats(p));
-    char what[96];
-    (void)snprintf(what, sizeof(what), "precision %d, %zu x %zu x %zu", (int)p->precision,
-                   p->n_rows, p->n_in, p->n_out);
-    exact_gemm(p, want);
-    run_everywhere(run_gemm, p, y_floats(p), got);
-    assert_same_bits(what, got, want, y_floats(p));
-    memory_free(got);
-    memory_free(want);
+    check_products(p, exact_gemm);
 }
 
 static void edge_shapes(enum precision precision)
 {
     for (size_t i = 0; i < N_EDGES * N_EDGES * N_EDGES; i++) {
-        struct problem p = problem_make(precision, edges[i % N_EDGES], edges[i / N_EDGES % N_EDGES],
-                                        edges[i / N_EDGES / N_EDGES]);
+        struct problem p =
+            rounded_problem(precision, edges[i % N_EDGES], edges[i / N_EDGES % N_EDGES],
+                            edges[i / N_EDGES / N_EDGES]);
         p.has_bias = i % 2 == 1;
         p.accumulate = i % 3 == 1;
         check_gemm(&p);
@@ -179,8 +116,8 @@ static void long_rows_keep_their_order(void **state)
     static const size_t sizes[] = {255, 256, 257, 384, 1025};
     (void)state;
     for (size_t i = 0; i < 2 * sizeof(sizes) / sizeof(sizes[0]); i++) {
-        struct problem p =
-            problem_make(i % 2 == 0 ? PRECISION_BF16 : PRECISION_FP8, 1 + 4 * i, sizes[i / 2], 272);
+        struct problem p = rounded_problem(i % 2 == 0 ? PRECISION_BF16 : PRECISION_FP8, 1 + 4 * i,
+                                           sizes[i / 2], 272);
         p.has_bias = i % 4 < 2;
         check_gemm(&p);
         problem_free(&p);
@@ -193,7 +130,7 @@ static void every_number_of_tiles_keeps_the_order(void **state)
     for (size_t n_rows = 2; n_rows < 50; n_rows += n_rows < 14 ? 1 : 5) {
         for (size_t i = 0; i < 2; i++) {
             struct problem p =
-                problem_make(i == 0 ? PRECISION_BF16 : PRECISION_FP8, n_rows, 130, 176);
+                rounded_problem(i == 0 ? PRECISION_BF16 : PRECISION_FP8, n_rows, 130, 176);
             p.accumulate = n_rows % 2 == 1;
             check_gemm(&p);
             problem_free(&p);
@@ -205,8 +142,8 @@ static void a_batch_of_heads(void **state)
 {
     (void)state;
     for (size_t i = 0; i < 2; i++) {
-        struct problem p = problem_make(i == 0 ? PRECISION_BF16 : PRECISION_FP8, 66, 40, 64);
-        p.n_batch = 3;
+        struct problem p = problem_make(22, 40, 64, 3);
+        p.precision = i == 0 ? PRECISION_BF16 : PRECISION_FP8;
         check_gemm(&p);
         problem_free(&p);
     }
@@ -219,7 +156,8 @@ static void extreme_values_keep_their_order(void **state)
     static const float scales[] = {0x1p-100F, 0x1p-64F, 0x1p-63F, 0x1p-127F, 0.0F, 0x1p20F};
     (void)state;
     for (size_t i = 0; i < 12; i++) {
-        struct problem p = problem_make(i % 2 == 0 ? PRECISION_BF16 : PRECISION_FP8, 13, 260, 160);
+        struct problem p =
+            rounded_problem(i % 2 == 0 ? PRECISION_BF16 : PRECISION_FP8, 13, 260, 160);
         for (size_t j = 0; j < p.n_rows * p.x_stride; j++) {
             p.x[j] *= scales[(j / 128 + i) % 6];
         }
@@ -248,7 +186,7 @@ static float code_value(size_t code)
 static void every_code_is_its_value(void **state)
 {
     (void)state;
-    struct problem p = problem_make(PRECISION_FP8, 7, 128, 128);
+    struct problem p = rounded_problem(PRECISION_FP8, 7, 128, 128);
     for (size_t i = 0; i < p.n_out * p.n_in; i++) {
         p.w[i] = code_value((i + i / 256) % 128 == 127 ? 126 : (i + i / 256) % 256);
     }
@@ -259,7 +197,7 @@ static void every_code_is_its_value(void **state)
 static void a_weight_that_is_no_number_spoils_its_output_alone(void **state)
 {
     (void)state;
-    struct problem p = problem_make(PRECISION_FP8, 3, 128, 64);
+    struct problem p = rounded_problem(PRECISION_FP8, 3, 128, 64);
     struct backend *backend = NULL;
     float *got = new_floats(y_floats(&p));
     p.w[37 * p.n_in + 5] = NAN;
@@ -292,7 +230,7 @@ static double double_dot(const struct problem *p, const struct operand *x, const
 
 static void check_double(enum precision precision)
 {
-    struct problem p = problem_make(precision, 9, 700, 50);
+    struct problem p = rounded_problem(precision, 9, 700, 50);
     struct operand x = operand_make(p.precision, p.x, p.x_stride, p.n_rows, p.n_in, 1);
     struct operand w = operand_make(p.precision, p.w, p.n_in, p.n_out, p.n_in, QUANT_BLOCK);
     float *got = new_floats(y_floats(&p));
@@ -321,7 +259,7 @@ static void products_are_close_to_double(void **state)
 static void rows_alone_and_together(enum precision precision)
 {
     enum { N_ROWS = 200 };
-    struct problem p = problem_make(precision, N_ROWS, 258, 200);
+    struct problem p = rounded_problem(precision, N_ROWS, 258, 200);
     struct backend *backend = NULL;
     float *alone = new_floats(N_ROWS * p.y_stride);
     float *together = new_floats(N_ROWS * p.y_stride);
@@ -355,7 +293,7 @@ static void a_row_does_not_depend_on_the_rows_around_it(void **state)
 static void a_steady_state_allocates_nothing(void **state)
 {
     (void)state;
-    struct problem p = problem_make(PRECISION_FP8, 33, 300, 130);
+    struct problem p = rounded_problem(PRECISION_FP8, 33, 300, 130);
     struct backend *backend = NULL;
     float *packed = new_floats(packed_words(PRECISION_FP8, 300, 130));
     const struct pack_args pack = {.src = p.w,

@@ -8,138 +8,7 @@
 #include <cmocka.h>
 
 #include "base/json.h"
-#include "tests/ops/distribution_oracle.h"
-#include "tests/ops/op_fixture.h"
-
-#define SAMPLING_PLAIN                                                                             \
-    {                                                                                              \
-        .temperature = 1.0F, .top_p = 1.0F                                                         \
-    }
-
-static const struct sampling_params samplings[] = {
-    SAMPLING_PLAIN,
-    {.temperature = 0.7F, .top_p = 1.0F},
-    {.temperature = 1.3F, .top_k = 5, .top_p = 1.0F},
-    {.temperature = 1.0F, .top_p = 0.6F},
-    {.temperature = 0.9F, .top_p = 1.0F, .min_p = 0.2F},
-    {.temperature = 1.1F, .top_k = 9, .top_p = 0.8F, .min_p = 0.1F},
-    {.temperature = 1.0F, .top_k = 1, .top_p = 1e-9F, .min_p = 1.0F},
-};
-#define N_SAMPLINGS (sizeof(samplings) / sizeof(samplings[0]))
-
-struct head_case {
-    size_t n_rows, d, vocab;
-    float *x, *w; /* (T, d), (V, d) */
-    int32_t *targets;
-    float *g, *h;
-    struct sampling_params sampling;
-};
-
-static float *pack_head(struct backend *b, const struct head_case *c)
-{
-    float *packed = new_floats(packed_floats(c->d, c->vocab));
-
-    assert_ok(b->ops->pack(
-        b, &(struct pack_args){
-               .src = c->w, .src_stride = c->d, .n_in = c->d, .n_out = c->vocab, .dst = packed}));
-    return packed;
-}
-
-/* logp, entropy, lse. */
-static struct lm_head_args head_args(const struct head_case *c, const float *w, float *out)
-{
-    return (struct lm_head_args){.x = c->x,
-                                 .x_stride = c->d,
-                                 .w = w,
-                                 .targets = c->targets,
-                                 .logp = out,
-                                 .entropy = out + c->n_rows,
-                                 .lse = out + 2 * c->n_rows,
-                                 .n_rows = c->n_rows,
-                                 .d = c->d,
-                                 .vocab = c->vocab,
-                                 .sampling = c->sampling};
-}
-
-static void run_forward(struct backend *b, const void *context, float *out)
-{
-    const struct head_case *c = context;
-    float *w = pack_head(b, c);
-    const struct lm_head_args args = head_args(c, w, out);
-
-    assert_ok(b->ops->lm_head_logprob(b, &args));
-    memory_free(w);
-}
-
-/* logp, entropy, lse, then dx (T, d), dw (V, d). */
-static void run_backward(struct backend *b, const void *context, float *out)
-{
-    const struct head_case *c = context;
-    float *w = pack_head(b, c);
-    const struct lm_head_backward_args args = {.forward = head_args(c, w, out),
-                                               .weights = c->w,
-                                               .g = c->g,
-                                               .h = c->h,
-                                               .dx = out + 3 * c->n_rows,
-                                               .dx_stride = c->d,
-                                               .dw = out + c->n_rows * (3 + c->d)};
-
-    assert_ok(b->ops->lm_head_logprob(b, &args.forward));
-    assert_ok(b->ops->lm_head_backward(b, &args));
-    memory_free(w);
-}
-
-static void make_case(struct head_case *c, size_t n_rows, size_t d, size_t vocab)
-{
-    int32_t *targets;
-
-    assert_ok(memory_alloc(n_rows, sizeof(*targets), &targets));
-    for (size_t i = 0; i < n_rows; i++) {
-        targets[i] = (int32_t)random_below(7, RANDOM_TEST, i, 0, vocab);
-    }
-    *c = (struct head_case){.n_rows = n_rows,
-                            .d = d,
-                            .vocab = vocab,
-                            .x = random_floats(n_rows * d, 1, 1.0F),
-                            .w = random_floats(vocab * d, 2, 2.0F / sqrtf((float)d)),
-                            .targets = targets,
-                            .g = random_floats(n_rows, 3, 1.0F),
-                            .h = random_floats(n_rows, 4, 1.0F),
-                            .sampling = SAMPLING_PLAIN};
-}
-
-static void drop_case(const struct head_case *c)
-{
-    memory_free(c->x);
-    memory_free(c->w);
-    memory_free(c->targets);
-    memory_free(c->g);
-    memory_free(c->h);
-}
-
-/* Logits of one row at parameters x (T, d), w (V, d) in double. */
-static void oracle_logits(const struct head_case *c, const double *parameters, size_t row,
-                          double *logits)
-{
-    const double *x = parameters + row * c->d, *w = parameters + c->n_rows * c->d;
-    for (size_t v = 0; v < c->vocab; v++) {
-        logits[v] = 0.0;
-        for (size_t j = 0; j < c->d; j++) {
-            logits[v] += x[j] * w[v * c->d + j];
-        }
-    }
-}
-
-static double *parameters_of(const struct head_case *c)
-{
-    const size_t n = c->n_rows * c->d;
-    double *out = new_doubles(n + c->vocab * c->d);
-
-    for (size_t i = 0; i < n + c->vocab * c->d; i++) {
-        out[i] = (double)(i < n ? c->x[i] : c->w[i - n]);
-    }
-    return out;
-}
+#include "tests/ops/head_fixture.h"
 
 static void check_forward(size_t d, size_t vocab, const struct sampling_params *sampling)
 {
@@ -176,58 +45,6 @@ static void forward_agrees_with_the_oracle_under_every_filter(void **state)
     }
 }
 
-/* Loss sum g logp + h H; the kept set is the one of the unperturbed logits. */
-struct loss_context {
-    const struct head_case *c;
-    struct oracle_distribution *rows;
-};
-
-static double oracle_loss_of(const double *parameters, const void *context)
-{
-    const struct loss_context *l = context;
-    const struct head_case *c = l->c;
-    double loss = 0.0, logits[64];
-
-    for (size_t row = 0; row < c->n_rows; row++) {
-        struct oracle_distribution *o = &l->rows[row];
-        oracle_logits(c, parameters, row, logits);
-        for (size_t v = 0; v < c->vocab; v++) {
-            o->u[v] = logits[v] / o->temperature;
-        }
-        loss += (double)c->g[row] * (o->u[c->targets[row]] - oracle_lse(o, false));
-        loss += (double)c->h[row] * oracle_entropy(o);
-    }
-    return loss;
-}
-
-static void gradient_agrees_with_differences(void **state)
-{
-    (void)state;
-    for (size_t i = 0; i < N_SAMPLINGS; i++) {
-        struct head_case c;
-        double logits[64];
-        make_case(&c, 8, 7, i % 2 == 0 ? 17 : 40);
-        c.sampling = samplings[i];
-        const size_t n = (c.n_rows + c.vocab) * c.d;
-        double *parameters = parameters_of(&c), *want = new_doubles(n);
-        float *got = new_floats(3 * c.n_rows + n);
-        struct loss_context l = {.c = &c};
-        assert_ok(memory_alloc(c.n_rows, sizeof(*l.rows), &l.rows));
-        for (size_t row = 0; row < c.n_rows; row++) {
-            oracle_logits(&c, parameters, row, logits);
-            oracle_make(logits, c.vocab, &c.sampling, c.targets[row], &l.rows[row]);
-        }
-        run_everywhere(run_backward, &c, 3 * c.n_rows + n, got);
-        numeric_gradient(oracle_loss_of, &l, parameters, n, want);
-        compare_to_double("dx, dw", got + 3 * c.n_rows, want, n, 1e-5);
-        memory_free(l.rows);
-        memory_free(got);
-        memory_free(want);
-        memory_free(parameters);
-        drop_case(&c);
-    }
-}
-
 static void a_row_does_not_depend_on_its_batch(void **state)
 {
     (void)state;
@@ -258,52 +75,6 @@ static void a_row_does_not_depend_on_its_batch(void **state)
         memory_free(all);
         drop_case(&c);
     }
-}
-
-/* dw in one call, and in three calls with rows of zero gradient in between. */
-static void head_gradient_may_be_cut_into_batches(void **state)
-{
-    struct head_case c;
-    struct backend *b;
-    (void)state;
-
-    make_case(&c, 700, 24, 129);
-    float *g = c.g, *h = c.h;
-    for (size_t row = 0; row < c.n_rows; row++) {
-        g[row] = row % 3 == 0 ? 0.0F : g[row];
-        h[row] = row % 6 == 0 ? 0.0F : h[row];
-    }
-    const size_t n = 3 * c.n_rows + (c.n_rows + c.vocab) * c.d;
-    float *all = new_floats(n), *part = new_floats(n);
-    run_everywhere(run_backward, &c, n, all);
-    assert_ok(backend_open("cpu", 2, &b));
-    float *w = pack_head(b, &c);
-    for (size_t first = 0; first < c.n_rows; first += 100) {
-        struct head_case some = c;
-        some.n_rows = 100;
-        some.x += first * c.d;
-        some.targets += first;
-        const struct lm_head_backward_args args = {.forward = head_args(&some, w, part),
-                                                   .weights = c.w,
-                                                   .g = c.g + first,
-                                                   .h = c.h + first,
-                                                   .dx = part + 3 * c.n_rows,
-                                                   .dx_stride = c.d,
-                                                   .dw = part + c.n_rows * (3 + c.d)};
-        assert_ok(b->ops->lm_head_logprob(b, &args.forward));
-        assert_ok(b->ops->lm_head_backward(b, &args));
-        assert_same_bits("dx", args.dx, all + 3 * c.n_rows + first * c.d, 100 * c.d);
-    }
-    const size_t at = c.n_rows * (3 + c.d);
-    assert_same_bits("dw", part + at, all + at, c.vocab * c.d);
-    for (size_t j = 0; j < c.d; j++) {
-        assert_true(all[3 * c.n_rows + j] == 0.0F); /* row 0 has no gradient */
-    }
-    backend_close(b);
-    memory_free(w);
-    memory_free(part);
-    memory_free(all);
-    drop_case(&c);
 }
 
 static void logits_that_are_not_finite_name_the_row(void **state)
@@ -426,9 +197,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forward_agrees_with_the_oracle_under_every_filter),
-        cmocka_unit_test(gradient_agrees_with_differences),
         cmocka_unit_test(a_row_does_not_depend_on_its_batch),
-        cmocka_unit_test(head_gradient_may_be_cut_into_batches),
         cmocka_unit_test(logits_that_are_not_finite_name_the_row),
         cmocka_unit_test(temperature_zero_is_the_arg_max),
         cmocka_unit_test(known_numbers_of_another_implementation),

@@ -6,15 +6,10 @@
 
 #include <cmocka.h>
 
-#include "base/file.h"
 #include "base/memory.h"
 #include "model/model_config.h"
-#include "model/model_cost.h"
-#include "model/rope_table.h"
 #include "tests/support/support.h"
 
-#include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 /* The demo preset as JSON with one key set to a JSON text (NULL: removed by null). */
@@ -278,122 +273,6 @@ static void an_unknown_preset_lists_what_there_is(void **state)
                   "demo, small, medium, tiny");
 }
 
-static void parameters_are_counted_like_the_published_ones(void **state)
-{
-    struct model_config config;
-
-    (void)state;
-    assert_ok(model_config_preset("small", &config));
-    /* cpu.md 4: 8.5 M parameters, 3.91 M active (embeddings and biases beside) */
-    assert_in_range(model_config_parameters(&config), 8450000, 8550000);
-    assert_in_range(model_config_active_parameters(&config), 3900000, 3930000);
-    assert_ok(model_config_preset("medium", &config));
-    assert_in_range(model_config_parameters(&config), 683000000, 685000000);
-    assert_in_range(model_config_active_parameters(&config), 165500000, 166500000);
-}
-
-static void costs_of_a_token_are_those_of_the_roofline(void **state)
-{
-    struct model_config config;
-
-    (void)state;
-    assert_ok(model_config_preset("small", &config));
-    /* cpu.md 4: 9.1 Mflop a decoded token at context 128, 10.2 kflop a key, 8.2 Mflop a row of a
-     * packed batch of sequences of 128; 29.8 MB of weights touched by 64 rows */
-    assert_in_range((size_t)model_forward_flops(&config, 128, true, true), 9100000, 9200000);
-    assert_int_equal((size_t)(model_forward_flops(&config, 129, true, true) -
-                              model_forward_flops(&config, 128, true, true)),
-                     10240);
-    assert_in_range((size_t)model_forward_flops(&config, 64.5, false, true), 8200000, 8300000);
-    assert_in_range((size_t)model_weight_bytes(&config, 64, 4, 4), 29500000, 30000000);
-    assert_in_range((size_t)model_weight_bytes(&config, 1, 4, 4), 15500000, 15800000);
-    /* codes of one byte and a head of two */
-    assert_int_equal(
-        (size_t)(4 * model_weight_bytes(&config, 1, 1, 2) - model_weight_bytes(&config, 1, 4, 4)),
-        4 * 4096 * 256);
-    assert_int_equal((size_t)model_cache_bytes(&config, 128, PRECISION_F32), 4 * 96 * 128 * 4);
-    assert_int_equal((size_t)model_cache_bytes(&config, 128, PRECISION_BF16), 4 * 96 * 128 * 2);
-    assert_int_equal((size_t)model_cache_bytes(&config, 128, PRECISION_FP8),
-                     4 * (64 + 1 + 2 * 32) * 128);
-    /* 3 rows behind 2, one of them with the head */
-    assert_true(fabs(model_span_keys(2, 3) - 12.0) < 1e-9);
-    assert_true(fabs(model_work_flops(&config, &(struct model_work){3, 12, 1}, true) -
-                     (model_forward_flops(&config, 3, true, false) +
-                      model_forward_flops(&config, 4, true, false) +
-                      model_forward_flops(&config, 5, true, true))) < 1);
-    assert_true(model_work_flops(&config, &(struct model_work){0, 0, 0}, true) <= 0);
-    assert_ok(model_config_preset("llama", &config));
-    assert_int_equal((size_t)model_cache_bytes(&config, 1, PRECISION_F32),
-                     config.n_layers * 2 * config.n_kv_heads * config.head_dim * 4);
-    assert_int_equal((size_t)model_cache_bytes(&config, 1, PRECISION_FP8),
-                     config.n_layers * 2 * config.n_kv_heads * (config.head_dim + 1));
-    assert_true(model_forward_flops(&config, 2, true, true) >
-                model_forward_flops(&config, 1, true, true));
-}
-
-/* DeepSeek-V3's rotary settings, and Kimi-K2's. */
-static struct model_config yarn_config(double theta, double factor, double fast, double slow)
-{
-    return (struct model_config){.qk_nope_head_dim = 128,
-                                 .qk_rope_head_dim = 64,
-                                 .rope_theta = theta,
-                                 .rope = {.kind = ROPE_YARN,
-                                          .factor = factor,
-                                          .beta_fast = fast,
-                                          .beta_slow = slow,
-                                          .mscale = 1,
-                                          .mscale_all_dim = 1,
-                                          .original_max_positions = 4096,
-                                          .truncate = true}};
-}
-
-static void yarn_frequencies_match_the_golden_values(void **state)
-{
-    static const size_t v3_pairs[] = {1, 10, 11, 19, 20, 23, 31};
-    static const double v3[] = {0.749894209,    0.0562341325,   0.0390069266,  0.00137051364,
-                                0.000790569415, 3.33380358e-05, 3.33380358e-06};
-    static const size_t kimi_pairs[] = {1, 10, 19, 20, 31};
-    static const double kimi[] = {0.713111085, 0.0340072782, 0.00162175991, 3.61404677e-05,
-                                  8.76441291e-07};
-    const struct model_config deepseek = yarn_config(1e4, 40, 32, 1);
-    const struct model_config k2 = yarn_config(5e4, 32, 1, 1);
-
-    (void)state;
-    for (size_t i = 0; i < 7; i++) {
-        assert_true(fabs(rope_frequency(&deepseek, v3_pairs[i]) / v3[i] - 1) < 1e-8);
-    }
-    for (size_t i = 0; i < 5; i++) {
-        assert_true(fabs(rope_frequency(&k2, kimi_pairs[i]) / kimi[i] - 1) < 1e-8);
-    }
-    assert_true(fabs((double)model_config_attention_scale(&deepseek) - 0.13523378) < 1e-8);
-    assert_true(fabs((double)model_config_attention_scale(&k2) - 0.13086080) < 1e-8);
-    assert_true(rope_attention_factor(&deepseek) == 1);
-}
-
-static void the_ramp_has_its_edge_cases(void **state)
-{
-    struct model_config config = yarn_config(1e4, 4, 32, 1);
-    float cosine[4], sine[4];
-
-    (void)state;
-    config.rope.attention_factor = 1.5;
-    assert_true(rope_attention_factor(&config) == 1.5);
-    config.rope.attention_factor = 0;
-    config.rope.mscale = 0; /* only one given: the plain factor */
-    assert_true(fabs(rope_attention_factor(&config) - (0.1 * log(4) + 1)) < 1e-12);
-    config.rope.original_max_positions = 6; /* lo = hi = 0: a step behind pair 0 */
-    assert_true(rope_frequency(&config, 0) == 1);
-    assert_true(fabs(rope_frequency(&config, 1) / (pow(1e4, -1.0 / 32) / 4) - 1) < 1e-12);
-    config.rope.truncate = false;
-    config.rope.original_max_positions = 4096;
-    assert_true(rope_frequency(&config, 5) > rope_frequency(&config, 6));
-
-    config = (struct model_config){.qk_rope_head_dim = 4, .rope_theta = 100};
-    rope_table_fill(&config, 2, cosine, sine);
-    assert_true(cosine[0] == 1 && sine[0] == 0);
-    assert_true(cosine[3] == (float)cos(0.1) && sine[3] == (float)sin(0.1));
-}
-
 static enum status print_and_destroy(void *context)
 {
     struct json *root;
@@ -424,10 +303,6 @@ int main(void)
         cmocka_unit_test(a_value_out_of_range_or_of_the_wrong_kind_is_refused),
         cmocka_unit_test(known_keys_without_effect_are_accepted),
         cmocka_unit_test(an_unknown_preset_lists_what_there_is),
-        cmocka_unit_test(parameters_are_counted_like_the_published_ones),
-        cmocka_unit_test(costs_of_a_token_are_those_of_the_roofline),
-        cmocka_unit_test(yarn_frequencies_match_the_golden_values),
-        cmocka_unit_test(the_ramp_has_its_edge_cases),
         cmocka_unit_test(running_out_of_memory_leaves_nothing_behind),
     };
 

@@ -9,8 +9,11 @@
 #include "reward/builtin.h"
 #include "tests/support/support.h"
 
+#include <stdio.h>
 #include <string.h>
 
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+#define CHECK(name, config, rows) check_rows((name), (config), (rows), COUNT(rows))
 #define NA (-1.0) /* the wanted value of a row that gives n/a */
 
 struct answer_row {
@@ -59,6 +62,22 @@ static inline void check_rows(const char *name, const char *config_json,
     builtin_destroy(builtin);
     json_destroy(config);
     assert_int_equal(n_wrong, 0);
+}
+
+/* Rows of boxed_math whose text is put into a box first. */
+static inline void check_boxed(const struct answer_row *rows, size_t n)
+{
+    enum { ROWS_MAX = 128, ROOM = 128 };
+    static char texts[ROWS_MAX][ROOM];
+    static struct answer_row boxed[ROWS_MAX];
+    assert_true(n <= ROWS_MAX);
+    for (size_t i = 0; i < n; i++) {
+        const int length = snprintf(texts[i], ROOM, "So \\boxed{%s}", rows[i].text);
+        assert_true(length > 0 && length < ROOM);
+        boxed[i] = rows[i];
+        boxed[i].text = texts[i];
+    }
+    check_rows("boxed_math", "{}", boxed, n);
 }
 
 /* Random bytes, half of them drawn from `alphabet` so that parsers get somewhere: no verdict but

@@ -14,8 +14,6 @@
 #include <math.h>
 #include <stdio.h>
 
-#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
-
 static const struct answer_row rows[] = {
     /* which number */
     {"42", "42", 1},
