@@ -2,7 +2,8 @@
  *
  *   policy.c            create, destroy, accessors
  *   policy_sizes.c      widths and strides of rows, forms of entries
- *   policy_layout.c     where all buffers lie        policy_pack.c       packed weights
+ *   policy_layout.c     where all buffers lie        policy_layout_gradients.c  on the way back
+ *   policy_pack.c       packed weights
  *   policy_batch.c      rows, pages and prefixes     policy_forward.c    a packed batch
  *   policy_block.c      one layer, forward           policy_backward.c   its gradient
  *   policy_attention.c  kinds of attention, in policy_mla*.c, policy_expanded.c, policy_gqa*.c
@@ -18,7 +19,8 @@
  *   policy_trace.c      looking inside               policy_work.c       what rows cost
  *
  * Beside it: policy_attention_internal.h (the kinds of attention, the indexer),
- * policy_backward_internal.h, policy_part_internal.h (cuts), policy_plan_internal.h (packing).
+ * policy_backward_internal.h, policy_layout_internal.h, policy_part_internal.h (cuts),
+ * policy_plan_internal.h (packing).
  *
  * Letters: T rows, d hidden_size, rq q_lora_rank, rk kv_lora_rank, H heads. Row strides are padded
  * (policy_stride), so buffers are (T, stride). */
@@ -114,7 +116,8 @@ struct policy_activations {
     float *expert_gate_up;          /* (T K, 2 F) */
 };
 
-/* Gradients on the way, shared by all layers. */
+/* Gradients on the way, shared by all layers. Those of a layer's feed-forward half lie where those
+ * of its attention do; what modules alone need is NULL without them. */
 struct policy_gradients_scratch {
     float *d_h;      /* (N T, d): residual gradient; then each module's gradient of embeddings */
     float *d_h_mtp;  /* (T, d) residual gradient inside an MTP module */

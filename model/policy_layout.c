@@ -1,47 +1,7 @@
 /* Owns the one block that holds every buffer of a policy, and its host arrays. The layout function
  * runs twice: without a base it measures, with a base it assigns. */
-#include "base/memory.h"
-#include "model/policy_internal.h"
+#include "model/policy_layout_internal.h"
 #include "model/rope_table.h"
-
-#define LINE_BYTES ((size_t)64)
-
-struct carver {
-    char *base; /* NULL while measuring */
-    size_t used;
-    bool has_overflow;
-};
-
-/* n items of `size` bytes on a cache line; NULL while measuring. */
-static void *carve(struct carver *carver, size_t n, size_t size)
-{
-    const size_t at = carver->used;
-    size_t bytes, end;
-
-    if (!size_multiply(n, size, &bytes) || !size_add(at, bytes, &end) ||
-        !size_add(end, LINE_BYTES - 1, &end)) {
-        carver->has_overflow = true;
-        return NULL;
-    }
-    carver->used = end / LINE_BYTES * LINE_BYTES;
-    return carver->base == NULL ? NULL : carver->base + at;
-}
-
-static float *carve_floats(struct carver *carver, size_t n_rows, size_t n)
-{
-    size_t count;
-
-    if (!size_multiply(n_rows, n, &count)) {
-        carver->has_overflow = true;
-        return NULL;
-    }
-    return carve(carver, count, sizeof(float));
-}
-
-static int32_t *carve_ids(struct carver *carver, size_t n)
-{
-    return carve(carver, n, sizeof(int32_t));
-}
 
 /* Everything but the residual stream. */
 static void carve_activations(struct carver *c, const struct policy *policy, bool is_moe,
@@ -131,50 +91,6 @@ static void carve_shared_layer(struct carver *c, struct policy *policy)
     a->h_out = a->h_mid;
 }
 
-static void carve_gradients(struct carver *c, struct policy *policy)
-{
-    const struct policy_sizes *s = &policy->sizes;
-    const size_t t = policy->options.max_rows, stride = s->d_stride;
-    const size_t widest = s->ffn_width[0] > s->ffn_width[1] ? s->ffn_width[0] : s->ffn_width[1];
-    const size_t nt = (1 + policy->config.n_mtp_modules) * t;
-    struct policy_gradients_scratch *g = &policy->grad;
-
-    g->d_h = carve_floats(c, nt, stride);
-    g->d_h_mtp = carve_floats(c, t, stride);
-    g->d_normed = carve_floats(c, t, stride);
-    g->d_project = carve_floats(c, t, s->project_stride);
-    g->d_q = s->has_own_q ? carve_floats(c, t, s->q_stride) : g->d_project;
-    g->d_q_latent = carve_floats(c, t, s->q_rank_stride);
-    g->d_latent = carve_floats(c, t, s->kv_rank_stride);
-    g->d_absorbed = carve_floats(c, t, s->latent_stride);
-    g->d_attended = carve_floats(c, t, s->latent_stride);
-    g->d_values = carve_floats(c, t, s->value_stride);
-    g->d_gate_up[0] = carve_floats(c, t, s->gate_up_stride[0]);
-    g->d_gate_up[1] = carve_floats(c, t, s->gate_up_stride[1]);
-    g->d_hidden = carve_floats(c, t, policy_stride(widest));
-    g->d_route_weights = carve_floats(c, t, s->top_k);
-    g->d_logits = carve_floats(c, t, s->n_experts);
-    g->d_pages = carve_floats(c, policy->n_entries, s->d_entry_stride);
-    g->d_index = carve_floats(c, t, s->index_stride);
-    g->d_index_q = carve_floats(c, t, s->index_q_stride);
-    g->index_loss = carve_floats(c, t, 1);
-    g->d_final = carve_floats(c, t + 1, stride);
-    g->d_head = carve_floats(c, nt, stride);
-    g->g = carve_floats(c, nt, 1);
-    g->h = carve_floats(c, nt, 1);
-    g->merged_x = carve_floats(c, nt, stride);
-    g->merged_g = carve_floats(c, nt, 1);
-    g->merged_h = carve_floats(c, nt, 1);
-    g->merged_lse = carve_floats(c, nt, 1);
-    g->merged_entropy = carve_floats(c, nt, 1);
-    g->merged_logp = carve_floats(c, nt, 1);
-    g->merged_rows = carve_ids(c, nt);
-    g->merged_targets = carve_ids(c, nt);
-    g->merged_scatter = carve_ids(c, nt);
-    g->d_eh = carve_floats(c, t, policy_stride(2 * s->d));
-    g->d_mtp_hidden = carve_floats(c, t, stride);
-}
-
 struct kv_pages policy_gradient_pages(const struct policy *policy)
 {
     const size_t stride = policy->sizes.d_entry_stride;
@@ -258,7 +174,7 @@ static void carve_all(struct carver *c, struct policy *policy)
     carve_common(c, policy);
     if (policy->options.is_trainable) {
         carve_kept_layers(c, policy);
-        carve_gradients(c, policy);
+        policy_carve_gradients(c, policy);
     } else {
         carve_shared_layer(c, policy);
     }
@@ -364,13 +280,15 @@ static enum status fill_rope(struct policy *policy)
 enum status policy_layout_measure(struct policy *policy)
 {
     const struct policy_options *options = &policy->options;
-    const size_t n_heads = 1 + policy->config.n_mtp_modules;
+    const size_t n_modules = policy->config.n_mtp_modules, n_heads = 1 + n_modules;
+    /* Training draws the tokens of modules, else its logits are but looked at. */
+    const size_t n_logits = options->is_trainable && n_modules == 0 ? 8 : 64;
     struct carver carver = {.base = NULL};
 
     policy->n_entries = options->max_entries == 0 ? options->max_rows : options->max_entries;
     policy->head_rows = largest(n_heads * options->max_rows, options->max_draws);
     policy->logit_rows =
-        largest(options->max_draws, options->max_rows < 64 ? options->max_rows : 64);
+        largest(options->max_draws, options->max_rows < n_logits ? options->max_rows : n_logits);
     carve_all(&carver, policy);
     if (carver.has_overflow) {
         return status_set(STATUS_NO_MEMORY, "buffers for %zu rows overflow a size",
