@@ -96,6 +96,9 @@ static const struct rope_scaling variant_llama3 = {.kind = ROPE_LLAMA3,
                                                    .high_freq_factor = 4,
                                                    .original_max_positions = 64};
 
+/* No more positions than any test has: the tables of their angles take longest to make. */
+#define POSITIONS ((size_t)256)
+
 static inline void grouped_config(struct model_config *config)
 {
     const char *const name = (variant & VARIANT_LLAMA) != 0     ? "llama"
@@ -104,6 +107,7 @@ static inline void grouped_config(struct model_config *config)
                                                                 : "qwen3-moe";
 
     assert_ok(model_config_preset(name, config));
+    config->max_positions = POSITIONS;
     config->n_kv_heads = (variant & VARIANT_ONE_KV_HEAD) != 0    ? 1
                          : (variant & VARIANT_ALL_KV_HEADS) != 0 ? config->n_heads
                                                                  : config->n_kv_heads;
@@ -124,6 +128,7 @@ static inline void variant_config(struct model_config *config)
         return;
     }
     assert_ok(model_config_preset("tiny", config));
+    config->max_positions = POSITIONS;
     config->has_softmax_router = (variant & VARIANT_SOFTMAX) != 0;
     config->has_attention_bias = (variant & VARIANT_BIASES) != 0;
     config->has_tied_head = (variant & VARIANT_TIED) != 0;
@@ -357,6 +362,24 @@ static inline void learn_sequences(struct policy *policy, const struct batch *ba
         assert_ok(policy_mtp_backward(policy, mtp.g));
     }
     assert_ok(policy_backward(policy, batch->g + begin, batch->h + begin));
+}
+
+/* The gradients of the whole batch, from zero, learnt in pieces that end before these sequences. */
+static inline void learn_pieces(struct policy *policy, const size_t *cuts, size_t n_cuts,
+                                enum mtp_use use)
+{
+    struct batch batch;
+    size_t first = 0;
+
+    batch_fill(&batch);
+    memset(policy_gradients(policy), 0, policy_table(policy)->n_floats * sizeof(float));
+    for (size_t i = 0; i <= n_cuts; i++) {
+        const size_t last = i < n_cuts ? cuts[i] : N_SEQUENCES;
+
+        learn_sequences(policy, &batch, first, last, use);
+        first = last;
+    }
+    assert_ok(policy_finish_gradients(policy));
 }
 
 #endif

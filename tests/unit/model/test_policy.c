@@ -1,5 +1,6 @@
-/* The exactness contract of the policy in training (DESIGN 3): cuts of a batch (in fp32), threads
- * and instruction sets give the same bits, and gradients are those of finite differences. */
+/* The exactness contract of the policy in training (DESIGN 3): cuts of a batch (in fp32) give the
+ * same bits, and gradients are those of finite differences. test_policy_devices.c: threads and
+ * instruction sets. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,46 +14,6 @@
 
 #include <math.h>
 #include <string.h>
-
-/* Gradients of the whole batch learnt in pieces that end before these sequences. */
-static float *gradients_of(const char *device, size_t n_threads, const size_t *cuts, size_t n_cuts,
-                           enum mtp_use use)
-{
-    struct backend *backend = open_backend(device, n_threads);
-    struct policy *policy = make_policy(backend, true);
-    const size_t n = policy_table(policy)->n_floats;
-    struct batch batch;
-    float *copy;
-    size_t first = 0;
-
-    batch_fill(&batch);
-    for (size_t i = 0; i <= n_cuts; i++) {
-        const size_t last = cuts != NULL && i < n_cuts ? cuts[i] : N_SEQUENCES;
-
-        learn_sequences(policy, &batch, first, last, use);
-        first = last;
-    }
-    assert_ok(policy_finish_gradients(policy));
-    assert_ok(memory_alloc(n, sizeof(float), &copy));
-    memcpy(copy, policy_gradients(policy), n * sizeof(float));
-    policy_destroy(policy);
-    backend_close(backend);
-    return copy;
-}
-
-static size_t tiny_floats(void)
-{
-    struct model_config config;
-    struct weight_table *table;
-
-    variant_config(&config);
-    assert_ok(weight_table_create(&config, &table));
-
-    const size_t n = table->n_floats;
-
-    weight_table_destroy(table);
-    return n;
-}
 
 /* Products of BF16 take rows in pairs, which a cut behind an odd row changes: another rounding of
  * the same sums. */
@@ -76,55 +37,27 @@ static void assert_same_gradients(const float *a, const float *b, size_t n)
 static void check_cuts(void)
 {
     static const size_t cuts[] = {1, 3, 4};
-    const size_t n = tiny_floats();
+    struct backend *backend = open_backend("cpu", 1);
+    struct policy *policy = make_policy(backend, true);
+    const size_t n = policy_table(policy)->n_floats;
+    float *whole;
 
+    assert_ok(memory_alloc(n, sizeof(*whole), &whole));
     for (int use = WITHOUT_MTP; use <= MTP_ATTACHED; use++) {
-        float *whole = gradients_of("cpu", 1, NULL, 0, (enum mtp_use)use);
-        float *cut = gradients_of("cpu", 1, cuts, 3, (enum mtp_use)use);
-
-        assert_same_gradients(whole, cut, n);
-        memory_free(whole);
-        memory_free(cut);
+        learn_pieces(policy, NULL, 0, (enum mtp_use)use);
+        memcpy(whole, policy_gradients(policy), n * sizeof(*whole));
+        learn_pieces(policy, cuts, 3, (enum mtp_use)use);
+        assert_same_gradients(whole, policy_gradients(policy), n);
     }
+    memory_free(whole);
+    policy_destroy(policy);
+    backend_close(backend);
 }
 
 static void cutting_a_batch_between_sequences_changes_no_bit(void **state)
 {
     (void)state;
     for_all(check_cuts);
-}
-
-static void check_devices(void)
-{
-    static const char *const devices[] = {"cpu-avx512bf16", "cpu-avx512", "cpu-avx2",
-                                          "cpu-portable"};
-    const size_t n = tiny_floats();
-    float *reference = gradients_of("cpu", 1, NULL, 0, MTP_ATTACHED);
-    float *threaded = gradients_of("cpu", 2, NULL, 0, MTP_ATTACHED);
-
-    assert_memory_equal(reference, threaded, n * sizeof(float));
-    memory_free(threaded);
-    for (size_t i = 0; i < 4; i++) {
-        struct backend *backend;
-
-        if (backend_open(devices[i], 1, &backend) != STATUS_OK) {
-            print_message("%s: skipped\n", status_message());
-            continue;
-        }
-        backend_close(backend);
-
-        float *other = gradients_of(devices[i], 1 + i / 2 % 2, NULL, 0, MTP_ATTACHED);
-
-        assert_memory_equal(reference, other, n * sizeof(float));
-        memory_free(other);
-    }
-    memory_free(reference);
-}
-
-static void threads_and_instruction_sets_change_no_bit(void **state)
-{
-    (void)state;
-    for_all(check_devices);
 }
 
 /* sum g logp + h entropy + mtp_g mtp_logp in double. */
@@ -220,32 +153,30 @@ static void a_policy_that_cannot_train_gives_the_same_log_probabilities(void **s
 
 static void a_detached_module_leaves_the_trunk_alone(void **state)
 {
-    const size_t n = tiny_floats();
-    float *without = gradients_of("cpu", 1, NULL, 0, WITHOUT_MTP);
-    float *detached = gradients_of("cpu", 1, NULL, 0, MTP_DETACHED);
-    struct model_config config;
-    struct weight_table *table;
+    struct backend *backend = open_backend("cpu", 1);
+    struct policy *without = make_policy(backend, true), *detached = make_policy(backend, true);
+    const struct weight_table *table = policy_table(without);
     bool is_mtp_zero = true;
 
     (void)state;
-    assert_ok(model_config_preset("tiny", &config));
-    assert_ok(weight_table_create(&config, &table));
-    assert_int_equal(n, table->n_floats);
+    learn_pieces(without, NULL, 0, WITHOUT_MTP);
+    learn_pieces(detached, NULL, 0, MTP_DETACHED);
     for (size_t i = 0; i < table->n_rows; i++) {
         const struct weight_row *row = &table->rows[i];
+        const float *const got = policy_gradients(detached) + row->offset;
 
         if (!row->is_mtp) {
-            assert_memory_equal(without + row->offset, detached + row->offset,
+            assert_memory_equal(policy_gradients(without) + row->offset, got,
                                 row->count * sizeof(float));
         }
         for (size_t j = 0; row->is_mtp && j < row->count; j++) {
-            is_mtp_zero = is_mtp_zero && detached[row->offset + j] == 0;
+            is_mtp_zero = is_mtp_zero && got[j] == 0;
         }
     }
     assert_false(is_mtp_zero);
-    weight_table_destroy(table);
-    memory_free(without);
-    memory_free(detached);
+    policy_destroy(detached);
+    policy_destroy(without);
+    backend_close(backend);
 }
 
 static void a_step_allocates_nothing(void **state)
@@ -272,7 +203,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cutting_a_batch_between_sequences_changes_no_bit),
-        cmocka_unit_test(threads_and_instruction_sets_change_no_bit),
         cmocka_unit_test(gradients_agree_with_finite_differences),
         cmocka_unit_test(a_policy_that_cannot_train_gives_the_same_log_probabilities),
         cmocka_unit_test(a_detached_module_leaves_the_trunk_alone),
