@@ -14,14 +14,35 @@ struct model {
 };
 
 /* Wide enough for several blocks, with short ones at the edges. */
-static inline void model_create(struct model *out)
+static inline void model_configure(struct model_config *out)
 {
-    assert_ok(model_config_preset("tiny", &out->config));
-    out->config.hidden_size = 160;
-    out->config.moe_intermediate_size = 136;
+    assert_ok(model_config_preset("tiny", out));
+    out->hidden_size = 160;
+    out->moe_intermediate_size = 136;
+}
+
+/* Few and small tensors. */
+static inline void model_configure_small(struct model_config *out)
+{
+    assert_ok(model_config_preset("tiny", out));
+    out->n_experts = 1;
+    out->n_mtp_modules = 0;
+    out->n_groups = 1;
+    out->top_groups = 1;
+    out->experts_per_token = 1;
+}
+
+static inline void model_create_as(void (*configure)(struct model_config *out), struct model *out)
+{
+    configure(&out->config);
     assert_ok(weight_table_create(&out->config, &out->table));
     assert_ok(memory_alloc(out->table->n_floats, sizeof(float), &out->data));
     weights_init(&out->config, out->table, 3, out->data);
+}
+
+static inline void model_create(struct model *out)
+{
+    model_create_as(model_configure, out);
 }
 
 static inline void model_dispose(struct model *model)
