@@ -284,5 +284,7 @@ int cmd_run(int argc, char **argv)
     }
     const enum status status = run_config(config, &run, &exit_code);
     config_destroy(config);
+    (void)fflush(stdout);
+    clearerr(stdout); /* the result is in the run folder */
     return status == STATUS_OK ? exit_code : cli_fail(command.name, status);
 }

@@ -1,8 +1,10 @@
 /* hone: finds the subcommand and calls it. */
+#include "base/status.h"
 #include "cli/commands.h"
 
-#include <stddef.h>
+#include <errno.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -73,6 +75,19 @@ static int unknown_command(const char *name)
     return 2;
 }
 
+/* What a command printed is its result: half of it is a failure, unless the reader wanted no more.
+ */
+static int finish(int exit_code)
+{
+    errno = 0;
+    if ((fflush(stdout) == 0 && ferror(stdout) == 0) || exit_code != 0 || errno == EPIPE) {
+        return exit_code;
+    }
+    (void)fprintf(stderr, "hone: the output cannot be written%s%s\n", errno != 0 ? ": " : "",
+                  errno != 0 ? strerror(errno) : "");
+    return status_exit_code(errno == ENOSPC ? STATUS_NO_SPACE : STATUS_IO);
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2) {
@@ -82,14 +97,14 @@ int main(int argc, char **argv)
     const char *name = argv[1];
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
         print_commands(stdout);
-        return 0;
+        return finish(0);
     }
     if (strcmp(name, "--version") == 0) {
         name = "version";
     }
     for (size_t i = 0; i < n_commands; i++) {
         if (strcmp(name, commands[i].name) == 0) {
-            return commands[i].run(argc - 1, argv + 1);
+            return finish(commands[i].run(argc - 1, argv + 1));
         }
     }
     return unknown_command(name);

@@ -252,4 +252,5 @@ void progress_end(struct progress *progress)
         (void)fflush(stdout);
         progress->has_line = false;
     }
+    clearerr(stdout); /* lines that nobody could take are no failure of the training */
 }

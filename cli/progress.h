@@ -24,7 +24,8 @@ void progress_begin(struct progress *progress, bool is_json, size_t every_steps)
 /* A step_listener and an sft_listener; context is the struct progress. */
 void progress_step(void *context, const struct step_report *report);
 void progress_sft(void *context, const struct sft_report *report);
-/* Ends a rewritten line, so that what follows begins on its own. */
+/* Ends a rewritten line, so that what follows begins on its own; lines that could not be written
+ * are forgotten. */
 void progress_end(struct progress *progress);
 
 /* The lines themselves, without line end; pure. Each returns out. */

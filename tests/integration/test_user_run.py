@@ -287,6 +287,24 @@ def usage_errors_point_to_help():
     assert support.hone("--version", check=0).stdout == support.hone("version", check=0).stdout
 
 
+def output_that_cannot_be_written_is_told():
+    """A result that is lost is a failure; progress that is lost is not."""
+    with support.temporary() as name:
+        folder = support.small_run(name, steps=1)
+        support.hone("run", "run.yaml", cwd=folder, check=0)
+        with open("/dev/full", "w") as full:
+            for args in (["--help"], ["run", "--help"], ["config", "run.yaml"], ["db", "query", "runs/rl", "SELECT 1"],
+                         ["show", "step", "runs/rl", "1"], ["model", "inspect", "model"], ["doctor"]):
+                done = subprocess.run([support.HONE, *args], cwd=folder, stdout=full, stderr=subprocess.PIPE, text=True)
+                assert done.returncode == 6 and done.stderr.count("\n") == 1, (args, done)
+                assert "the output cannot be written: No space left on device" in done.stderr, (args, done)
+            again = [support.HONE, "run", "run.yaml", "--set", "run.name=again"]
+            assert subprocess.run(again, cwd=folder, stdout=full).returncode == 0
+        reader = subprocess.run(f"{support.HONE} config run.yaml | head -n 1", shell=True, cwd=folder, text=True,
+                                capture_output=True)
+        assert reader.stdout.count("\n") == 1 and not reader.stderr, reader
+
+
 def the_doctor_looks_at_the_machine():
     """A finding a line, the same as objects; where processes cannot see each other it says what that costs."""
     lines = support.hone("doctor", check=0).stdout.splitlines()
@@ -370,5 +388,5 @@ if __name__ == "__main__":
     support.main([real_rows_train_with_a_builtin_scorer, real_rows_train_with_the_readme_scorer,
                   other_commands_take_the_same_files, mistakes_give_one_line_before_anything_starts,
                   rows_that_are_no_json_are_damaged_files, other_commands_name_the_mistake, help_tells_every_option,
-                  usage_errors_point_to_help, the_doctor_looks_at_the_machine, control_c_ends_every_command,
-                  control_c_while_a_scorer_is_starting])
+                  usage_errors_point_to_help, output_that_cannot_be_written_is_told, the_doctor_looks_at_the_machine,
+                  control_c_ends_every_command, control_c_while_a_scorer_is_starting])
