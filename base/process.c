@@ -330,6 +330,16 @@ static void note_signal(int number)
     }
 }
 
+void process_ignore_questions(void)
+{
+    struct sigaction action;
+
+    memset(&action, 0, sizeof(action));
+    (void)sigemptyset(&action.sa_mask);
+    action.sa_handler = SIG_IGN;
+    (void)sigaction(SIGUSR2, &action, NULL);
+}
+
 void process_catch_signals(void)
 {
     struct sigaction action;

@@ -36,6 +36,9 @@ bool process_has_ended(struct process *process, int *exit_code);
  * pipes. A second call does nothing. */
 void process_stop(struct process *process, int grace_ms);
 
+/* First thing in a program: SIGUSR2 is ignored until process_catch_signals, so that a question that
+ * comes early ends nothing. */
+void process_ignore_questions(void);
 /* Turns SIGTERM, SIGINT, SIGUSR1 into a flag for the main loop (and a second SIGTERM/SIGINT into
  * immediate exit 128+n), SIGUSR2 into a question (base/waits.h); SIGPIPE is ignored. */
 void process_catch_signals(void);

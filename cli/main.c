@@ -1,4 +1,5 @@
 /* hone: finds the subcommand and calls it. */
+#include "base/process.h"
 #include "base/status.h"
 #include "cli/commands.h"
 
@@ -90,6 +91,7 @@ static int finish(int exit_code)
 
 int main(int argc, char **argv)
 {
+    process_ignore_questions();
     if (argc < 2) {
         print_commands(stderr);
         return 2;

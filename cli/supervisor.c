@@ -34,6 +34,7 @@ struct supervisor {
     size_t n_children;
     int64_t stop_deadline_us; /* 0: nobody asked to stop */
     bool clears_line;
+    bool has_told_end; /* what the others say while they are stopped explains nothing any more */
 };
 
 static enum status child_start(struct supervisor *supervisor, struct run_child *child)
@@ -45,6 +46,9 @@ static enum status child_start(struct supervisor *supervisor, struct run_child *
 
 static void child_stop(struct supervisor *supervisor, struct run_child *child, int grace_ms)
 {
+    if (supervisor->has_told_end) {
+        log_tail_close(&child->tail);
+    }
     run_child_stop(child, grace_ms, supervisor->clears_line);
 }
 
@@ -158,6 +162,7 @@ static enum status act(struct supervisor *supervisor, const struct run_child *ch
     case SUPERVISION_END:
         if (verdict.exit_code != 0 && verdict.exit_code != status_exit_code(STATUS_CANCELLED)) {
             tell_ending(supervisor, child, child_code, "the run ends");
+            supervisor->has_told_end = true;
         }
         *is_over = true;
         *exit_code = verdict.exit_code;

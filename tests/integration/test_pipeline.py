@@ -158,6 +158,13 @@ def time_spent_on_rewards_is_in_the_database():
         assert all(row["us"] < 250000 for row in times["rl"]), times
 
 
+def asks_nothing_fatal(pid):
+    """SIGUSR2 would not end the process: it is past its first instructions."""
+    text = pathlib.Path(f"/proc/{pid}/status").read_text()
+    masks = [int(mask, 16) for mask in re.findall(r"^Sig(?:Ign|Cgt):\s+(\w+)$", text, re.M)]
+    return any(mask >> (signal.SIGUSR2 - 1) & 1 for mask in masks)
+
+
 def a_signal_shows_what_everybody_waits_for():
     """SIGUSR2 to hone run: its own waits and each child's, at the lowest log level too, and the run goes on."""
     with support.temporary() as name:
@@ -168,6 +175,7 @@ def a_signal_shows_what_everybody_waits_for():
         run = subprocess.Popen([support.HONE, "run", "run.yaml", "--set", "run.max_steps=1", "--set", "log.level=error"],
                                cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
+            support.wait_until(lambda: asks_nothing_fatal(run.pid), "a handler of SIGUSR2")
             for _ in range(40):  # also while its children start: nobody dies of being asked
                 time.sleep(0.1)
                 run.send_signal(signal.SIGUSR2)
