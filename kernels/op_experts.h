@@ -63,6 +63,15 @@ struct balance_loss_args {
     double *loss;    /* host */
 };
 
+/* The shared experts of a layer as one MLP of width f, packed as gemm reads it: y +=
+ * down(silu(gate) up), bits of gemm, swiglu and gemm. */
+struct moe_shared {
+    const float *w_gate_up, *w_down;
+    float *
+        gate_up; /* (T, up_at + f) out: gate from column 0, up from column up_at, a panel's first */
+    size_t gate_up_stride, f, up_at;
+};
+
 /* Routed experts: y[t] += sum over slots k ascending of weights[t][k] *
  * Expert_{indices[t][k]}(x[t]), the sum formed from zero first. Packed weights: expert e's gate and
  * up panels interleaved at w_gate_up + e * 2 * packed_words(precision, d, F); down
@@ -74,7 +83,10 @@ struct moe_ffn_args {
     const float *weights;
     const float *w_gate_up, *w_down;
     const float *next;        /* packed weights that will be read after these, a hint; or NULL */
-    enum precision precision; /* of both */
+    enum precision precision; /* of all */
+    /* Added to y first: of few rows threads then share these experts and the routed ones in one go.
+     * NULL: none. */
+    const struct moe_shared *shared;
     float *y;
     size_t y_stride;
     float *saved_gate_up; /* (T * K, 2 F): gate then up of a slot, for backward; or NULL */

@@ -153,8 +153,10 @@ static enum status route_rows(struct policy *policy, const struct policy_layer *
                               .scaling = (float)model_config_route_scale(&policy->config)});
 }
 
-enum status policy_block_experts(struct policy *policy, const struct policy_layer *layer,
-                                 const struct policy_activations *a, size_t n_rows)
+/* shared: as in moe_ffn_args. */
+static enum status run_experts(struct policy *policy, const struct policy_layer *layer,
+                               const struct policy_activations *a, size_t n_rows,
+                               const struct moe_shared *shared)
 {
     const struct policy_sizes *s = &policy->sizes;
 
@@ -167,6 +169,7 @@ enum status policy_block_experts(struct policy *policy, const struct policy_laye
                                                 .w_down = layer->w_expert_down,
                                                 .next = weights_behind(policy, layer),
                                                 .precision = policy_linear(policy),
+                                                .shared = shared,
                                                 .y = a->h_out,
                                                 .y_stride = s->d_stride,
                                                 .saved_gate_up = a->expert_gate_up,
@@ -175,6 +178,12 @@ enum status policy_block_experts(struct policy *policy, const struct policy_laye
                                                 .f = s->expert_width,
                                                 .n_experts = s->n_experts,
                                                 .top_k = s->top_k});
+}
+
+enum status policy_block_experts(struct policy *policy, const struct policy_layer *layer,
+                                 const struct policy_activations *a, size_t n_rows)
+{
+    return run_experts(policy, layer, a, n_rows, NULL);
 }
 
 /* normed_mid and h_mid -> h_out without the routed experts, and the way to them. */
@@ -187,10 +196,31 @@ static enum status ffn_to_experts(struct policy *policy, const struct policy_lay
     return layer->is_moe ? route_rows(policy, layer, a, n_rows) : STATUS_OK;
 }
 
+/* The layer of few rows with experts: the shared ones beside the routed ones, which saves a wait of
+ * threads for each other, and roundings of the rows. */
+static enum status ffn_of_few(struct policy *policy, const struct policy_layer *layer,
+                              const struct policy_activations *a, size_t n_rows)
+{
+    const struct policy_sizes *s = &policy->sizes;
+    const struct moe_shared shared = {.w_gate_up = layer->w_gate_up,
+                                      .w_down = layer->w_down,
+                                      .gate_up = a->gate_up,
+                                      .gate_up_stride = s->gate_up_stride[layer->is_moe],
+                                      .f = s->ffn_width[layer->is_moe],
+                                      .up_at = s->ffn_up_at[layer->is_moe]};
+
+    TRY(policy_copy_rows(policy, a->h_mid, a->h_out, n_rows));
+    TRY(route_rows(policy, layer, a, n_rows));
+    return run_experts(policy, layer, a, n_rows, &shared);
+}
+
 /* normed_mid and h_mid -> h_out. */
 static enum status ffn_forward(struct policy *policy, const struct policy_layer *layer,
                                const struct policy_activations *a, size_t n_rows)
 {
+    if (layer->is_moe && n_rows <= POLICY_FEW_ROWS) {
+        return ffn_of_few(policy, layer, a, n_rows);
+    }
     TRY(ffn_to_experts(policy, layer, a, n_rows));
     return layer->is_moe ? policy_block_experts(policy, layer, a, n_rows) : STATUS_OK;
 }

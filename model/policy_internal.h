@@ -318,6 +318,9 @@ size_t policy_tied_slots(const struct policy *policy);
 MUST_CHECK enum status policy_tied_create(struct policy *policy);
 void policy_tied_destroy(struct policy *policy);
 
+/* Rows up to which shared experts are computed beside the routed ones. */
+#define POLICY_FEW_ROWS ((size_t)8)
+
 /* One layer over n_rows rows whose entries go to spans' pages. */
 struct policy_block_rows {
     size_t n_rows;

@@ -171,17 +171,20 @@ static enum status sample_rows(struct drill *drill, struct policy_cache *cache, 
 
 /* --- Both --- */
 
+static enum status run_size(struct drill *drill, struct policy_cache *cache, size_t n_rows)
+{
+    return cache == NULL ? pack_rows(drill, n_rows) : sample_rows(drill, cache, n_rows);
+}
+
 /* What a pass needs does not always grow with its rows, so several numbers of them are tried. */
 static enum status run_sizes(struct drill *drill, struct policy_cache *cache)
 {
     static const size_t eighths[] = {8, 7, 6, 5, 4, 3, 2, 1, 0};
     const size_t max_rows = drill->policy->options.max_rows;
-    enum status status = STATUS_OK;
+    enum status status = run_size(drill, cache, smaller(max_rows, POLICY_FEW_ROWS));
 
     for (size_t i = 0; i < sizeof(eighths) / sizeof(eighths[0]) && status == STATUS_OK; i++) {
-        const size_t n_rows = larger(max_rows * eighths[i] / 8, 1);
-
-        status = cache == NULL ? pack_rows(drill, n_rows) : sample_rows(drill, cache, n_rows);
+        status = run_size(drill, cache, larger(max_rows * eighths[i] / 8, 1));
     }
     return status;
 }

@@ -1,4 +1,4 @@
-/* Owns the routed experts, forward. Rows are grouped by expert; an item of at most 48 of them is
+/* Owns the experts, forward. Rows are grouped by expert; an item of at most 48 of them is
  * gathered, multiplied by gate and up (panels interleaved, so that a tile holds both halves),
  * passed through SwiGLU while it is in the cache, and multiplied by down. Then each row sums its
  * slots in slot order. Every row's numbers depend on that row alone. Rows for products of BF16 are
@@ -7,6 +7,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/moe_group.h"
 #include "kernels/cpu/simd/cpu_ops.h"
+#include "kernels/cpu/simd/moe_shared.h"
 #include "kernels/cpu/simd/swiglu.h"
 
 #include <stdatomic.h>
@@ -20,14 +21,16 @@ struct taken {
 
 /* The forward pass of one block of rows. */
 struct moe_job {
-    struct moe_ffn_args args; /* of this block's rows */
+    struct moe_ffn_args args;     /* of this block's rows */
+    struct moe_shared_job shared; /* of these too; mlp.f 0: none */
     struct moe_groups groups;
-    struct taken *taken; /* (n_threads) */
+    struct taken *taken; /* (n_threads), and of the shared experts' items */
     float *out;          /* (n_slots, d) by position */
     size_t out_stride;
     float *converted; /* FP8: (n_rows, x_stride) x as products read it */
     float *work;      /* a thread: x, gate_up, h of an item, one row of h before it is converted */
     size_t x_stride, gate_up_stride, h_stride, work_floats; /* words */
+    size_t shared_h_stride, h_at;                           /* h_at: where h begins in work */
 };
 
 /* The panels of gate and up alternate: columns [64 p, 64 p + 32) are gate, the next 32 up. */
@@ -37,7 +40,7 @@ static size_t gate_up_columns(size_t f)
 }
 
 /* h (f) from the interleaved halves; saved: NULL, or where gate (f) and up (f) are kept. */
-static void swiglu_row(const float *gate_up, float *h, float *saved, size_t f)
+static void interleaved_row(const float *gate_up, float *h, float *saved, size_t f)
 {
     for (size_t i = 0; i < f; i += SIMD_LANES) {
         const size_t left = f - i;
@@ -95,9 +98,9 @@ static void hidden_rows(const struct moe_job *job, const struct moe_item *item,
         float *const saved =
             args->saved_gate_up != NULL ? args->saved_gate_up + slot * 2 * f : NULL;
         if (args->precision == PRECISION_F32) {
-            swiglu_row(gate_up, h, saved, f);
+            interleaved_row(gate_up, h, saved, f);
         } else {
-            swiglu_row(gate_up, spare, saved, f);
+            interleaved_row(gate_up, spare, saved, f);
             ISA(gemm_convert)(args->precision, spare, f, h);
         }
         gate_up += job->gate_up_stride;
@@ -120,7 +123,7 @@ static void run_item(const struct moe_job *job, const struct moe_item *item,
     const float *const w_down = args->w_down + item->expert * packed_words(args->precision, f, d);
     float *const x = work;
     float *const gate_up = x + MOE_ITEM_ROWS * job->x_stride;
-    float *const h = gate_up + MOE_ITEM_ROWS * job->gate_up_stride;
+    float *const h = work + job->h_at;
     gather_item(job, item, x);
     const struct gemm_block up = {
         .x = x,
@@ -182,6 +185,21 @@ static void run_share(struct moe_job *job, size_t owner, size_t n_threads, float
     }
 }
 
+/* What is left of the shared experts' rows, a piece at a time. */
+static void run_shared_items(struct moe_job *job, atomic_size_t *n_taken, float *work)
+{
+    const size_t n_rows = job->args.n_rows;
+    for (;;) {
+        const size_t row = atomic_fetch_add(n_taken, 1) * MOE_ITEM_ROWS;
+        if (row >= n_rows) {
+            return;
+        }
+        const size_t left = n_rows - row;
+        ISA(moe_shared_rows)
+        (&job->shared, row, left < MOE_ITEM_ROWS ? left : MOE_ITEM_ROWS, work, work + job->h_at);
+    }
+}
+
 /* Its own share first: then a thread meets the same experts each time, and its cache may still have
  * them. */
 static void items_task(void *context, size_t thread_index, size_t n_threads)
@@ -190,6 +208,9 @@ static void items_task(void *context, size_t thread_index, size_t n_threads)
     float *const work = job->work + thread_index * job->work_floats;
     for (size_t i = 0; i < n_threads; i++) {
         run_share(job, (thread_index + i) % n_threads, n_threads, work);
+    }
+    if (job->shared.mlp.f > 0) { /* last: the caller, who began first, is the first to be done */
+        run_shared_items(job, &job->taken[n_threads].n_items, work);
     }
 }
 
@@ -230,13 +251,15 @@ static enum status run_block(struct backend *backend, struct moe_job *job)
     const struct moe_ffn_args *const args = &job->args;
     TRY(moe_groups_build(backend, args->indices, args->n_rows, args->top_k, args->n_experts,
                          &job->groups));
-    for (size_t i = 0; i < backend->n_threads; i++) {
+    for (size_t i = 0; i <= backend->n_threads; i++) {
         atomic_init(&job->taken[i].n_items, 0);
     }
     if (args->precision == PRECISION_FP8) {
         cpu_run(backend, CONVERSION_WORK * args->n_rows * args->d, convert_task, job);
     }
-    cpu_run(backend, 6 * job->groups.n_slots * args->d * args->f, items_task, job);
+    cpu_run(backend,
+            6 * args->d * (job->groups.n_slots * args->f + args->n_rows * job->shared.mlp.f),
+            items_task, job);
     cpu_run(backend, 2 * job->groups.n_slots * args->d, combine_task, job);
     moe_groups_release(backend, &job->groups);
     return STATUS_OK;
@@ -256,39 +279,57 @@ static enum status run_blocks(struct backend *backend, const struct moe_ffn_args
         if (args->saved_gate_up != NULL) {
             job->args.saved_gate_up += row * args->top_k * 2 * args->f;
         }
+        job->shared.args = &job->args;
+        job->shared.row = row;
         TRY(run_block(backend, job));
     }
     return STATUS_OK;
 }
 
+/* Words of a row of n floats as products of the precision read it. */
+static size_t row_words(enum precision precision, size_t n)
+{
+    return precision == PRECISION_F32 ? cpu_padded_stride(n) : ISA(gemm_row_words)(precision, n);
+}
+
+/* Strides, and a thread's scratch. */
+static struct moe_job plan_job(const struct moe_ffn_args *args)
+{
+    const size_t shared_f = args->shared != NULL ? args->shared->f : 0;
+    const size_t widest_f = args->f > shared_f ? args->f : shared_f;
+    const size_t spare_floats = args->precision == PRECISION_F32 ? 0 : cpu_padded_stride(widest_f);
+    struct moe_job job = {
+        .out_stride = cpu_padded_stride(args->d),
+        .x_stride = row_words(args->precision, args->d),
+        .gate_up_stride = cpu_padded_stride(gate_up_columns(args->f)),
+        .h_stride = row_words(args->precision, args->f),
+    };
+    job.h_at = MOE_ITEM_ROWS * (job.x_stride + job.gate_up_stride);
+    job.work_floats =
+        job.h_at + MOE_ITEM_ROWS * row_words(args->precision, widest_f) + spare_floats;
+    if (shared_f > 0) {
+        job.shared = (struct moe_shared_job){.mlp = *args->shared,
+                                             .x_stride = job.x_stride,
+                                             .h_stride = row_words(args->precision, shared_f)};
+    }
+    return job;
+}
+
 enum status ISA(op_moe_ffn)(struct backend *backend, const struct moe_ffn_args *args)
 {
     const size_t block_rows = args->n_rows < MOE_BLOCK_ROWS ? args->n_rows : MOE_BLOCK_ROWS;
-    const bool is_plain = args->precision == PRECISION_F32;
-    struct moe_job job = {
-        .out_stride = cpu_padded_stride(args->d),
-        .x_stride = cpu_padded_stride(args->d),
-        .gate_up_stride = cpu_padded_stride(gate_up_columns(args->f)),
-        .h_stride = cpu_padded_stride(args->f),
-    };
-    size_t spare_floats = 0;
-    if (!is_plain) {
-        spare_floats = job.h_stride;
-        job.x_stride = ISA(gemm_row_words)(args->precision, args->d);
-        job.h_stride = ISA(gemm_row_words)(args->precision, args->f);
-    }
-    job.work_floats =
-        MOE_ITEM_ROWS * (job.x_stride + job.gate_up_stride + job.h_stride) + spare_floats;
+    struct moe_job job = plan_job(args);
     const size_t out_floats = block_rows * args->top_k * job.out_stride;
     const size_t converted_floats =
         args->precision == PRECISION_FP8 ? block_rows * job.x_stride : 0;
-    TRY(cpu_scratch_acquire(backend, backend->n_threads, sizeof(*job.taken), &job.taken));
+    TRY(cpu_scratch_acquire(backend, backend->n_threads + 1, sizeof(*job.taken), &job.taken));
     enum status status = cpu_scratch_acquire(
         backend, out_floats + converted_floats + backend->n_threads * job.work_floats,
         sizeof(float), &job.out);
     if (status == STATUS_OK) {
         job.converted = job.out + out_floats;
         job.work = job.converted + converted_floats;
+        job.shared.converted = job.converted;
         status = run_blocks(backend, args, &job);
         cpu_scratch_release(backend, job.out);
     }

@@ -14,17 +14,8 @@ static void swiglu_task(void *context, size_t thread_index, size_t n_threads)
     size_t row_end = 0;
     pool_share(args->n_rows, thread_index, n_threads, &row, &row_end);
     for (; row < row_end; row++) {
-        const float *const gate = args->gate + row * args->in_stride;
-        const float *const up = args->up + row * args->in_stride;
-        float *const h = args->h + row * args->h_stride;
-        size_t i = 0;
-        for (; i + SIMD_LANES <= args->f; i += SIMD_LANES) {
-            vec_store(h + i, swiglu_vector(vec_load(gate + i), vec_load(up + i)));
-        }
-        if (i < args->f) {
-            const size_t n = args->f - i;
-            vec_store_n(h + i, swiglu_vector(vec_load_n(gate + i, n), vec_load_n(up + i, n)), n);
-        }
+        swiglu_row(args->gate + row * args->in_stride, args->up + row * args->in_stride,
+                   args->h + row * args->h_stride, args->f);
     }
 }
 

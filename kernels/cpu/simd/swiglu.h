@@ -1,5 +1,5 @@
 /* Owns SwiGLU on vectors: h = silu(gate) up, and its gradient. Shared by the op of the dense layers
- * and the routed experts, which therefore agree bit for bit. */
+ * and the experts, which therefore agree bit for bit. */
 #ifndef HONE_KERNELS_CPU_SIMD_SWIGLU_H
 #define HONE_KERNELS_CPU_SIMD_SWIGLU_H
 
@@ -8,6 +8,19 @@
 SIMD_INLINE f32x16 swiglu_vector(f32x16 gate, f32x16 up)
 {
     return vec_mul(vec_silu(gate), up);
+}
+
+/* One row of f. */
+static inline void swiglu_row(const float *gate, const float *up, float *h, size_t f)
+{
+    size_t i = 0;
+    for (; i + SIMD_LANES <= f; i += SIMD_LANES) {
+        vec_store(h + i, swiglu_vector(vec_load(gate + i), vec_load(up + i)));
+    }
+    if (i < f) {
+        const size_t n = f - i;
+        vec_store_n(h + i, swiglu_vector(vec_load_n(gate + i, n), vec_load_n(up + i, n)), n);
+    }
 }
 
 struct swiglu_gradient {
