@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 int64_t clock_now_us(void);  /* monotonic, microseconds */
+int64_t clock_now_ns(void);  /* the same, for what takes a few of these */
 int64_t clock_wall_ns(void); /* since 1970, nanoseconds */
 void clock_sleep_us(int64_t us);
 

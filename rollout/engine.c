@@ -17,7 +17,6 @@ struct engine {
     struct completion *completions; /* of the last tick */
     struct speculation_room room;
     struct speculation speculation;
-    bool is_measured;
     size_t cache_bytes;
     struct engine_stats stats; /* but for what the scheduler counts */
 };
@@ -267,12 +266,7 @@ enum status engine_measure(struct engine *engine)
 {
     speculation_forget(&engine->speculation);
     engine_forget_prompts(engine);
-    if (engine->is_measured) {
-        return STATUS_OK;
-    }
-    TRY(speculation_measure(&engine->speculation, engine->policy, engine->pages, &engine->room));
-    engine->is_measured = true;
-    return STATUS_OK;
+    return speculation_measure(&engine->speculation, engine->policy, engine->pages, &engine->room);
 }
 
 struct engine_stats engine_stats(const struct engine *engine)

@@ -82,8 +82,8 @@ MUST_CHECK enum status engine_tick(struct engine *engine, const struct completio
 size_t engine_drawn(const struct engine *engine, uint64_t group, uint32_t sample,
                     const int32_t **tokens);
 /* Other weights are in the policy: no page of the old ones is used again. Until the first time,
- * drafts are made whatever the batch is; then (it takes some milliseconds) only where they are
- * measured to be faster. The engine must be idle. */
+ * drafts are made whatever the batch is; then (it takes some milliseconds, the first few times)
+ * only where they are measured to be faster. The engine must be idle. */
 MUST_CHECK enum status engine_measure(struct engine *engine);
 /* No page of a prompt that came before is used again. The engine must be idle. */
 void engine_forget_prompts(struct engine *engine);

@@ -14,6 +14,8 @@ struct speculation {
     size_t max_batch; /* sequences at once with n_drafts each, none for more; 0: what is best */
     /* Turn with [j] drafts / turn without, by batch; 0: unknown. */
     double cost[SPECULATION_LEVELS][DRAFTS_MAX + 1];
+    double quickest_us[SPECULATION_LEVELS][DRAFTS_MAX + 1]; /* turns, at the quickest moment */
+    size_t n_moments; /* of speculation_measure that timed them */
     /* Of late: i-th drafts that were judged, those before them being right, and those that gave one
      * token more. */
     double judged[DRAFTS_MAX], gained[DRAFTS_MAX];
@@ -43,8 +45,9 @@ void speculation_forget(struct speculation *speculation);
 struct speculation_room {
     size_t n_pages, max_num_seqs, max_batch_tokens;
 };
-/* Times turns on pages that nobody uses, some milliseconds at each batch until good drafts could
- * not pay. Nothing happens where max_batch decides, or without drafts. */
+/* Times turns on pages that nobody uses, at each batch until good drafts could not pay: some 25
+ * milliseconds each the first time, a few in the next calls, nothing after that. Nor does anything
+ * happen where max_batch decides, or without drafts. */
 MUST_CHECK enum status speculation_measure(struct speculation *speculation, struct policy *policy,
                                            struct policy_cache *cache,
                                            const struct speculation_room *room);

@@ -301,6 +301,28 @@ static void an_engine_draws_the_same_after_other_weights_and_measuring(void **st
     backend_close(backend);
 }
 
+/* The first versions of the weights time turns again, later ones find that settled. */
+static void what_drafts_cost_is_timed_a_few_times(void **state)
+{
+    static const struct plan plan = {
+        2, 3, 64, 1, 0, 0, ONE_MODULE, PLAIN, PRECISION_F32, KV_CACHE_AUTO, true};
+    struct backend *backend = NULL;
+    struct policy *policy = make_policy(&plan, &backend);
+    struct engine *engine = make_engine(policy, &plan);
+    size_t n_times = 1, n_blocks = 0;
+    (void)state;
+
+    do {
+        n_blocks = memory_total_blocks();
+        assert_int_equal(engine_measure(engine), STATUS_OK);
+        n_times++;
+    } while (memory_total_blocks() > n_blocks && n_times < 100);
+    assert_true(n_times > 3 && n_times < 12);
+    engine_destroy(engine);
+    policy_destroy(policy);
+    backend_close(backend);
+}
+
 /* A module of nonsense: its logits are not finite, so that nothing is drafted. */
 static void a_broken_module_costs_no_token(void **state)
 {
@@ -372,6 +394,7 @@ int main(void)
         cmocka_unit_test(samples_do_not_depend_on_drafts),
         cmocka_unit_test(drafts_save_turns),
         cmocka_unit_test(an_engine_draws_the_same_after_other_weights_and_measuring),
+        cmocka_unit_test(what_drafts_cost_is_timed_a_few_times),
         cmocka_unit_test(a_broken_module_costs_no_token),
         cmocka_unit_test(create_fails_cleanly_at_every_allocation),
     };
