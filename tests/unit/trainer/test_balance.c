@@ -220,18 +220,6 @@ static void balance_losses_have_the_same_bits_however_the_update_is_cut(void **s
     }
 }
 
-static enum status attempt(void *context)
-{
-    struct tiny *tiny = context;
-    const struct learner_options options = grpo_learner_options(&tiny->config);
-    struct learner *learner = NULL;
-    const enum status status = learner_create(tiny->backend, tiny->policy, &options, &learner);
-
-    assert_true(status == STATUS_OK || learner == NULL);
-    learner_destroy(learner);
-    return status;
-}
-
 static void no_failed_allocation_leaks(void **state)
 {
     const struct rule rule = {.loss = AUX_LOSS_BATCH, .coef = 0.1};
@@ -239,7 +227,7 @@ static void no_failed_allocation_leaks(void **state)
     (void)state;
 
     open_lopsided(&tiny, &rule, 1, 32);
-    assert_true(support_fail_allocations(attempt, &tiny) >= 18);
+    assert_true(support_fail_allocations(tiny_attempt_learner, &tiny) >= 18);
     tiny_close(&tiny);
 }
 

@@ -285,23 +285,12 @@ static void a_refused_sequence_leaves_the_weights_alone(void **state)
     tiny_close(&tiny);
 }
 
-static enum status attempt(void *context)
-{
-    struct tiny *tiny = context;
-    const struct learner_options options = grpo_learner_options(&tiny->config);
-    struct learner *learner = NULL;
-    const enum status status = learner_create(tiny->backend, tiny->policy, &options, &learner);
-    assert_true(status == STATUS_OK || learner == NULL);
-    learner_destroy(learner);
-    return status;
-}
-
 static void no_failed_allocation_leaks(void **state)
 {
     struct tiny tiny;
     (void)state;
     tiny_open(&tiny, 1, 32, 5);
-    assert_true(support_fail_allocations(attempt, &tiny) >= 17);
+    assert_true(support_fail_allocations(tiny_attempt_learner, &tiny) >= 17);
     tiny_close(&tiny);
 }
 

@@ -84,6 +84,19 @@ static inline void tiny_close(struct tiny *tiny)
     backend_close(tiny->backend);
 }
 
+/* One more learner on tiny's policy, made and destroyed: for allocations that fail. */
+static inline enum status tiny_attempt_learner(void *context)
+{
+    struct tiny *tiny = context;
+    const struct learner_options options = grpo_learner_options(&tiny->config);
+    struct learner *learner = NULL;
+    const enum status status = learner_create(tiny->backend, tiny->policy, &options, &learner);
+
+    assert_true(status == STATUS_OK || learner == NULL);
+    learner_destroy(learner);
+    return status;
+}
+
 /* A sequence_gradient: of -0.01 times the sum of log-probabilities. */
 static inline enum status tiny_likelihood(void *context, size_t sequence_index, const float *logp,
                                           const float *entropy, size_t n, float *g)
