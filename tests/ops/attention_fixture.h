@@ -5,11 +5,11 @@
 
 #include "base/hash.h"
 #include "model/quant.h"
-#include "tests/ops/op_fixture.h"
+#include "tests/ops/paged_cache.h"
 
 #include <math.h>
 
-#define MAX_SPANS 8
+#define MAX_SPANS CACHE_SEQUENCES_MAX
 #define SCALE 0.31F
 
 /* n_kv 0: absorbed MLA, whose value is its key's first part. Else grouped heads, dr 0. n_selected
@@ -24,6 +24,12 @@ struct shape {
 static inline size_t entry_width(struct shape s)
 {
     return s.n_kv == 0 ? s.rk + s.dr : 2 * s.n_kv * s.rk;
+}
+
+static inline struct shape in_bf16(struct shape shape)
+{
+    shape.cache = PRECISION_BF16;
+    return shape;
 }
 
 /* Where the key or the value of a query head begins in an entry. */
@@ -46,18 +52,6 @@ struct attention_case {
     float *q_latent, *q_rope, *entries, *d_out; /* entries: (T, entry_width) */
     int32_t *selected;                          /* (T, n_selected), or NULL */
 };
-
-/* Pages in an order that is not the tokens'. */
-struct cache {
-    struct kv_pages pages;
-    int32_t *blocks[MAX_SPANS];
-    size_t n_pages;
-};
-
-static inline size_t pages_of(size_t n_tokens)
-{
-    return (n_tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
-}
 
 /* Of a row at position t: min(n_selected, t + 1) different positions up to t by chance, ascending.
  */
@@ -174,41 +168,22 @@ static inline void make_cache(const struct attention_case *c, enum precision pre
                               struct cache *cache)
 {
     const size_t n_coded = c->shape.n_kv == 0 ? c->shape.rk : entry_width(c->shape);
+    struct kv_pages pages = {.precision = precision};
 
-    *cache = (struct cache){.pages = {.precision = precision}};
     if (precision == PRECISION_FP8) {
-        cache->pages.n_coded = n_coded;
-        cache->pages.coded_group = c->shape.rk;
+        pages.n_coded = n_coded;
+        pages.coded_group = c->shape.rk;
     }
-    cache->pages.entry_stride = kv_entry_words(&cache->pages, entry_width(c->shape)) + 3;
-    for (size_t s = 0; s < c->n_sequences; s++) {
-        cache->n_pages += pages_of(c->lengths[s]);
-    }
-    cache->pages.page_stride = KV_BLOCK_TOKENS * cache->pages.entry_stride + 5;
-    cache->pages.data = new_floats(cache->n_pages * cache->pages.page_stride);
-    memset(cache->pages.data, 0xff, cache->n_pages * cache->pages.page_stride * sizeof(float));
-    size_t next = 0;
-    for (size_t s = 0; s < c->n_sequences; s++) {
-        assert_ok(memory_alloc(pages_of(c->lengths[s]), sizeof(int32_t), &cache->blocks[s]));
-        for (size_t p = 0; p < pages_of(c->lengths[s]); p++) {
-            cache->blocks[s][p] = (int32_t)(cache->n_pages - 1 - next++);
-        }
-    }
+    pages.entry_stride = kv_entry_words(&pages, entry_width(c->shape)) + 3;
+    cache_allocate(pages, c->n_sequences, c->lengths, cache);
+    memset(cache->pages.data, 0xff, cache_floats(cache) * sizeof(float));
 }
 
 /* Gradients of the pages of a case: floats, from zero on. */
 static inline void make_gradient_cache(const struct attention_case *c, struct cache *cache)
 {
     make_cache(c, PRECISION_F32, cache);
-    memset(cache->pages.data, 0, cache->n_pages * cache->pages.page_stride * sizeof(float));
-}
-
-static inline void drop_cache(const struct attention_case *c, struct cache *cache)
-{
-    memory_free(cache->pages.data);
-    for (size_t s = 0; s < c->n_sequences; s++) {
-        memory_free(cache->blocks[s]);
-    }
+    memset(cache->pages.data, 0, cache_floats(cache) * sizeof(float));
 }
 
 static inline void copy_entries(struct backend *b, const struct attention_case *c,
@@ -264,16 +239,6 @@ static inline size_t out_floats(const struct attention_case *c)
     return c->n_rows * c->shape.n_heads * (c->shape.rk + 1);
 }
 
-static inline void whole_spans(const struct attention_case *c, const struct cache *cache,
-                               struct kv_span *spans)
-{
-    size_t row = 0;
-    for (size_t s = 0; s < c->n_sequences; s++) {
-        spans[s] = (struct kv_span){row, c->lengths[s], 0, cache->blocks[s]};
-        row += c->lengths[s];
-    }
-}
-
 static inline void run_whole(struct backend *b, const void *context, float *out)
 {
     const struct attention_case *c = context;
@@ -281,11 +246,11 @@ static inline void run_whole(struct backend *b, const void *context, float *out)
     struct cache cache;
 
     make_cache(c, c->shape.cache, &cache);
-    whole_spans(c, &cache, spans);
+    whole_spans(c->n_sequences, c->lengths, &cache, spans);
     copy_entries(b, c, spans, c->n_sequences, &cache, c->entries, true);
     const struct attention_args args = forward_args(c, &cache, spans, c->n_sequences, out);
     assert_ok(b->ops->attention(b, &args));
-    drop_cache(c, &cache);
+    drop_cache(&cache);
 }
 
 /* out then dq_latent, dq_rope, d_entries. */
@@ -300,7 +265,7 @@ static inline void run_backward(struct backend *b, const void *context, float *o
 
     make_cache(c, c->shape.cache, &cache);
     make_gradient_cache(c, &d_cache);
-    whole_spans(c, &cache, spans);
+    whole_spans(c->n_sequences, c->lengths, &cache, spans);
     copy_entries(b, c, spans, c->n_sequences, &cache, c->entries, true);
     const struct attention_backward_args args = {
         .forward = forward_args(c, &cache, spans, c->n_sequences, out),
@@ -312,8 +277,8 @@ static inline void run_backward(struct backend *b, const void *context, float *o
     assert_ok(b->ops->attention(b, &args.forward));
     assert_ok(b->ops->attention_backward(b, &args));
     copy_entries(b, c, spans, c->n_sequences, &d_cache, dq_rope + n_pairs * c->shape.dr, false);
-    drop_cache(c, &d_cache);
-    drop_cache(c, &cache);
+    drop_cache(&d_cache);
+    drop_cache(&cache);
 }
 
 static inline double *operands(const struct attention_case *c, size_t *n)

@@ -3,7 +3,7 @@
 #ifndef HONE_TESTS_OPS_INDEX_FIXTURE_H
 #define HONE_TESTS_OPS_INDEX_FIXTURE_H
 
-#include "tests/ops/op_fixture.h"
+#include "tests/ops/paged_cache.h"
 
 #include <math.h>
 
@@ -21,17 +21,6 @@ struct index_case {
     size_t n_sequences, lengths[MAX_SPANS], n_rows, longest;
     float *q, *w, *main_q, *entries; /* entries: (T, width + dim) */
 };
-
-struct cache {
-    struct kv_pages pages;
-    int32_t *blocks[MAX_SPANS];
-    size_t n_pages;
-};
-
-static inline size_t pages_of(size_t n_tokens)
-{
-    return (n_tokens + KV_BLOCK_TOKENS - 1) / KV_BLOCK_TOKENS;
-}
 
 static inline size_t entry_width(const struct index_case *c)
 {
@@ -61,33 +50,14 @@ static inline void drop_case(struct index_case *c)
     memory_free(c->entries);
 }
 
-/* Pages in an order that is not the tokens'. */
+/* Slots that no token wrote hold `fresh`. */
 static inline void make_cache(const struct index_case *c, float fresh, struct cache *cache)
 {
-    size_t next = 0;
+    const struct kv_pages pages = {.entry_stride = entry_width(c) + 3};
 
-    *cache = (struct cache){.pages = {.entry_stride = entry_width(c) + 3}};
-    for (size_t s = 0; s < c->n_sequences; s++) {
-        cache->n_pages += pages_of(c->lengths[s]);
-    }
-    cache->pages.page_stride = KV_BLOCK_TOKENS * cache->pages.entry_stride + 5;
-    cache->pages.data = new_floats(cache->n_pages * cache->pages.page_stride);
-    for (size_t i = 0; i < cache->n_pages * cache->pages.page_stride; i++) {
+    cache_allocate(pages, c->n_sequences, c->lengths, cache);
+    for (size_t i = 0; i < cache_floats(cache); i++) {
         cache->pages.data[i] = fresh;
-    }
-    for (size_t s = 0; s < c->n_sequences; s++) {
-        assert_ok(memory_alloc(pages_of(c->lengths[s]), sizeof(int32_t), &cache->blocks[s]));
-        for (size_t p = 0; p < pages_of(c->lengths[s]); p++) {
-            cache->blocks[s][p] = (int32_t)(cache->n_pages - 1 - next++);
-        }
-    }
-}
-
-static inline void drop_cache(const struct index_case *c, struct cache *cache)
-{
-    memory_free(cache->pages.data);
-    for (size_t s = 0; s < c->n_sequences; s++) {
-        memory_free(cache->blocks[s]);
     }
 }
 
@@ -128,16 +98,6 @@ static inline struct index_args index_args(const struct index_case *c, const str
                                .n_selected = s.n_selected};
 }
 
-static inline void whole_spans(const struct index_case *c, const struct cache *cache,
-                               struct kv_span *spans)
-{
-    size_t row = 0;
-    for (size_t s = 0; s < c->n_sequences; s++) {
-        spans[s] = (struct kv_span){row, c->lengths[s], 0, cache->blocks[s]};
-        row += c->lengths[s];
-    }
-}
-
 static inline size_t select_floats(const struct index_case *c)
 {
     return c->n_rows * (c->longest + c->shape.n_selected);
@@ -149,22 +109,14 @@ static inline void select_in_steps(struct backend *b, const struct index_case *c
                                    float *out)
 {
     const size_t n = c->n_rows * c->shape.n_selected;
-    struct kv_span whole[MAX_SPANS], spans[MAX_SPANS];
+    struct kv_span spans[MAX_SPANS];
     struct cache cache;
     int32_t *selected;
 
     make_cache(c, NAN, &cache);
-    whole_spans(c, &cache, whole);
     assert_ok(memory_alloc(n, sizeof(*selected), &selected));
     for (size_t at = 0; at < c->longest; at += step) {
-        size_t n_spans = 0;
-        for (size_t s = 0; s < c->n_sequences; s++) {
-            if (at < c->lengths[s]) {
-                const size_t left = c->lengths[s] - at;
-                spans[n_spans++] = (struct kv_span){whole[s].first_row + at,
-                                                    left < step ? left : step, at, cache.blocks[s]};
-            }
-        }
+        const size_t n_spans = step_spans(c->n_sequences, c->lengths, &cache, at, step, spans);
         copy_entries(b, c, spans, n_spans, &cache, c->entries, true);
         struct index_args args = index_args(c, &cache, spans, n_spans, selected);
         args.scores = out;
@@ -175,7 +127,7 @@ static inline void select_in_steps(struct backend *b, const struct index_case *c
         out[c->n_rows * c->longest + i] = (float)selected[i];
     }
     memory_free(selected);
-    drop_cache(c, &cache);
+    drop_cache(&cache);
 }
 
 static inline void run_select(struct backend *b, const void *context, float *out)

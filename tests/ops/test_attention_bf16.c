@@ -41,12 +41,6 @@ static void check_codes(struct shape shape, size_t n_sequences, const size_t *le
     drop_case(&c);
 }
 
-static struct shape in_bf16(struct shape shape)
-{
-    shape.cache = PRECISION_BF16;
-    return shape;
-}
-
 static void check_forward(struct shape shape, size_t n_sequences, const size_t *lengths,
                           bool has_queries)
 {

@@ -58,12 +58,6 @@ static void check_batch(struct shape shape, enum precision products)
     drop_case(&c);
 }
 
-static struct shape in_bf16(struct shape shape)
-{
-    shape.cache = PRECISION_BF16;
-    return shape;
-}
-
 static struct shape in_fp8(struct shape shape)
 {
     shape.cache = PRECISION_FP8;
@@ -96,28 +90,19 @@ static void gradient_in_pairs_does_not_depend_on_its_batch(void **state)
 /* Feeds every sequence in pieces of `step` rows, all sequences side by side. */
 static void run_in_steps(struct backend *b, const struct attention_case *c, size_t step, float *out)
 {
-    struct kv_span whole[MAX_SPANS];
     struct cache cache;
     bool is_done = false;
 
     make_cache(c, c->shape.cache, &cache);
-    whole_spans(c, &cache, whole);
     for (size_t at = 0; !is_done; at += step) {
         struct kv_span spans[MAX_SPANS];
-        size_t n_spans = 0;
-        for (size_t s = 0; s < c->n_sequences; s++) {
-            if (at < c->lengths[s]) {
-                const size_t left = c->lengths[s] - at;
-                spans[n_spans++] = (struct kv_span){whole[s].first_row + at,
-                                                    left < step ? left : step, at, cache.blocks[s]};
-            }
-        }
+        const size_t n_spans = step_spans(c->n_sequences, c->lengths, &cache, at, step, spans);
         copy_entries(b, c, spans, n_spans, &cache, c->entries, true);
         const struct attention_args args = forward_args(c, &cache, spans, n_spans, out);
         assert_ok(b->ops->attention(b, &args));
         is_done = n_spans == 0;
     }
-    drop_cache(c, &cache);
+    drop_cache(&cache);
 }
 
 static void check_steps(struct shape shape)

@@ -70,7 +70,7 @@ static void run_at_edge(struct backend *b, const void *context, float *out)
 
     make_cache(c, c->shape.cache, &cache);
     make_gradient_cache(c, &d_cache);
-    whole_spans(c, &cache, &whole);
+    whole_spans(c->n_sequences, c->lengths, &cache, &whole);
     copy_entries(b, c, &whole, 1, &cache, c->entries, true);
     edge_open(c, &cache, &edge);
     span = (struct kv_span){0, c->n_rows, 0, edge.blocks};
@@ -86,8 +86,8 @@ static void run_at_edge(struct backend *b, const void *context, float *out)
     assert_ok(b->ops->attention_backward(b, &args));
     copy_entries(b, c, &span, 1, &d_cache, dq_rope + n_pairs * c->shape.dr, false);
     assert_int_equal(munmap(edge.map, edge.map_bytes), 0);
-    drop_cache(c, &d_cache);
-    drop_cache(c, &cache);
+    drop_cache(&d_cache);
+    drop_cache(&cache);
 }
 
 static void check_edge(struct shape shape, size_t length)

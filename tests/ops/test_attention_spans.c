@@ -21,7 +21,7 @@ static size_t tail_spans(const struct tail_case *t, const struct cache *cache,
     struct kv_span whole[MAX_SPANS];
     size_t n = 0;
 
-    whole_spans(&t->all, cache, whole);
+    whole_spans(t->all.n_sequences, t->all.lengths, cache, whole);
     for (size_t s = 0; s < t->all.n_sequences; s++) {
         if (whole[s].n_rows > t->n_cached) {
             spans[n++] =
@@ -45,7 +45,7 @@ static void run_tails(struct backend *b, const void *context, float *out)
 
     make_cache(c, c->shape.cache, &cache);
     make_gradient_cache(c, &d_cache);
-    whole_spans(c, &cache, whole);
+    whole_spans(c->n_sequences, c->lengths, &cache, whole);
     copy_entries(b, c, whole, c->n_sequences, &cache, c->entries, true);
     const size_t n_spans = tail_spans(t, &cache, spans);
     const struct attention_backward_args args = {.forward =
@@ -58,8 +58,8 @@ static void run_tails(struct backend *b, const void *context, float *out)
     assert_ok(b->ops->attention(b, &args.forward));
     assert_ok(b->ops->attention_backward(b, &args));
     copy_entries(b, c, whole, c->n_sequences, &d_cache, dq_rope + n_pairs * c->shape.dr, false);
-    drop_cache(c, &d_cache);
-    drop_cache(c, &cache);
+    drop_cache(&d_cache);
+    drop_cache(&cache);
 }
 
 /* Rows that no span has are no part of the loss. */
@@ -198,7 +198,7 @@ static void run_shared(struct backend *b, const void *context, float *out)
 
     make_shared(&c, &cache, spans);
     copy_entries(b, &c, spans, 4, &cache, copies->rows, true);
-    whole_spans(&c, &cache, whole);
+    whole_spans(c.n_sequences, c.lengths, &cache, whole);
     copy_entries(b, &c, whole, 2, &cache, out, false);
     float *sums = out + 33 * ROW_WIDTH;
     memcpy(sums, copies->rows, copies->n_rows * ROW_WIDTH * sizeof(float));
@@ -212,7 +212,7 @@ static void run_shared(struct backend *b, const void *context, float *out)
                                                         .rk = FIRST_PART,
                                                         .dr = ROW_WIDTH - FIRST_PART,
                                                         .accumulate = true}));
-    drop_cache(&c, &cache);
+    drop_cache(&cache);
 }
 
 static void rows_of_several_spans_are_copied_and_summed(void **state)

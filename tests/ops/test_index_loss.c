@@ -82,7 +82,7 @@ static void run_loss(struct backend *b, const void *context, float *out)
 
     make_cache(c, NAN, &run.cache);
     make_cache(c, 0.0F, &run.d_cache);
-    whole_spans(c, &run.cache, run.spans);
+    whole_spans(c->n_sequences, c->lengths, &run.cache, run.spans);
     copy_entries(b, c, run.spans, c->n_sequences, &run.cache, c->entries, true);
     run.out = new_floats(c->n_rows * c->shape.main_heads * c->shape.width);
     run.lse = new_floats(c->n_rows * c->shape.main_heads);
@@ -93,8 +93,8 @@ static void run_loss(struct backend *b, const void *context, float *out)
     memory_free(run.selected);
     memory_free(run.lse);
     memory_free(run.out);
-    drop_cache(c, &run.d_cache);
-    drop_cache(c, &run.cache);
+    drop_cache(&run.d_cache);
+    drop_cache(&run.cache);
 }
 
 /* Adds head h's probabilities of a row over the keys that `counts` marks. */
