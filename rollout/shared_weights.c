@@ -129,6 +129,11 @@ int64_t shared_weights_version(const struct shared_weights *shared)
     return shared->memory == NULL ? -1 : shared_memory_version(shared->memory);
 }
 
+bool shared_weights_is_orphan(const struct shared_weights *shared)
+{
+    return shared->memory != NULL && shared_memory_is_orphan(shared->memory);
+}
+
 void shared_weights_lend(const struct shared_weights *shared, struct policy *policy)
 {
     char *const data = shared_memory_data(shared->memory);

@@ -30,6 +30,8 @@ MUST_CHECK enum status shared_weights_map(struct shared_weights *shared, const s
 void shared_weights_unmap(struct shared_weights *shared);
 /* The version that is mapped; -1: none, or it is being written. */
 int64_t shared_weights_version(const struct shared_weights *shared);
+/* Something is mapped, and the process that had it is gone. */
+bool shared_weights_is_orphan(const struct shared_weights *shared);
 /* The policy reads what is mapped. */
 void shared_weights_lend(const struct shared_weights *shared, struct policy *policy);
 

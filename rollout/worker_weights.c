@@ -78,12 +78,23 @@ bool worker_wants_weights(const struct worker *worker)
            work_queue_wanted(&worker->queue, &worker->held) != NULL;
 }
 
+/* A trainer that was killed leaves its memory to those who have mapped it: who waits for the next
+ * one does not keep it. */
+static void leave_the_dead(struct worker *worker)
+{
+    if (engine_is_idle(worker->engine) && shared_weights_is_orphan(&worker->shared)) {
+        log_info("rollout", "the trainer is gone, and its weights with it");
+        worker_unmap_weights(worker);
+    }
+}
+
 enum status worker_advance_weights(struct worker *worker)
 {
     const struct work *wanted = work_queue_wanted(&worker->queue, &worker->held);
 
     if (wanted == NULL) {
         weights_fetch_end(worker->fetch);
+        leave_the_dead(worker);
         return STATUS_OK;
     }
     if (!engine_is_idle(worker->engine)) {
