@@ -320,8 +320,8 @@ static void note_question(int number)
 static void note_signal(int number)
 {
     if (number != SIGUSR1) {
-        if (is_asked_to_stop != 0) {
-            _exit(128 + number); /* asked twice: leave now */
+        if (is_asked_to_stop != 0 && number != SIGHUP) { /* kernel and shell both send that one */
+            _exit(128 + number);                         /* asked twice: leave now */
         }
         is_asked_to_stop = 1;
     }
@@ -343,9 +343,11 @@ void process_ignore_questions(void)
 void process_catch_signals(void)
 {
     struct sigaction action;
+    struct sigaction before;
 
     memset(&action, 0, sizeof(action));
     (void)sigemptyset(&action.sa_mask);
+    (void)sigaddset(&action.sa_mask, SIGHUP);
     (void)sigaddset(&action.sa_mask, SIGTERM);
     (void)sigaddset(&action.sa_mask, SIGINT);
     (void)sigaddset(&action.sa_mask, SIGUSR1);
@@ -353,6 +355,9 @@ void process_catch_signals(void)
     (void)sigaction(SIGTERM, &action, NULL);
     (void)sigaction(SIGINT, &action, NULL);
     (void)sigaction(SIGUSR1, &action, NULL);
+    if (sigaction(SIGHUP, NULL, &before) == 0 && before.sa_handler != SIG_IGN) {
+        (void)sigaction(SIGHUP, &action, NULL); /* else nohup: a terminal that goes is nothing */
+    }
     action.sa_handler = note_question;
     (void)sigaction(SIGUSR2, &action, NULL);
     action.sa_handler = SIG_IGN;

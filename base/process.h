@@ -39,8 +39,9 @@ void process_stop(struct process *process, int grace_ms);
 /* First thing in a program: SIGUSR2 is ignored until process_catch_signals, so that a question that
  * comes early ends nothing. */
 void process_ignore_questions(void);
-/* Turns SIGTERM, SIGINT, SIGUSR1 into a flag for the main loop (and a second SIGTERM/SIGINT into
- * immediate exit 128+n), SIGUSR2 into a question (base/waits.h); SIGPIPE is ignored. */
+/* Turns SIGTERM, SIGINT, SIGUSR1 and SIGHUP (unless it was ignored, as below nohup) into a flag for
+ * the main loop (and a second SIGTERM/SIGINT into immediate exit 128+n), SIGUSR2 into a question
+ * (base/waits.h); SIGPIPE is ignored. */
 void process_catch_signals(void);
 /* 0, or the first signal caught. */
 int process_signal_caught(void);

@@ -31,8 +31,8 @@ static const struct cli_command command = {
     .summary =
         "Trains a model with GRPO: starts the trainer, the rollout workers and the reward\n"
         "service on this machine, restarts what dies, and resumes where an earlier run of\n"
-        "the same name stopped. SIGTERM writes a checkpoint first (exit code 75); SIGUSR2 shows\n"
-        "what each process waits for.",
+        "the same name stopped. SIGTERM, Ctrl-C or a closed terminal writes a checkpoint first\n"
+        "(exit code 75); SIGUSR2 shows what each process waits for.",
     .options = options,
     .n_options = sizeof options / sizeof options[0],
     .n_arguments_min = 1,

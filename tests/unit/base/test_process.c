@@ -282,6 +282,30 @@ static void a_first_signal_is_noted_and_a_second_ends_the_process(void **state)
     assert_int_equal(WEXITSTATUS(status), 128 + SIGINT);
 }
 
+/* How a process ends that hears SIGHUP twice; 7: it noted the first and went on. */
+static int end_after_hang_ups(void (*before)(int))
+{
+    int status = 0;
+    const pid_t child = fork();
+    if (child == 0) {
+        (void)signal(SIGHUP, before);
+        process_catch_signals();
+        (void)raise(SIGHUP);
+        (void)raise(SIGHUP);
+        _exit(process_signal_caught() == SIGHUP ? 7 : 1);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static void a_terminal_that_goes_asks_to_stop_unless_that_is_ignored(void **state)
+{
+    (void)state;
+    assert_int_equal(end_after_hang_ups(SIG_DFL), 7);
+    assert_int_equal(end_after_hang_ups(SIG_IGN), 1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -293,6 +317,7 @@ int main(void)
         cmocka_unit_test(stop_kills_what_ignores_a_request_and_its_children),
         cmocka_unit_test(stop_leaves_time_to_end_by_itself),
         cmocka_unit_test(a_child_dies_with_its_parent),
+        cmocka_unit_test(a_terminal_that_goes_asks_to_stop_unless_that_is_ignored),
         cmocka_unit_test(a_question_is_heard_once_and_ends_nothing),
         cmocka_unit_test(a_first_signal_is_noted_and_a_second_ends_the_process),
     };
