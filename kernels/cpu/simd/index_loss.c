@@ -10,9 +10,8 @@
  * heads and positions alone. */
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/simd/cpu_ops.h"
+#include "kernels/cpu/simd/index_loss_row.h"
 #include "kernels/cpu/simd/index_tile.h"
-
-#include <math.h>
 
 /* One thread's memory. R rows a chunk, H and HI heads, D and DI widths of keys. */
 struct workspace {
@@ -138,72 +137,6 @@ static void index_block(const struct loss_call *call, const struct chunk *c, str
     index_products(a, c->n_rows * a->n_heads, w->index_q, keys, n_keys, w->index_keys, w->z);
 }
 
-static float row_sum(const float *x, size_t n)
-{
-    f32x16 sum = vec_zero();
-
-    for (size_t k = 0; k < n; k += SIMD_LANES) {
-        sum = vec_add(sum, lanes_load(x + k, lanes_left(k, n)));
-    }
-    return vec_sum(sum);
-}
-
-/* log sum exp of n scores. */
-static float row_lse(const float *x, size_t n)
-{
-    f32x16 best = vec_set1(-INFINITY), sum = vec_zero();
-
-    for (size_t k = 0; k < n; k += SIMD_LANES) {
-        const mask16 is_seen = mask_first(lanes_left(k, n));
-        best = vec_max(vec_select(is_seen, vec_load(x + k), vec_set1(-INFINITY)), best);
-    }
-    const f32x16 max = vec_set1(vec_hmax(best));
-    for (size_t k = 0; k < n; k += SIMD_LANES) {
-        const mask16 is_seen = mask_first(lanes_left(k, n));
-        const f32x16 e = vec_exp(vec_sub(vec_load(x + k), max));
-        sum = vec_add(sum, vec_select(is_seen, e, vec_zero()));
-    }
-    const f32x16 log_sum = vec_log(vec_set1(vec_sum(sum)));
-    return vec_hmax(vec_add(max, log_sum));
-}
-
-/* The loss of a row that sees n keys; its scores become their gradient. */
-static float row_loss(float *target, float *scores, size_t n, float coefficient)
-{
-    const f32x16 share = vec_set1(1.0F / row_sum(target, n)), lse = vec_set1(row_lse(scores, n));
-    f32x16 sum = vec_zero();
-
-    for (size_t k = 0; k < n; k += SIMD_LANES) {
-        const mask16 is_seen = mask_first(lanes_left(k, n));
-        const f32x16 p = vec_mul(vec_load(target + k), share);
-        const f32x16 logp = vec_sub(vec_load(scores + k), lse);
-        const f32x16 term = vec_mul(p, vec_sub(vec_log(p), logp));
-        const mask16 counts = mask_and(is_seen, vec_lt(vec_zero(), p));
-        const f32x16 d = vec_mul(vec_sub(vec_exp(logp), p), vec_set1(coefficient));
-        sum = vec_add(sum, vec_select(counts, term, vec_zero()));
-        vec_store(scores + k, vec_select(is_seen, d, vec_zero()));
-    }
-    return vec_sum(sum);
-}
-
-/* z of one head -> its gradient; returns its share of dw. Lanes behind the seen hold no gradient.
- */
-static float head_gradient(float *z, const float *d_scores, size_t n, float weight, float scale)
-{
-    const f32x16 factor = vec_set1(scale), w = vec_set1(weight);
-    f32x16 sum = vec_zero();
-
-    for (size_t k = 0; k < n; k += SIMD_LANES) {
-        const mask16 is_seen = mask_first(lanes_left(k, n));
-        const f32x16 product = vec_load(z + k);
-        const mask16 is_active = mask_and(is_seen, vec_lt(vec_zero(), product));
-        const f32x16 d = vec_mul(vec_load(d_scores + k), factor);
-        sum = vec_add(sum, vec_select(is_active, vec_mul(d, product), vec_zero()));
-        vec_store(z + k, vec_select(is_active, vec_mul(d, w), vec_zero()));
-    }
-    return vec_sum(sum);
-}
-
 /* Adds dz^T q to the gradients of up to 16 keys at y. */
 static void add_index_keys(const struct index_args *a, const struct chunk *c,
                            const struct workspace *w, size_t key, size_t n_keys, float *y,
@@ -261,9 +194,9 @@ static void gradient_block(const struct loss_call *call, const struct chunk *c, 
     index_block(call, c, w, first_key, n_keys, &keys);
     for (size_t pair = 0; pair < n_pairs; pair++) {
         const size_t row = c->span->first_row + c->i + pair / a->n_heads;
-        w->dw[pair] += head_gradient(w->z + pair * KEY_BLOCK,
-                                     w->scores + pair / a->n_heads * call->row_stride + first_key,
-                                     n_keys, a->w[row * a->w_stride + pair % a->n_heads], a->scale);
+        w->dw[pair] += index_head_gradient(
+            w->z + pair * KEY_BLOCK, w->scores + pair / a->n_heads * call->row_stride + first_key,
+            n_keys, a->w[row * a->w_stride + pair % a->n_heads], a->scale);
     }
     const struct tile_product product = {.x = w->z,
                                          .x_row_stride = KEY_BLOCK,
@@ -303,7 +236,7 @@ static void chunk_losses(const struct loss_call *call, const struct chunk *c, st
         float *scores = w->scores + r * call->row_stride;
         const size_t seen = chunk_seen(c, r);
         call->args->loss[c->span->first_row + c->i + r] =
-            row_loss(w->target + r * call->row_stride, scores, seen, call->args->coefficient);
+            index_row_loss(w->target + r * call->row_stride, scores, seen, call->args->coefficient);
         for (size_t k = seen; k < c->n_keys; k++) { /* later rows see these */
             scores[k] = 0.0F;
         }
