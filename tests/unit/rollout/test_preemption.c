@@ -162,6 +162,8 @@ static void check_settings(enum precision precision, enum kv_cache_dtype cache, 
 /* Drafts, sequences, rows of a forward, pages. */
 static const struct setting some[] = {{0, 64, 64, 2}, {3, 17, 7, 3}, {2, 3, 64, 0}};
 static const struct setting others[] = {{0, 17, 7, 1}, {1, 64, 64, 4}, {3, 3, 7, 1}};
+/* Room for about half of the samples: fewer and larger forwards, that threads share. */
+static const struct setting wide[] = {{0, 64, 64, 20}, {3, 17, 64, 16}};
 
 static void preemption_changes_no_bit(void **state)
 {
@@ -177,29 +179,32 @@ static void preemption_changes_no_bit(void **state)
 
 static void preemption_changes_no_bit_with_two_threads_and_modules(void **state)
 {
+    static const struct setting narrow[] = {{3, 17, 7, 3}};
+
     (void)state;
-    check_settings(PRECISION_F32, KV_CACHE_AUTO, 2, some, sizeof(some) / sizeof(some[0]));
+    check_settings(PRECISION_F32, KV_CACHE_AUTO, 2, narrow, sizeof(narrow) / sizeof(narrow[0]));
+    check_settings(PRECISION_F32, KV_CACHE_AUTO, 2, wide, sizeof(wide) / sizeof(wide[0]));
 }
 
 static void preemption_changes_no_bit_in_bf16(void **state)
 {
     (void)state;
     check_settings(PRECISION_BF16, KV_CACHE_AUTO, 1, some, sizeof(some) / sizeof(some[0]));
-    check_settings(PRECISION_BF16, KV_CACHE_AUTO, 2, others, sizeof(others) / sizeof(others[0]));
+    check_settings(PRECISION_BF16, KV_CACHE_AUTO, 2, wide, sizeof(wide) / sizeof(wide[0]));
 }
 
 static void preemption_changes_no_bit_in_fp8(void **state)
 {
     (void)state;
     check_settings(PRECISION_FP8, KV_CACHE_AUTO, 1, others, sizeof(others) / sizeof(others[0]));
-    check_settings(PRECISION_FP8, KV_CACHE_AUTO, 2, some, sizeof(some) / sizeof(some[0]));
+    check_settings(PRECISION_FP8, KV_CACHE_AUTO, 2, wide, sizeof(wide) / sizeof(wide[0]));
 }
 
 static void preemption_changes_no_bit_with_a_cache_in_fp8(void **state)
 {
     (void)state;
     check_settings(PRECISION_F32, KV_CACHE_FP8, 1, others, sizeof(others) / sizeof(others[0]));
-    check_settings(PRECISION_BF16, KV_CACHE_FP8, 2, some, sizeof(some) / sizeof(some[0]));
+    check_settings(PRECISION_BF16, KV_CACHE_FP8, 2, wide, sizeof(wide) / sizeof(wide[0]));
 }
 
 /* All prompts at once, then each again under the same weights, then under others. */
@@ -251,7 +256,7 @@ static void a_known_beginning_changes_no_bit(void **state)
 
 static void a_tick_allocates_nothing_when_samples_are_put_off(void **state)
 {
-    static const struct setting setting = {2, 17, 64, 2};
+    static const struct setting setting = {2, 17, 64, 12};
     static struct outcome outcome;
     struct backend *backend = NULL;
     struct policy *policy = make_policy(PRECISION_F32, KV_CACHE_AUTO, 2, 1, &backend);
