@@ -7,7 +7,7 @@
 #include <cmocka.h>
 
 #include "base/memory.h"
-#include "tests/unit/model/policy_fixture.h"
+#include "tests/unit/model/policy_outcome.h"
 
 #include <string.h>
 
@@ -23,13 +23,7 @@ static struct policy_options options_of(bool drops_weights)
 
 static struct policy *make(struct backend *backend, bool drops_weights)
 {
-    const struct policy_options options = options_of(drops_weights);
-    struct model_config config;
-    struct policy *policy;
-
-    variant_config(&config);
-    assert_ok(policy_create(backend, &config, &options, &policy));
-    return policy;
+    return make_variant(backend, options_of(drops_weights));
 }
 
 /* Weights of another seed each time. */
@@ -56,36 +50,6 @@ static void send(struct policy *from, struct policy *to, size_t n)
     }
 }
 
-struct outcome {
-    float logp[MAX_ROWS], entropy[MAX_ROWS], mtp_logp[MAX_ROWS];
-};
-
-static void run(struct policy *policy, struct outcome *out)
-{
-    struct batch batch;
-
-    memset(out, 0, sizeof(*out));
-    batch_fill(&batch);
-    forward(policy, &batch, 0, N_SEQUENCES, plain, out->logp, out->entropy);
-    if (policy_config(policy)->n_mtp_modules == 0) {
-        return;
-    }
-    assert_ok(policy_mtp_forward(policy,
-                                 &(struct policy_mtp_args){.target_rows = batch.mtp_rows,
-                                                           .targets = batch.mtp_targets,
-                                                           .n_targets = batch.n_mtp},
-                                 out->mtp_logp));
-}
-
-static void compare(struct policy *whole, struct policy *received)
-{
-    struct outcome want, got;
-
-    run(whole, &want);
-    run(received, &got);
-    assert_memory_equal(&want, &got, sizeof(want));
-}
-
 static void check_pieces(void)
 {
     static const size_t pieces[] = {1000, 4096, SIZE_MAX / 2};
@@ -97,7 +61,7 @@ static void check_pieces(void)
         write_weights(whole, 7 + i);
         assert_ok(policy_refresh(whole));
         send(whole, received, pieces[i]);
-        compare(whole, received);
+        compare_policies(whole, received);
     }
     policy_destroy(received);
     policy_destroy(whole);
@@ -121,7 +85,7 @@ static void refreshing_drops_them_too(void **state)
         write_weights(dropping, seed);
         assert_ok(policy_refresh(whole));
         assert_ok(policy_refresh(dropping));
-        compare(whole, dropping);
+        compare_policies(whole, dropping);
     }
     policy_destroy(dropping);
     policy_destroy(whole);

@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "base/log.h"
-#include "tests/unit/model/policy_fixture.h"
+#include "tests/unit/model/policy_outcome.h"
 
 #include <string.h>
 
@@ -26,13 +26,7 @@ static struct policy_options options_of(bool learns)
 
 static struct policy *make(struct backend *backend, bool learns)
 {
-    const struct policy_options options = options_of(learns);
-    struct model_config config;
-    struct policy *policy;
-
-    variant_config(&config);
-    assert_ok(policy_create(backend, &config, &options, &policy));
-    return policy;
+    return make_variant(backend, options_of(learns));
 }
 
 static void write_weights(struct policy *policy, uint64_t seed)
@@ -54,36 +48,6 @@ static void borrow(const struct policy_share *share, struct policy *reader,
                           (float *)(void *)(data + share->packed_at));
 }
 
-struct outcome {
-    float logp[MAX_ROWS], entropy[MAX_ROWS], mtp_logp[MAX_ROWS];
-};
-
-static void run(struct policy *policy, struct outcome *out)
-{
-    struct batch batch;
-
-    memset(out, 0, sizeof(*out));
-    batch_fill(&batch);
-    forward(policy, &batch, 0, N_SEQUENCES, plain, out->logp, out->entropy);
-    if (policy_config(policy)->n_mtp_modules == 0) {
-        return;
-    }
-    assert_ok(policy_mtp_forward(policy,
-                                 &(struct policy_mtp_args){.target_rows = batch.mtp_rows,
-                                                           .targets = batch.mtp_targets,
-                                                           .n_targets = batch.n_mtp},
-                                 out->mtp_logp));
-}
-
-static void compare(struct policy *owner, struct policy *reader)
-{
-    struct outcome want, got;
-
-    run(owner, &want);
-    run(reader, &got);
-    assert_memory_equal(&want, &got, sizeof(want));
-}
-
 static void check_borrowing(void)
 {
     struct backend *backend = open_backend("cpu", 2);
@@ -101,7 +65,7 @@ static void check_borrowing(void)
     assert_memory_equal(&packing[0], &packing[1], sizeof(packing[0]));
     for (uint64_t seed = 1; seed < 3; seed++) {
         write_weights(owner, seed);
-        compare(owner, reader);
+        compare_policies(owner, reader);
     }
     policy_destroy(reader);
     shared_memory_close(mapping);
@@ -128,15 +92,15 @@ static void what_is_borrowed_is_returned_for_weights_of_its_own(void **state)
     write_weights(reader, 2);
     borrow(&share, reader, &mapping);
     assert_ptr_not_equal(policy_weights(reader), own);
-    compare(owner, reader);
+    compare_policies(owner, reader);
     policy_begin_weights(reader); /* others come */
     assert_ptr_equal(policy_weights(reader), own);
     shared_memory_close(mapping);
     write_weights(owner, 3);
     write_weights(reader, 3);
-    compare(owner, reader);
+    compare_policies(owner, reader);
     policy_return_weights(reader); /* nothing is borrowed: nothing happens */
-    compare(owner, reader);
+    compare_policies(owner, reader);
     policy_destroy(reader);
     policy_destroy(owner);
     backend_close(backend);
