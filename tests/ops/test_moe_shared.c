@@ -102,10 +102,11 @@ static void packed_free(struct packed *packed)
     memory_free(packed->shared_down);
 }
 
-/* y += the shared experts, as a dense MLP. */
+/* out: y with the shared experts, as a dense MLP, and their gate and up. */
 static void run_apart(struct backend *backend, const struct problem *p, const struct packed *packed,
-                      float *y, float *gate_up)
+                      float *out)
 {
+    float *gate_up = out + p->n_rows * D;
     const struct gemm_args up = {.x = p->x,
                                  .x_stride = D,
                                  .w = packed->shared_gate_up,
@@ -120,13 +121,14 @@ static void run_apart(struct backend *backend, const struct problem *p, const st
                                    .x_stride = SHARED_F,
                                    .w = packed->shared_down,
                                    .precision = p->precision,
-                                   .y = y,
+                                   .y = out,
                                    .y_stride = D,
                                    .n_rows = p->n_rows,
                                    .n_in = SHARED_F,
                                    .n_out = D,
                                    .accumulate = true};
 
+    memcpy(out, p->y, p->n_rows * D * sizeof(*out));
     assert_ok(backend->ops->gemm(backend, &up));
     assert_ok(backend->ops->swiglu(backend, &(struct swiglu_args){.gate = gate_up,
                                                                   .up = gate_up + UP_AT,
@@ -142,18 +144,18 @@ static void run_apart(struct backend *backend, const struct problem *p, const st
 static void run_layer(struct backend *backend, const void *context, float *out)
 {
     const struct problem *p = context;
-    float *gate_up = out + p->n_rows * D;
     struct packed packed = packed_make(backend, p);
     const struct moe_shared shared = {.w_gate_up = packed.shared_gate_up,
                                       .w_down = packed.shared_down,
-                                      .gate_up = gate_up,
+                                      .gate_up = out + p->n_rows * D,
                                       .gate_up_stride = GATE_UP_STRIDE,
                                       .f = SHARED_F,
                                       .up_at = UP_AT};
 
-    memcpy(out, p->y, p->n_rows * D * sizeof(*out));
     if (p->is_apart) {
-        run_apart(backend, p, &packed, out, gate_up);
+        run_apart(backend, p, &packed, out);
+    } else {
+        memcpy(out, p->y, p->n_rows * D * sizeof(*out));
     }
     assert_ok(backend->ops->moe_ffn(backend,
                                     &(struct moe_ffn_args){.x = p->x,
