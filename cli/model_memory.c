@@ -35,11 +35,13 @@ static void set_policy(const struct policy_memory *policy, size_t rows, struct m
     out->bytes[MODEL_MEMORY_ACTIVATIONS] = policy->activations;
 }
 
-static void add_up(struct model_memory *memory)
+/* resting: what is given back while the process waits. */
+static void add_up(struct model_memory *memory, size_t resting)
 {
     for (size_t i = 0; i < MODEL_MEMORY_KINDS; i++) {
         memory->total += memory->bytes[i];
     }
+    memory->waiting = memory->total - resting;
 }
 
 /* What the kernels take of their own, gone through without computing anything. */
@@ -79,6 +81,8 @@ static enum status measure_trainer(const struct run_config *run, const struct mo
 
     TRY(setup_policy_options(run, model, &options, &sizes));
     TRY(policy_measure(model, &sizes, &policy));
+    size_t resting = policy.resting;
+
     set_policy(&policy, max_rows, out);
     out->bytes[MODEL_MEMORY_MOMENTS] = 2 * policy.weights;
     out->recomputes = sizes.recomputes;
@@ -88,8 +92,9 @@ static enum status measure_trainer(const struct run_config *run, const struct mo
         TRY(policy_measure(model, &sizes, &reference));
         out->bytes[MODEL_MEMORY_REFERENCE] =
             reference.weights + reference.packed + reference.activations;
+        resting += reference.resting;
     }
-    add_up(out);
+    add_up(out, setup_rests(&policy) ? resting : 0);
     return STATUS_OK;
 }
 
@@ -107,7 +112,10 @@ static enum status measure_sampler(const struct run_config *run, const struct mo
     out->bytes[MODEL_MEMORY_RECEIVED] = policy.arriving + FETCH_WINDOW * WEIGHTS_CHUNK_BYTES;
     out->bytes[MODEL_MEMORY_CACHE] = n_pages * policy.cache_page;
     TRY(sampling_scratch(run, model, &out->bytes[MODEL_MEMORY_SCRATCH]));
-    add_up(out);
+    add_up(out, policy.resting + engine_resting_bytes(n_pages * policy.cache_page));
+    out->shared = run->rollout.share_weights
+                      ? policy.weights + policy.packed + out->bytes[MODEL_MEMORY_RECEIVED]
+                      : 0;
     return STATUS_OK;
 }
 
@@ -127,6 +135,18 @@ static void print_bytes(size_t bytes)
     }
 }
 
+/* All processes, by who works. */
+static void print_phases(const struct model_memory *trainer, const struct model_memory *sampler,
+                         size_t n_samplers)
+{
+    const size_t learning = trainer->total + n_samplers * (sampler->waiting - sampler->shared);
+    const size_t sampling = trainer->waiting + n_samplers * (sampler->total - sampler->shared);
+
+    (void)printf("a run on one host: %.1f MiB while it samples, %.1f while it learns%s\n",
+                 (double)sampling / MEBI, (double)learning / MEBI,
+                 sampler->shared > 0 ? ", the trainer's weights read in place" : "");
+}
+
 void model_memory_print(const struct model_memory *trainer, const struct model_memory *sampler,
                         size_t n_samplers)
 {
@@ -142,7 +162,12 @@ void model_memory_print(const struct model_memory *trainer, const struct model_m
     (void)printf("%-24s", "total");
     print_bytes(trainer->total);
     print_bytes(sampler->total);
-    (void)printf("\n%zu rows in a forward pass of the trainer, %zu in one of each of %zu worker%s; "
+    (void)printf("\n%-24s", "  while it waits");
+    print_bytes(trainer->waiting);
+    print_bytes(sampler->waiting);
+    (void)printf("\n");
+    print_phases(trainer, sampler, n_samplers);
+    (void)printf("%zu rows in a forward pass of the trainer, %zu in one of each of %zu worker%s; "
                  "activations %s\n(--config FILE: of that run)\n",
                  trainer->rows, sampler->rows, n_samplers, n_samplers == 1 ? "" : "s",
                  trainer->recomputes ? "are made again, layer by layer" : "of all layers are kept");
@@ -158,6 +183,10 @@ static enum status put_all(const struct model_memory *memory, struct json *objec
     }
     TRY(json_put(object, "recomputes", json_from_bool(memory->recomputes)));
     TRY(json_put(object, "rows", json_from_int((int64_t)memory->rows)));
+    if (memory->shared > 0) {
+        TRY(json_put(object, "shared", json_from_int((int64_t)memory->shared)));
+    }
+    TRY(json_put(object, "waiting", json_from_int((int64_t)memory->waiting)));
     return json_put(object, "total", json_from_int((int64_t)memory->total));
 }
 

@@ -27,6 +27,8 @@ struct model_memory {
     size_t bytes[MODEL_MEMORY_KINDS];
     size_t rows; /* of one forward pass */
     size_t total;
+    size_t waiting;  /* of total while the other process works: without what rests then */
+    size_t shared;   /* of total, what a worker on the trainer's host has in common with it */
     bool recomputes; /* activations are made again, layer by layer */
 };
 

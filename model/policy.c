@@ -259,6 +259,7 @@ struct policy_memory policy_memory(const struct policy *policy)
         .activations = policy->buffer_bytes,
         .arriving = arriving,
         .cache_page = policy_cache_page_bytes(policy),
+        .resting = policy_resting_bytes(policy),
     };
 }
 

@@ -118,6 +118,7 @@ struct policy_memory {
     size_t weights, packed, gradients, activations;
     size_t arriving;   /* of the largest weight that is dropped once it is packed */
     size_t cache_page; /* of one page over all layers; none is held */
+    size_t resting;    /* of these, what policy_rest gives back */
 };
 struct policy_memory policy_memory(const struct policy *policy);
 /* What such a policy would hold. Errors: NO_MEMORY (a size overflows). */

@@ -321,6 +321,9 @@ void policy_tied_destroy(struct policy *policy);
 /* Rows up to which shared experts are computed beside the routed ones. */
 #define POLICY_FEW_ROWS ((size_t)8)
 
+/* policy_rest.c: what policy_rest gives back beside scratch. */
+size_t policy_resting_bytes(const struct policy *policy);
+
 /* One layer over n_rows rows whose entries go to spans' pages. */
 struct policy_block_rows {
     size_t n_rows;

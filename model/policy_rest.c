@@ -5,11 +5,38 @@
 #include "base/memory.h"
 #include "model/policy_internal.h"
 
+/* n where that is worth giving back. */
+static size_t if_large(size_t n)
+{
+    return n >= MEMORY_HUGE_BYTES ? n : 0;
+}
+
 static void forget(const struct policy *policy, void *bytes, size_t n)
 {
-    if (bytes != NULL && n >= MEMORY_HUGE_BYTES) {
+    if (bytes != NULL && if_large(n) > 0) {
         policy->backend->ops->forget(policy->backend, bytes, n);
     }
+}
+
+static size_t row_bytes(const struct policy *policy)
+{
+    return policy->buffer_bytes - policy->lasting_bytes;
+}
+
+static size_t gradient_bytes(const struct policy *policy)
+{
+    return policy->options.is_trainable ? policy->table->n_floats * sizeof(float) : 0;
+}
+
+static size_t tied_bytes(const struct policy *policy)
+{
+    return policy_tied_slots(policy) * policy->config.hidden_size * sizeof(float);
+}
+
+size_t policy_resting_bytes(const struct policy *policy)
+{
+    return if_large(row_bytes(policy)) + if_large(gradient_bytes(policy)) +
+           if_large(tied_bytes(policy));
 }
 
 /* Rows of the last forward pass, of which nobody may ask for more. */
@@ -24,24 +51,13 @@ static void forget_pass(struct policy *policy)
     policy->held_layer = SIZE_MAX;
 }
 
-static void rest_gradients(struct policy *policy)
-{
-    const size_t n = policy->table->n_floats * sizeof(float);
-    const size_t n_tied = policy_tied_slots(policy) * policy->config.hidden_size * sizeof(float);
-
-    forget(policy, policy->gradients, n);
-    forget(policy, policy->tied.rows, n_tied); /* zeros between two updates */
-    policy->is_cleared = n >= MEMORY_HUGE_BYTES;
-}
-
 void policy_rest(struct policy *policy)
 {
     forget_pass(policy);
-    forget(policy, (char *)policy->buffers + policy->lasting_bytes,
-           policy->buffer_bytes - policy->lasting_bytes);
-    if (policy->gradients != NULL) {
-        rest_gradients(policy);
-    }
+    forget(policy, (char *)policy->buffers + policy->lasting_bytes, row_bytes(policy));
+    forget(policy, policy->gradients, gradient_bytes(policy));
+    forget(policy, policy->tied.rows, tied_bytes(policy)); /* zeros between two updates */
+    policy->is_cleared = policy->is_cleared || if_large(gradient_bytes(policy)) > 0;
     backend_rest(policy->backend);
 }
 

@@ -262,6 +262,11 @@ void engine_rest(struct engine *engine)
     policy_rest(engine->policy);
 }
 
+size_t engine_resting_bytes(size_t cache_bytes)
+{
+    return cache_bytes >= MEMORY_HUGE_BYTES ? cache_bytes : 0;
+}
+
 enum status engine_measure(struct engine *engine)
 {
     speculation_forget(&engine->speculation);

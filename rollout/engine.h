@@ -90,6 +90,8 @@ void engine_forget_prompts(struct engine *engine);
 /* There is nothing to sample in the near future: memory that is large goes back (policy_rest,
  * policy_cache_rest), with it what the prompts' pages held. The engine must be idle. */
 void engine_rest(struct engine *engine);
+/* What that gives back of a cache of so many bytes. */
+size_t engine_resting_bytes(size_t cache_bytes);
 /* Since engine_create. */
 struct engine_stats {
     uint64_t n_tokens;         /* drawn */

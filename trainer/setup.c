@@ -195,6 +195,13 @@ enum status setup_policy_options(const struct run_config *config, const struct m
     return STATUS_OK;
 }
 
+#define REST_BYTES_MIN ((size_t)1 << 29)
+
+bool setup_rests(const struct policy_memory *memory)
+{
+    return memory->resting >= REST_BYTES_MIN;
+}
+
 struct policy_options setup_reference_options(const struct policy_options *trained)
 {
     struct policy_options options = *trained;

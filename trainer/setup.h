@@ -41,6 +41,10 @@ MUST_CHECK enum status setup_policy_options(const struct run_config *config,
 /* The same for the frozen policy of grpo.beta. */
 struct policy_options setup_reference_options(const struct policy_options *trained);
 
+/* Whether a trainer whose policy has such memory lets it rest while workers sample: giving it back
+ * and taking it again takes milliseconds, which is much of a small model's step. */
+bool setup_rests(const struct policy_memory *memory);
+
 /* The backend takes what its ops need to learn with such a policy, and to run its reference, if
  * there is one, before the first step does. */
 MUST_CHECK enum status setup_rehearse(struct backend *backend, const struct model_config *model,

@@ -14,7 +14,6 @@
 #include <unistd.h>
 
 #define ANSWER_DEADLINE_S INT64_C(60)
-#define REST_BYTES_MIN ((size_t)1 << 29)
 
 static enum status collect(struct session *session)
 {
@@ -204,15 +203,12 @@ static size_t count_without_signal(const struct step_batch *batch)
     return n;
 }
 
-/* Until the next samples are here nothing is learned: the workers may have the memory, if it is
- * enough of it to be worth some milliseconds of a step. */
+/* Until the next samples are here nothing is learned: the workers may have the memory. */
 static void rest(struct session *session)
 {
     const struct policy_memory memory = policy_memory(session->policy);
-    const size_t n_bytes =
-        memory.gradients + memory.activations + backend_scratch_bytes(session->backend);
 
-    if (n_bytes < REST_BYTES_MIN) {
+    if (!setup_rests(&memory)) {
         return;
     }
     policy_rest(session->policy);

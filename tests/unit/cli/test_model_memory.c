@@ -251,12 +251,43 @@ static void a_large_vocabulary_is_counted(void **state)
     check_model("576 wide", &run, &model);
 }
 
+/* What a rest would give back is told where it is given, and only there. */
+static void waiting_processes_hold_less_where_they_are_large(void **state)
+{
+    struct model_memory trainer, worker;
+    struct run_config run;
+    struct model_config model;
+
+    (void)state;
+    configure(&run);
+    assert_ok(model_config_preset("llama", &model));
+    model.hidden_size = 1024; /* half a GiB of gradients */
+    model.vocab_size = 131072;
+    run.rollout.share_weights = true;
+    run.rollout.kv_cache_bytes = 2 * MEMORY_HUGE_BYTES;
+    assert_ok(model_memory_measure(&run, &model, &trainer, &worker));
+    assert_true(trainer.waiting + trainer.bytes[MODEL_MEMORY_GRADIENTS] / 2 < trainer.total);
+    assert_true(worker.bytes[MODEL_MEMORY_CACHE] >= MEMORY_HUGE_BYTES);
+    assert_true(worker.waiting + worker.bytes[MODEL_MEMORY_CACHE] <= worker.total);
+    assert_int_equal(worker.shared, worker.bytes[MODEL_MEMORY_WEIGHTS] +
+                                        worker.bytes[MODEL_MEMORY_PACKED] +
+                                        worker.bytes[MODEL_MEMORY_RECEIVED]);
+    run.rollout.share_weights = false;
+    run.rollout.kv_cache_bytes = 0;
+    assert_ok(model_config_preset("tiny", &model));
+    assert_ok(model_memory_measure(&run, &model, &trainer, &worker));
+    assert_int_equal(trainer.waiting, trainer.total);
+    assert_int_equal(worker.waiting, worker.total);
+    assert_int_equal(worker.shared, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_table_holds_what_a_step_uses),
         cmocka_unit_test(precisions_and_activations_made_again_are_told_apart),
         cmocka_unit_test(a_large_vocabulary_is_counted),
+        cmocka_unit_test(waiting_processes_hold_less_where_they_are_large),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

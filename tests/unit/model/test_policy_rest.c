@@ -90,6 +90,7 @@ static void check_gone(struct policy *policy)
     const size_t n_rows = policy->buffer_bytes - policy->lasting_bytes;
 
     assert_true(n >= MEMORY_HUGE_BYTES && n_rows >= MEMORY_HUGE_BYTES);
+    assert_in_range(policy_memory(policy).resting, n + n_rows, 2 * n + n_rows); /* a tied head's */
     assert_true(support_resident_bytes(policy->gradients, n) <= 2 * PAGE);
     assert_true(support_resident_bytes((char *)policy->buffers + policy->lasting_bytes, n_rows) <=
                 2 * PAGE);
