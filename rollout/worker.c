@@ -243,8 +243,9 @@ static int64_t next_due_us(const struct worker *worker)
 {
     const int64_t ping_us =
         earlier(worker->trainer_contact.ping_due_us, worker->reward_contact.ping_due_us);
+    const bool may_rest = worker->rest_us != 0 && engine_is_idle(worker->engine);
 
-    return worker->rest_us == 0 ? ping_us : earlier(ping_us, worker->rest_us);
+    return may_rest ? earlier(ping_us, worker->rest_us) : ping_us;
 }
 
 /* How long the next turn may wait for messages: not at all with something to do. */
