@@ -34,8 +34,8 @@ struct gradient_workspace {
     float *q_joined;     /* (P / 2, joined_q): words of two rows */
     float *d_out_joined; /* (P / 2, joined_d_out) */
     float *key_pairs;    /* (KEY_BLOCK / 2, joined_q): words of two keys */
-    float *zeros;        /* (n_zeros) the row beside a last one; then copies of two rows of q */
-    size_t q_stride, d_out_stride, joined_q, joined_d_out, n_zeros;
+    float *rows;         /* copies of two rows of q */
+    size_t q_stride, d_out_stride, joined_q, joined_d_out;
     struct key_rows key_rows; /* floats only: where the block's keys lie */
     struct prepared_keys prepared;
     /* What the next chunk gathers: q, q_rope, d_out and out. Asked for by the first products of

@@ -11,8 +11,6 @@
 #include "kernels/cpu/simd/attention_gradient.h"
 #include "kernels/cpu/simd/attention_pairs.h"
 
-#include <string.h>
-
 /* Whether the words of values are the first of their keys. */
 static bool values_begin_keys(const struct attention_args *f)
 {
@@ -42,85 +40,47 @@ static size_t place(const struct attention_args *f, float *scratch, struct gradi
     w->dq = gradient_part(scratch, &n, pairs * width);
     w->lse = gradient_part(scratch, &n, 2 * n_twos);
     w->dot = gradient_part(scratch, &n, 2 * n_twos);
-    w->n_zeros = whole_lanes(width > v ? width : v);
-    w->zeros = gradient_part(scratch, &n, 3 * w->n_zeros);
+    w->rows = gradient_part(scratch, &n, 2 * whole_lanes(width));
     w->gathered = gradient_part(scratch, &n, KEY_BLOCK * half_words(width > v ? width : v));
     w->d_page = gradient_part(scratch, &n, page_floats(f));
     return n;
 }
 
-/* Two rows of n floats, and where they go: each as pairs, and words of both. */
-struct two_rows {
-    const float *even, *odd;
-    size_t n;
-    float *even_pairs, *odd_pairs, *joined;
-};
-
-/* Values [k, k + n) of them, at most 32. */
-SIMD_INLINE void store_values(const struct two_rows *rows, size_t k, const size_t n)
+/* A part of the query of a pair. */
+static const float *query_part(const struct attention_args *f, const struct chunk *c, size_t pair,
+                               bool is_rope)
 {
-    const size_t first = lanes_left(0, n), second = n - first;
-    const size_t at = k / 2 * PAIR_WORDS;
-    const f32x16 even = lanes_load(rows->even + k, first);
-    const f32x16 odd = lanes_load(rows->odd + k, first);
-    f32x16 next_even = vec_zero(), next_odd = vec_zero();
+    const size_t row = pair_row(c, pair, group_heads(f)), head = pair_head(c, pair, group_heads(f));
 
-    vec_store(rows->joined + k, pairs_join(even, odd));
-    if (second > 0) {
-        next_even = lanes_load(rows->even + k + SIMD_LANES, second);
-        next_odd = lanes_load(rows->odd + k + SIMD_LANES, second);
-        vec_store(rows->joined + k + SIMD_LANES, pairs_join(next_even, next_odd));
-    }
-    pairs_store(rows->even_pairs + at, even, next_even);
-    pairs_store(rows->odd_pairs + at, odd, next_odd);
+    return is_rope ? f->q_rope + row * f->q_rope_stride + head * f->q_rope_head_stride
+                   : f->q + row * f->q_stride + head * f->q_head_stride;
 }
 
-static void store_two(const struct two_rows *rows)
-{
-    size_t k = 0;
-
-    for (; k + PAIR_VALUES <= rows->n; k += PAIR_VALUES) {
-        store_values(rows, k, PAIR_VALUES);
-    }
-    if (k < rows->n) {
-        store_values(rows, k, rows->n - k);
-    }
-}
-
-/* Queries of pairs `pair` and the next one: parts that begin a word of pairs, or a copy. */
+/* Queries of pairs `pair` and the next one, if there is one, by parts: a second part that does not
+ * begin with whole PAIR_VALUES is copied behind the first before. */
 static void gather_queries(const struct attention_args *f, const struct chunk *c,
                            const struct gradient_workspace *w, size_t pair, bool is_alone)
 {
-    const size_t group = group_heads(f), width = key_width(f), odd = pair + (is_alone ? 0 : 1);
-    const size_t row = pair_row(c, pair, group), odd_row = pair_row(c, odd, group);
-    const size_t head = pair_head(c, pair, group), odd_head = pair_head(c, odd, group);
-    float *const copy = w->zeros + w->n_zeros;
-    struct two_rows rows = {.even = f->q + row * f->q_stride + head * f->q_head_stride,
-                            .odd = f->q + odd_row * f->q_stride + odd_head * f->q_head_stride,
-                            .n = f->key_dim,
-                            .even_pairs = w->q + pair * w->q_stride,
-                            .odd_pairs = w->q + (pair + 1) * w->q_stride,
-                            .joined = w->q_joined + pair / 2 * w->joined_q};
+    const size_t width = key_width(f), group = group_heads(f), odd = pair + (is_alone ? 0 : 1);
+    float *const copy[2] = {w->rows, w->rows + whole_lanes(width)};
+    struct pair_rows to = {.even = w->q + pair * w->q_stride,
+                           .odd = w->q + (pair + 1) * w->q_stride,
+                           .joined = w->q_joined + pair / 2 * w->joined_q};
 
     if (f->rope_dim > 0 && f->key_dim % PAIR_VALUES != 0) {
-        gather_query(f, row, head, copy);
-        gather_query(f, odd_row, odd_head, copy + w->n_zeros);
-        rows.even = copy;
-        rows.odd = copy + w->n_zeros;
-        rows.n = width;
+        gather_query(f, pair_row(c, pair, group), pair_head(c, pair, group), copy[0]);
+        gather_query(f, pair_row(c, odd, group), pair_head(c, odd, group), copy[1]);
+        pair_rows_convert(copy[0], is_alone ? NULL : copy[1], width, &to);
+        return;
     }
-    rows.odd = is_alone ? w->zeros : rows.odd;
-    store_two(&rows);
-    if (rows.n < width) {
-        rows.even = f->q_rope + row * f->q_rope_stride + head * f->q_rope_head_stride;
-        rows.odd = is_alone
-                       ? w->zeros
-                       : f->q_rope + odd_row * f->q_rope_stride + odd_head * f->q_rope_head_stride;
-        rows.n = f->rope_dim;
-        rows.even_pairs += f->key_dim / 2 * PAIR_WORDS;
-        rows.odd_pairs += f->key_dim / 2 * PAIR_WORDS;
-        rows.joined += f->key_dim;
-        store_two(&rows);
+    pair_rows_convert(query_part(f, c, pair, false), is_alone ? NULL : query_part(f, c, odd, false),
+                      f->key_dim, &to);
+    if (f->rope_dim > 0) {
+        to.even += f->key_dim / 2 * PAIR_WORDS;
+        to.odd += f->key_dim / 2 * PAIR_WORDS;
+        to.joined += f->key_dim;
+        pair_rows_convert(query_part(f, c, pair, true),
+                          is_alone ? NULL : query_part(f, c, odd, true), f->rope_dim, &to);
     }
 }
 
@@ -143,20 +103,19 @@ static void gather_results(const struct attention_backward_args *a, const struct
 {
     const struct attention_args *f = &a->forward;
     const size_t group = group_heads(f), v = f->value_dim;
-    struct two_rows rows = {.odd = w->zeros,
-                            .n = v,
-                            .even_pairs = w->d_out + pair * w->d_out_stride,
-                            .odd_pairs = w->d_out + (pair + 1) * w->d_out_stride,
-                            .joined = w->d_out_joined + pair / 2 * w->joined_d_out};
+    const struct pair_rows to = {.even = w->d_out + pair * w->d_out_stride,
+                                 .odd = w->d_out + (pair + 1) * w->d_out_stride,
+                                 .joined = w->d_out_joined + pair / 2 * w->joined_d_out};
+    const float *d_out[2] = {NULL, NULL};
 
-    for (size_t i = pair; i < pair + (is_alone ? 1 : 2); i++) {
-        const size_t row = pair_row(c, i, group), head = pair_head(c, i, group);
+    for (size_t i = 0; i < (is_alone ? 1 : 2); i++) {
+        const size_t row = pair_row(c, pair + i, group), head = pair_head(c, pair + i, group);
         const size_t at = row * f->out_stride + head * v;
-        *(i == pair ? &rows.even : &rows.odd) = a->d_out + at;
-        w->lse[i] = f->lse[row * f->n_heads + head];
-        w->dot[i] = rounded_dot(a->d_out + at, f->out + at, v);
+        d_out[i] = a->d_out + at;
+        w->lse[pair + i] = f->lse[row * f->n_heads + head];
+        w->dot[pair + i] = rounded_dot(d_out[i], f->out + at, v);
     }
-    store_two(&rows);
+    pair_rows_convert(d_out[0], d_out[1], v, &to);
 }
 
 static void gather(const struct attention_backward_args *a, const struct chunk *c,
@@ -165,7 +124,6 @@ static void gather(const struct attention_backward_args *a, const struct chunk *
     const size_t n_pairs = c->n_rows * group_heads(&a->forward);
 
     if (n_pairs % 2 != 0) {
-        memset(w->zeros, 0, w->n_zeros * sizeof(*w->zeros));
         w->lse[n_pairs] = w->dot[n_pairs] = 0.0F;
     }
     for (size_t pair = 0; pair < n_pairs; pair += 2) {

@@ -10,10 +10,7 @@
 #define HONE_KERNELS_CPU_SIMD_ATTENTION_PAIRS_H
 
 #include "kernels/cpu/simd/attention_tile.h"
-#include "kernels/cpu/simd/pairs.h"
-
-/* Values that pairs_store takes at once: rows of x are padded to whole ones. */
-#define PAIR_VALUES (2 * SIMD_LANES)
+#include "kernels/cpu/simd/pair_rows.h"
 
 /* Whether the products zip rows without help from memory. */
 #ifdef __AVX512BW__

@@ -93,9 +93,10 @@ struct dw_block {
     float *dw;
     size_t dw_stride;
     size_t n_rows, n_in, n_out;
-    float *joined;               /* dw_joined_words of scratch */
+    float *joined;               /* dw_joined_words of scratch, unless is_joined */
     const struct dw_block *next; /* what comes after it: its first rows are asked for; or NULL */
     enum precision precision;
+    bool is_joined; /* BF16: dy and x are words of two rows (pairs_join), whole vectors of them */
 };
 void ISA(dw_block)(const struct dw_block *block);
 /* Enough for blocks of no more inputs and outputs either; 0 for F32. */

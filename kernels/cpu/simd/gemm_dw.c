@@ -71,6 +71,12 @@ size_t ISA(dw_joined_words)(enum precision precision, size_t n_in, size_t n_out)
     return most < BLOCK_STEPS * of_step ? most : BLOCK_STEPS * of_step;
 }
 
+/* Rows of memory that hold n rows. */
+static size_t rows_held(const struct dw_block *block, size_t n)
+{
+    return block->is_joined ? (n + 1) / 2 : n;
+}
+
 /* One block of rows; next: what comes after it. */
 static void run_rows(const struct dw_block *block, const struct dw_block *next)
 {
@@ -86,11 +92,11 @@ static void run_rows(const struct dw_block *block, const struct dw_block *next)
         .n_out = block->n_out,
         .next = {{.row = next->x,
                   .stride = next->x_stride,
-                  .n_rows = next->n_rows,
+                  .n_rows = rows_held(next, next->n_rows),
                   .width = next->n_in},
                  {.row = next->dy,
                   .stride = next->dy_stride,
-                  .n_rows = next->n_rows,
+                  .n_rows = rows_held(next, next->n_rows),
                   .width = next->n_out}},
     };
     if (block->precision == PRECISION_F32) {
@@ -98,6 +104,10 @@ static void run_rows(const struct dw_block *block, const struct dw_block *next)
         return;
     }
     columns.n_steps = (block->n_rows + 1) / 2;
+    if (block->is_joined) {
+        ISA(dw_pair_columns)(&columns);
+        return;
+    }
     columns.x_stride = joined_stride(block->n_in);
     columns.dy_stride = joined_stride(block->n_out);
     float *const dy = block->joined + columns.n_steps * columns.x_stride;
@@ -125,8 +135,9 @@ static struct dw_block block_at(const struct dw_batches *batches, size_t index)
     const size_t row = index / batches->n * rows;
     const size_t batch = index % batches->n;
     const size_t left = row < block.n_rows ? block.n_rows - row : 0;
-    block.dy += row * block.dy_stride + batch * batches->dy_batch;
-    block.x += row * block.x_stride + batch * batches->x_batch;
+    const size_t held = rows_held(&block, row);
+    block.dy += held * block.dy_stride + batch * batches->dy_batch;
+    block.x += held * block.x_stride + batch * batches->x_batch;
     block.dw += batch * batches->dw_batch;
     block.n_rows = left < rows ? left : rows;
     return block;

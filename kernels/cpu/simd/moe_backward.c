@@ -12,8 +12,9 @@
 #include "kernels/cpu/simd/lanes.h"
 
 /* Rows of an expert between its items and its weights, so few that they stay in the second-level
- * cache beside those: even, for pairs. */
+ * cache beside those: even, for pairs, which take half the memory. */
 #define CHUNK_ROWS ((size_t)96)
+#define CHUNK_ROWS_PAIRS ((size_t)160)
 /* Experts a thread from which on each is one thread's: less, and some would wait for the last. */
 #define EXPERTS_A_THREAD ((size_t)4)
 
@@ -62,18 +63,30 @@ static void weights_task(void *context, size_t thread_index, size_t n_threads)
     }
 }
 
+/* Pairs [begin, end) of the rows, the last of which may be one row. */
+static struct moe_item pairs_of_rows(const struct moe_item *rows, size_t begin, size_t end)
+{
+    const size_t last = rows->begin + 2 * end;
+    return (struct moe_item){rows->expert, (uint32_t)(rows->begin + 2 * begin),
+                             last < rows->end ? (uint32_t)last : rows->end};
+}
+
 /* Some rows of an expert: items, then the weights' gradients. */
 static void run_chunk(const struct moe_backward_job *job, const struct moe_item *chunk,
                       size_t thread_index)
 {
     const struct moe_rows rows =
         moe_rows_at(job, job->rows + thread_index * moe_rows_floats(job), chunk->begin);
-    const size_t n = chunk->end - chunk->begin;
-    const size_t n_items = (n + MOE_ITEM_ROWS - 1) / MOE_ITEM_ROWS;
+    const size_t n_pairs = (chunk->end - chunk->begin + 1) / 2;
+    const size_t n_items = (2 * n_pairs + MOE_ITEM_ROWS - 1) / MOE_ITEM_ROWS;
     for (size_t i = 0; i < n_items; i++) {
-        const struct moe_item item = {chunk->expert, (uint32_t)(chunk->begin + n * i / n_items),
-                                      (uint32_t)(chunk->begin + n * (i + 1) / n_items)};
-        ISA(moe_item_gradients)(job, &rows, &item, thread_index);
+        const struct moe_item item =
+            pairs_of_rows(chunk, n_pairs * i / n_items, n_pairs * (i + 1) / n_items);
+        if (job->has_pairs) {
+            ISA(moe_item_pairs)(job, &rows, &item, thread_index);
+        } else {
+            ISA(moe_item_gradients)(job, &rows, &item, thread_index);
+        }
     }
     struct dw_block gradients[MOE_N_MATRICES];
     for (size_t matrix = 0; matrix < MOE_N_MATRICES; matrix++) {
@@ -93,11 +106,8 @@ static void run_expert(const struct moe_backward_job *job, size_t expert, size_t
     const size_t n_pairs = (all.end - all.begin + 1) / 2;
     const size_t n_chunks = (2 * n_pairs + job->n_rows - 1) / job->n_rows;
     for (size_t i = 0; i < n_chunks; i++) {
-        struct moe_item chunk = all;
-        chunk.begin += (uint32_t)(n_pairs * i / n_chunks * 2);
-        if (i + 1 < n_chunks) {
-            chunk.end = all.begin + (uint32_t)(n_pairs * (i + 1) / n_chunks * 2);
-        }
+        const struct moe_item chunk =
+            pairs_of_rows(&all, n_pairs * i / n_chunks, n_pairs * (i + 1) / n_chunks);
         run_chunk(job, &chunk, thread_index);
     }
 }
@@ -225,16 +235,18 @@ static enum status acquire_buffers(struct backend *backend,
     const size_t n_slots = block_rows * args->top_k;
     const size_t item_rows = backend->n_threads * MOE_ITEM_ROWS;
     const size_t n_rows = job->takes_experts ? backend->n_threads : 1;
-    job->n_rows = job->takes_experts ? CHUNK_ROWS : n_slots;
+    const size_t converted_words = (job->has_pairs ? 2 : 1) * job->row_words;
+    job->n_rows = job->has_pairs ? CHUNK_ROWS_PAIRS : CHUNK_ROWS;
+    job->n_rows = job->takes_experts ? job->n_rows : n_slots;
     const size_t n_words = n_slots * job->stride_d + n_rows * moe_rows_floats(job) +
-                           item_rows * (job->stride_f + job->row_words) +
+                           item_rows * (job->stride_f + converted_words) +
                            backend->n_threads * job->joined_words +
                            args->n_experts * (2 * job->words_d + job->words_f + 1);
     TRY(cpu_scratch_acquire(backend, n_words, sizeof(float), &job->dx));
     job->rows = job->dx + n_slots * job->stride_d;
     job->dh = job->rows + n_rows * moe_rows_floats(job);
     job->converted = job->dh + item_rows * job->stride_f;
-    job->joined = job->converted + item_rows * job->row_words;
+    job->joined = job->converted + item_rows * converted_words;
     job->gate = job->joined + backend->n_threads * job->joined_words;
     job->up = job->gate + args->n_experts * job->words_d;
     job->down = job->up + args->n_experts * job->words_d;
@@ -250,11 +262,14 @@ enum status ISA(op_moe_ffn_backward)(struct backend *backend,
         .n_parts = args->n_experts >= 2 * backend->n_threads ? 1 : backend->n_threads,
         .stride_d = cpu_padded_stride(args->d),
         .stride_f = cpu_padded_stride(args->f),
-        .joined_words = ISA(dw_joined_words)(args->precision, widest, widest),
         .words_d = packed_words(args->precision, args->f, args->d),
         .words_f = packed_words(args->precision, args->d, args->f),
         .takes_experts = args->n_experts >= EXPERTS_A_THREAD * backend->n_threads,
     };
+    job.has_pairs = job.takes_experts && args->precision != PRECISION_F32;
+    if (!job.has_pairs) {
+        job.joined_words = ISA(dw_joined_words)(args->precision, widest, widest);
+    }
     if (args->precision != PRECISION_F32) {
         job.row_words = ISA(gemm_row_words)(args->precision, widest);
     }

@@ -12,8 +12,11 @@
 
 #define MOE_N_MATRICES ((size_t)3) /* gate, up, down */
 #define MOE_DOWN ((size_t)2)
+/* Rows that are asked for ahead: they lie anywhere. */
+#define MOE_ROWS_AHEAD ((size_t)4)
 
-/* What items leave to the weights' gradients, by position from `first` on. */
+/* What items leave to the weights' gradients, by position from `first` on; or by pair of positions,
+ * as words of both. */
 struct moe_rows {
     size_t first;
     float *x, *dy;            /* (rows, stride_d) */
@@ -29,7 +32,7 @@ struct moe_backward_job {
     float *dx;               /* (n_slots, d) by position */
     float *rows;             /* moe_rows of n_rows rows, of a thread that takes whole experts */
     float *dh;               /* (a thread's item, f) */
-    float *converted;        /* (a thread's item, row_words) as products of BF16 read rows */
+    float *converted;        /* (a thread's two items, row_words) as products of BF16 read rows */
     float *gate, *up, *down; /* packed for the gradients' products, expert after expert */
     uint32_t *order;         /* (n_experts) the order in which experts are taken: longest first */
     size_t n_rows, stride_d, stride_f, row_words;
@@ -37,22 +40,24 @@ struct moe_backward_job {
     size_t joined_words;
     size_t words_d, words_f; /* of a packed expert's gate or up; of its down */
     bool takes_experts;
+    bool has_pairs; /* rows are words of two positions: BF16, where a thread takes whole experts */
 };
 
 static inline size_t moe_rows_floats(const struct moe_backward_job *job)
 {
-    return job->n_rows * (2 * job->stride_d + 3 * job->stride_f);
+    return job->n_rows / (job->has_pairs ? 2 : 1) * (2 * job->stride_d + 3 * job->stride_f);
 }
 
 static inline struct moe_rows moe_rows_at(const struct moe_backward_job *job, float *base,
                                           size_t first)
 {
+    const size_t n = job->n_rows / (job->has_pairs ? 2 : 1);
     struct moe_rows rows = {.first = first};
     rows.x = base;
-    rows.dy = rows.x + job->n_rows * job->stride_d;
-    rows.h = rows.dy + job->n_rows * job->stride_d;
-    rows.d_gate = rows.h + job->n_rows * job->stride_f;
-    rows.d_up = rows.d_gate + job->n_rows * job->stride_f;
+    rows.dy = rows.x + n * job->stride_d;
+    rows.h = rows.dy + n * job->stride_d;
+    rows.d_gate = rows.h + n * job->stride_f;
+    rows.d_up = rows.d_gate + n * job->stride_f;
     return rows;
 }
 
@@ -60,6 +65,9 @@ static inline struct moe_rows moe_rows_at(const struct moe_backward_job *job, fl
  * and converted. */
 void ISA(moe_item_gradients)(const struct moe_backward_job *job, const struct moe_rows *rows,
                              const struct moe_item *item, size_t thread_index);
+/* The same for has_pairs: an item begins an even number of rows behind rows->first. */
+void ISA(moe_item_pairs)(const struct moe_backward_job *job, const struct moe_rows *rows,
+                         const struct moe_item *item, size_t thread_index);
 /* The gradient of one matrix of an expert from positions begin to end of `of`, all outputs;
  * `joined` and `next` are the caller's to set. */
 struct dw_block ISA(moe_weight_gradient)(const struct moe_backward_job *job,

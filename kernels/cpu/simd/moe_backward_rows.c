@@ -6,9 +6,6 @@
 
 #include <string.h>
 
-/* Rows that are asked for ahead: they lie anywhere. */
-#define ROWS_AHEAD ((size_t)4)
-
 static void ask_for(const float *row, size_t n)
 {
     for (size_t i = 0; i < n; i += SIMD_LANES) {
@@ -23,8 +20,8 @@ static void gather_item(const struct moe_backward_job *job, const struct moe_row
     for (size_t position = item->begin; position < item->end; position++) {
         const size_t row = job->groups.slot_at[position] / args->top_k;
         const size_t at = (position - rows->first) * job->stride_d;
-        if (position + ROWS_AHEAD < item->end) {
-            const size_t ahead = job->groups.slot_at[position + ROWS_AHEAD] / args->top_k;
+        if (position + MOE_ROWS_AHEAD < item->end) {
+            const size_t ahead = job->groups.slot_at[position + MOE_ROWS_AHEAD] / args->top_k;
             ask_for(args->x + ahead * args->x_stride, args->d);
             ask_for(args->dy + ahead * args->dy_stride, args->d);
         }
@@ -62,8 +59,8 @@ static void item_gradients(const struct moe_backward_job *job, const struct moe_
 {
     const struct moe_ffn_backward_args *const args = &job->args;
     for (size_t position = item->begin; position < item->end; position++) {
-        if (position + ROWS_AHEAD < item->end) {
-            const size_t slot = job->groups.slot_at[position + ROWS_AHEAD];
+        if (position + MOE_ROWS_AHEAD < item->end) {
+            const size_t slot = job->groups.slot_at[position + MOE_ROWS_AHEAD];
             ask_for(args->saved_gate_up + slot * 2 * args->f, 2 * args->f);
         }
         slot_gradient(job, rows, position, dh + (position - item->begin) * job->stride_f);
@@ -136,7 +133,7 @@ struct dw_block ISA(moe_weight_gradient)(const struct moe_backward_job *job,
                                          size_t matrix)
 {
     const struct moe_ffn_backward_args *const args = &job->args;
-    const size_t at = of->begin - rows->first;
+    const size_t at = (of->begin - rows->first) / (job->has_pairs ? 2 : 1);
     const bool is_down = matrix == MOE_DOWN;
     struct dw_block block = {
         .n_rows = of->end - of->begin,
@@ -146,6 +143,7 @@ struct dw_block ISA(moe_weight_gradient)(const struct moe_backward_job *job,
         .dy_stride = is_down ? job->stride_d : job->stride_f,
         .x_stride = is_down ? job->stride_f : job->stride_d,
         .precision = args->precision,
+        .is_joined = job->has_pairs,
     };
     const float *const dy[MOE_N_MATRICES] = {rows->d_gate, rows->d_up, rows->dy};
     float *const dw[MOE_N_MATRICES] = {args->d_gate, args->d_up, args->d_down};
