@@ -1,4 +1,5 @@
-/* Weights over an inproc socket: description, chunks, refusals; what arrives are the same bytes. */
+/* Weights over an inproc socket: description, chunks, refusals; what arrives are the same bytes,
+ * and memory that is named is the policy's. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -158,6 +159,72 @@ static void a_new_version_has_a_new_digest(void **state)
     assert_false(digest128_equal(&before, &after));
 }
 
+static struct policy *make_policy(struct backend *backend, bool shares)
+{
+    const struct policy_options options = {
+        .max_rows = 8, .max_draws = 1, .is_trainable = true, .shares_weights = shares};
+    struct model_config config;
+    struct policy *policy = NULL;
+    assert_ok(model_config_preset("tiny", &config));
+    assert_ok(policy_create(backend, &config, &options, &policy));
+    return policy;
+}
+
+static struct message *describe(struct pair *pair, int64_t version)
+{
+    ask(pair, version, -1, 0);
+    struct message *info = receive(pair->dealer, NULL);
+    assert_int_equal(message_type_of(info), MESSAGE_W_INFO);
+    return info;
+}
+
+/* What the description names is the policy's memory, and its version is the publisher's word. */
+static void shared_weights_are_named_and_withdrawn(void **state)
+{
+    struct pair *pair = *state;
+    struct backend *backend = NULL;
+    assert_ok(backend_open("cpu", 1, &backend));
+    struct policy *policy = make_policy(backend, true);
+    assert_ok(publisher_share(pair->publisher, policy));
+    publisher_offer(pair->publisher, 13);
+    struct message *info = describe(pair, 13);
+    struct shared_memory_name name = {.pid = message_int(info, "pid", -1),
+                                      .fd = message_int(info, "fd", -1),
+                                      .n_bytes = (size_t)message_int(info, "shared_bytes", 0)};
+    assert_true(hash_unhex(message_text(info, "nonce", ""), name.nonce, sizeof(name.nonce)));
+    struct shared_memory *seen = NULL;
+    assert_ok(shared_memory_attach(&name, &seen));
+    policy_weights(policy)[5] = 0.625F;
+    const char *weights =
+        (const char *)shared_memory_data(seen) + message_int(info, "weights_at", 0);
+    assert_memory_equal(weights, policy_weights(policy), 6 * sizeof(float));
+    assert_int_equal(shared_memory_version(seen), 13);
+    publisher_withdraw(pair->publisher);
+    assert_int_equal(shared_memory_version(seen), -1);
+    publisher_offer(pair->publisher, 14);
+    assert_int_equal(shared_memory_version(seen), 14);
+    message_destroy(info);
+    shared_memory_close(seen);
+    policy_destroy(policy);
+    backend_close(backend);
+}
+
+static void weights_of_its_own_are_described_without_memory(void **state)
+{
+    struct pair *pair = *state;
+    struct backend *backend = NULL;
+    assert_ok(backend_open("cpu", 1, &backend));
+    struct policy *policy = make_policy(backend, false);
+    assert_ok(publisher_share(pair->publisher, policy));
+    publisher_withdraw(pair->publisher); /* of no consequence */
+    struct message *info = describe(pair, 12);
+    assert_int_equal(message_int(info, "pid", -1), -1);
+    assert_string_equal(message_text(info, "nonce", "none"), "none");
+    message_destroy(info);
+    policy_destroy(policy);
+    backend_close(backend);
+}
+
 static enum status attempt(void *context)
 {
     struct publisher *publisher = NULL;
@@ -180,6 +247,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(chunks_carry_the_weights, setup, teardown),
         cmocka_unit_test_setup_teardown(other_versions_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(a_new_version_has_a_new_digest, setup, teardown),
+        cmocka_unit_test_setup_teardown(shared_weights_are_named_and_withdrawn, setup, teardown),
+        cmocka_unit_test_setup_teardown(weights_of_its_own_are_described_without_memory, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(no_failed_allocation_leaks, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
