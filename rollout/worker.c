@@ -228,6 +228,7 @@ static void rest(struct worker *worker)
 {
     if (worker->rest_us != 0 && engine_is_idle(worker->engine) &&
         clock_now_us() >= worker->rest_us) {
+        log_debug("rollout", "nothing to sample, memory goes back");
         engine_rest(worker->engine);
         worker->rest_us = 0;
     }

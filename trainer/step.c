@@ -211,6 +211,7 @@ static void rest(struct session *session)
     if (!setup_rests(&memory)) {
         return;
     }
+    log_debug("trainer", "nothing to learn, memory goes back");
     policy_rest(session->policy);
     if (session->reference != NULL) {
         policy_rest(session->reference);
