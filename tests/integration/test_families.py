@@ -64,11 +64,15 @@ def check_inspection(folder, preset):
     assert seen["parameters"] == sum(math.prod(tensor["shape"]) for tensor in seen["tensors"]), preset
     assert seen["file_tensors"] == len(seen["tensors"]) and seen["file_dtypes"] == "F32", preset
     for rank in ("trainer_memory", "sampler_memory"):
-        kinds = {key: value for key, value in seen[rank].items() if key not in ("rows", "total")}
-        assert sum(kinds.values()) == seen[rank]["total"], seen[rank]
+        others = ("rows", "recomputes", "total", "waiting", "shared")
+        kinds = {key: value for key, value in seen[rank].items() if key not in others}
+        assert sum(kinds.values()) == seen[rank]["total"] >= seen[rank]["waiting"] > 0, seen[rank]
         # A worker keeps the packed copies; of the weights as they were only what is read unpacked.
         floats = kinds["weights"] + (kinds["packed"] if rank == "sampler_memory" else 0)
         assert floats >= 4 * seen["parameters"], seen[rank]
+    # What the workers of one host hold together.
+    sampler = seen["sampler_memory"]
+    assert sampler["shared"] == sampler["weights"] + sampler["packed"] + sampler["received"], sampler
     assert {"gradients", "moments"} <= set(seen["trainer_memory"]) and "cache" in seen["sampler_memory"]
 
 

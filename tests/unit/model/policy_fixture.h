@@ -382,4 +382,12 @@ static inline void learn_pieces(struct policy *policy, const size_t *cuts, size_
     assert_ok(policy_finish_gradients(policy));
 }
 
+/* The same in one piece. */
+static inline void learn_whole(struct policy *policy, enum mtp_use use)
+{
+    const size_t none = 0;
+
+    learn_pieces(policy, &none, 0, use);
+}
+
 #endif

@@ -44,7 +44,7 @@ static void check_cuts(void)
 
     assert_ok(memory_alloc(n, sizeof(*whole), &whole));
     for (int use = WITHOUT_MTP; use <= MTP_ATTACHED; use++) {
-        learn_pieces(policy, NULL, 0, (enum mtp_use)use);
+        learn_whole(policy, (enum mtp_use)use);
         memcpy(whole, policy_gradients(policy), n * sizeof(*whole));
         learn_pieces(policy, cuts, 3, (enum mtp_use)use);
         assert_same_gradients(whole, policy_gradients(policy), n);
@@ -159,8 +159,8 @@ static void a_detached_module_leaves_the_trunk_alone(void **state)
     bool is_mtp_zero = true;
 
     (void)state;
-    learn_pieces(without, NULL, 0, WITHOUT_MTP);
-    learn_pieces(detached, NULL, 0, MTP_DETACHED);
+    learn_whole(without, WITHOUT_MTP);
+    learn_whole(detached, MTP_DETACHED);
     for (size_t i = 0; i < table->n_rows; i++) {
         const struct weight_row *row = &table->rows[i];
         const float *const got = policy_gradients(detached) + row->offset;
