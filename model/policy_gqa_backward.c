@@ -19,7 +19,7 @@ static enum status scores_backward(struct policy *policy, const struct policy_ac
                                           .d_out = g->d_values,
                                           .dq = g->d_q,
                                           .d_pages = d_pages,
-                                          .precision = policy_backward_products(policy)}));
+                                          .precision = policy_attention_products(policy)}));
     return policy_gqa_copy(policy, rows, g->d_q, g->d_project, d_pages, false);
 }
 

@@ -284,6 +284,8 @@ enum precision policy_linear(const struct policy *policy);
 enum precision policy_unquantised(const struct policy *policy);
 /* What the gradients' products are made in, but the routers' and the indexers' (floats). */
 enum precision policy_backward_products(const struct policy *policy);
+/* Those of attention's: FP8, whose forward pass rounds most, leaves them floats. */
+enum precision policy_attention_products(const struct policy *policy);
 
 /* Columns allocated for rows of n: whole cache lines, and no multiple of 4 KiB (cpu.md 5.1). */
 size_t policy_stride(size_t n);

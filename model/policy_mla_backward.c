@@ -74,7 +74,7 @@ static enum status scores_backward(struct policy *policy, const struct policy_ac
                                           .dq = policy->grad.d_absorbed,
                                           .dq_rope = policy->grad.d_q + s->nope,
                                           .d_pages = d_pages,
-                                          .precision = policy_backward_products(policy)}));
+                                          .precision = policy_attention_products(policy)}));
     return policy_mla_copy(policy, rows, policy->grad.d_latent, policy->grad.d_project, d_pages,
                            false);
 }

@@ -24,6 +24,11 @@ enum precision policy_backward_products(const struct policy *policy)
     return policy->options.precision == PRECISION_F32 ? PRECISION_F32 : PRECISION_BF16;
 }
 
+enum precision policy_attention_products(const struct policy *policy)
+{
+    return policy->options.precision == PRECISION_BF16 ? PRECISION_BF16 : PRECISION_F32;
+}
+
 struct plan_form plan_linear(const struct policy_plan *plan)
 {
     return (struct plan_form){policy_linear(plan->policy), policy_linear(plan->policy)};
