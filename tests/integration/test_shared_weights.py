@@ -72,7 +72,9 @@ def undisturbed():
     with support.temporary() as name:
         folder = support.small_run(name, steps=STEPS)
         assert start(folder).wait(timeout=90) == 0, support.output(folder)
-        assert all(len(mapped(folder, worker)) == 1 for worker in ("w0", "w1")), support.output(folder)
+        # A worker that comes late may find no work at all.
+        counts = [len(mapped(folder, worker)) for worker in ("w0", "w1")]
+        assert max(counts) == 1, support.output(folder)
         return result(folder)
 
 
@@ -86,9 +88,9 @@ def sharing_changes_no_bit_of_a_run():
 
 def workers_read_one_copy_and_cannot_write_it():
     with support.temporary() as name:
-        folder = support.small_run(name, steps=STEPS)
+        folder = support.small_run(name, steps=4 * STEPS)
         process = start(folder)
-        support.wait_for_step(folder, 2)
+        support.wait_until(lambda: mapped(folder, "w0") and mapped(folder, "w1"), "both workers' weights", 30)
         trainer, workers = pids(process, "trainer"), pids(process, "rollout")
         assert len(trainer) == 1 and len(workers) == 2
         assert [m[0] for m in mappings(trainer[0])] == ["rw-s"], mappings(trainer[0])
@@ -107,9 +109,11 @@ def another_trainer_is_mapped_after_the_first():
         killed = pids(process, "trainer")[0]
         os.kill(killed, signal.SIGKILL)
         finish(folder, process, undisturbed(), "trainer killed")
-        for worker in ("w0", "w1"):
-            found = mapped(folder, worker)
-            assert len(found) == 2 and found[0] == killed != found[1], found
+        found = [mapped(folder, worker) for worker in ("w0", "w1")]
+        trainers = {pid for pids_of_one in found for pid in pids_of_one}
+        assert len(trainers) == 2 and killed in trainers, found
+        for pids_of_one in found:  # each once at most, the killed one first
+            assert pids_of_one == sorted(set(pids_of_one), key=lambda pid: pid != killed), found
 
 
 def by_hand(folder, role, *args):
@@ -143,11 +147,18 @@ def a_dead_trainers_memory_goes_before_the_next_one_comes():
 def another_worker_maps_what_the_killed_one_had():
     with support.temporary() as name:
         folder = support.small_run(name, steps=STEPS)
-        process = start(folder)
-        support.wait_for_step(folder, 1)
-        os.kill(pids(process, "rollout")[0], signal.SIGKILL)
-        finish(folder, process, undisturbed(), "worker killed")
-        assert len(mapped(folder, "w0")) + len(mapped(folder, "w1")) == 3, support.output(folder)
+        counts = []
+        for _ in range(8):  # now and then the other one has done all the work before it is back
+            process = start(folder)
+            support.wait_for_step(folder, 1)
+            os.kill(next(pid for pid in pids(process, "rollout") if mappings(pid)), signal.SIGKILL)
+            finish(folder, process, undisturbed(), "worker killed")
+            found = [mapped(folder, worker) for worker in ("w0", "w1")]
+            counts = [len(pids_of_one) for pids_of_one in found]
+            assert len({pid for pids_of_one in found for pid in pids_of_one}) == 1, found
+            if max(counts) == 2:
+                break
+        assert max(counts) == 2, support.output(folder)
 
 
 def stop_until_overtaken(folder, process, step, delay):
